@@ -290,8 +290,9 @@ REFUSED = [
     "FROM enable_logging()", "FROM truncate_duckdb_logs()", "FROM pragma_storage_info('findings')",
     "SELECT write_log('x')", "SELECT count(*) FROM findings WHERE write_log('x') IS NULL",
     "SELECT system.main.WRITE_LOG('x')",
-    "SELECT 'x'.write_log()",\x20
-    "SELECT \"Write_LOG\"('x')", "FROM \"Read_CSV\"('/etc/passwd')", "SELECT list_transform(['x'], lambda x: write_log(x))",
+    "SELECT 'x'.write_log()",
+    "SELECT \"Write_LOG\"('x')", "FROM \"Read_CSV\"('/etc/passwd')",
+    "SELECT list_transform(['x'], lambda x: write_log(x))",
     "SELECT [write_log(x) FOR x IN ['a']]",
     "SELECT sum(1) FILTER (write_log('x') IS NULL) FROM findings", "SELECT 1 ORDER BY write_log('x')",
     "SELECT 1 LIMIT (SELECT nextval('s'))", "SELECT nextval('s')", "SELECT setval('s', 1)",
