@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: make demo, make test. Each target installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test truth bench lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/installed  ## .venv with everything and .venv/bin/asynchealth
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch .venv/installed
+
+demo: setup  ## one hour of a simulated fleet, analysed: ends with the morning report
+	@$(BIN)/asynchealth chaos fleet demo-tape
+	@$(BIN)/asynchealth replay demo-tape --state demo-state --fresh
+	@$(BIN)/asynchealth report --state demo-state
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (SEED=7 for one)
+	$(BIN)/python -m tests.truth $(if $(SEED),--seed $(SEED),)
+
+bench: setup  ## events per second, memory, and the same work in DuckDB and polars
+	$(BIN)/python -m bench
+
+lint: setup  ## ruff, mypy --strict, the arrow between the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:  # after a change of the dependencies in pyproject.toml
+	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --extra dev --no-header --no-annotate \
+		--python-version 3.11 pyproject.toml --output-file requirements.lock
+
+clean:  ## removes what the other targets made
+	rm -rf .venv demo-tape demo-state .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Where data comes from and where it goes: the shell around `detectors`."""
