@@ -408,10 +408,7 @@ def instant(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
         if raw_type.time_zone is None:
             return pl.lit(None, dtype=INSTANT)
         return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    if raw_type.is_float():
-        text = raw.map_elements(_text, return_dtype=pl.String)
-    else:
-        text = raw.cast(pl.String)
+    text = raw.map_elements(_text, return_dtype=pl.String) if raw_type.is_float() else raw.cast(pl.String)
     return pl.coalesce(text.str.to_datetime("%+", time_unit="us", strict=False), _epoch(text))
 
 

@@ -1,0 +1,250 @@
+"""Placed rows enter, final tables and findings leave: reduce, match and judge, which replay and live both run.
+
+    rows -> reduce -> partials -> match -> tables of final windows -> judge -> changes of findings
+
+All three are functions of their arguments; what is kept between calls is their state, which the caller holds. Nothing
+depends on how rows are batched, sliced or spread over producers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import polars as pl
+import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
+
+from detectors.detector import ASSESSMENT, Detector, Settings, View
+from detectors.finding import LEVELS, Change, Episode, Episodes, Key, finding_id, fold, levels
+from detectors.table import SPACE, Meet, Rows, Table, company
+from detectors.windows import HOUR_US
+
+Place = tuple[str, int]  # a table's name and which of its sources
+Partials = dict[Place, pl.DataFrame]
+IN_STATE_US = HOUR_US  # rows that meet over a longer span are kept by the horizon, outside memory
+
+
+class Horizon(Protocol):
+    """Keeps rows that meet over many hours; where it keeps them decides no answer."""
+
+    def seen(self, place: Place, hashes: pl.Series, since: int) -> pl.DataFrame | None:
+        """Rows kept in windows ≥ since whose hash is among the given ones (and perhaps a few more)."""
+        ...
+
+    def keep(self, place: Place, rows: pl.DataFrame, before: int) -> None:
+        """Keeps rows; what lies in windows before `before` is of no use any more."""
+        ...
+
+
+# ---- reduce ---------------------------------------------------------------------------------------------------------
+
+
+def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame) -> Partials:
+    """One batch of placed rows of one stream to partial tables, and to the rows that have others to meet."""
+    plans: dict[Place, pl.LazyFrame] = {}
+    for table in tables:
+        for i, source in enumerate(table.sources):
+            if source.stream != stream:
+                continue
+            chosen = table.select(source, rows.lazy())
+            if isinstance(source, Meet):
+                key = pl.concat_str(
+                    [pl.col(n).cast(pl.String).fill_null("") for n in (*SPACE, *source.on)], separator="\0"
+                )
+                plans[table.name, i] = chosen.select(*source.kept, hash=key.nchash.xxh3_64())  # type: ignore[attr-defined]
+            else:
+                plans[table.name, i] = table.first(chosen)
+    frames = pl.collect_all(list(plans.values()))
+    return {place: frame for place, frame in zip(plans, frames, strict=True) if len(frame)}
+
+
+# ---- match ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatchState:
+    """Partials of windows that are not final, and the rows that later ones can still meet."""
+
+    next: int | None = None  # the first window that is not final
+    open: Mapping[Place, pl.DataFrame] = field(default_factory=dict)
+
+
+def match(
+    tables: Sequence[Table], state: MatchState, news: Iterable[Partials], to: int, horizon: Horizon
+) -> tuple[dict[str, pl.DataFrame], MatchState]:
+    """Adds partials and closes the windows before `to`: (tables of the windows next ≤ w < to, state)."""
+    heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
+    for partials in news:
+        for place, frame in partials.items():
+            heap.setdefault(place, []).append(frame)
+    pending = {p: pl.concat(fs) if len(fs) > 1 else fs[0] for p, fs in heap.items()}
+    lo = state.next if state.next is not None else _earliest(pending, to)
+    if to <= lo:
+        return {}, MatchState(state.next, pending)
+    final: dict[str, pl.DataFrame] = {}
+    kept: dict[Place, pl.DataFrame] = {}
+    for table in tables:
+        parts = []
+        for i, source in enumerate(table.sources):
+            place = (table.name, i)
+            if place not in pending:
+                continue
+            found, kept[place] = _close(table, source, place, pending[place], lo, to, horizon)
+            if found is not None and len(found):
+                parts.append(found)
+        if parts:
+            final[table.name] = table.merge(pl.concat(parts))
+    return final, MatchState(to, {p: f for p, f in kept.items() if len(f)})
+
+
+def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
+    return min((int(f["window"].min()) for f in pending.values() if len(f)), default=to)  # type: ignore[arg-type]
+
+
+def _close(
+    table: Table, source: Rows, place: Place, pending: pl.DataFrame, lo: int, to: int, horizon: Horizon
+) -> tuple[pl.DataFrame | None, pl.DataFrame]:
+    ready = pl.col("window") < to
+    if not isinstance(source, Meet):
+        return pending.filter(ready), pending.filter(~ready)
+    now = pending.filter(ready)
+    if source.back_us > IN_STATE_US:
+        fresh = now
+        earlier = horizon.seen(place, now["hash"], lo - source.back_us)
+        horizon.keep(place, fresh, to - source.back_us)
+        met = _meet(table, source, now if earlier is None else pl.concat([earlier, now]), lo)
+        return met, pending.filter(~ready)
+    return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)
+
+
+def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
+    some = company(rows, ("hash",)).drop("hash")  # integers are quick to compare; `on` decides below
+    some = company(some, source.on).with_columns(now=pl.col("window") >= lo)
+    if not some["now"].any():
+        return None
+    met = source.match(some)
+    if table.columns is None:
+        return met
+    return table.first(met.lazy()).collect()
+
+
+# ---- judge ----------------------------------------------------------------------------------------------------------
+
+
+NOTHING = pl.DataFrame(schema={**ASSESSMENT, "level": pl.Int64, "threshold": pl.Float64, "facts": pl.Null})
+
+
+@dataclass(frozen=True)
+class JudgeState:
+    """The tables' last hour, as far as detectors look back, and the open episodes of each detector."""
+
+    history: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    episodes: Mapping[str, Episodes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """changes: by detector, in window order; assessed: by detector, with level and threshold."""
+
+    changes: dict[str, list[Change]]
+    assessed: dict[str, pl.DataFrame]
+
+
+def judge(
+    detectors: Sequence[Detector],
+    state: JudgeState,
+    tables: Mapping[str, pl.DataFrame],
+    lo: int,
+    to: int,
+    heard_us: int,
+    settings: Settings,
+) -> tuple[Judged, JudgeState]:
+    """Folds the final windows lo ≤ w < to into the open episodes."""
+    history = {
+        n: pl.concat([f for f in (state.history.get(n), tables.get(n)) if f is not None])
+        for n in {*state.history, *tables}
+    }
+    changes, assessed, episodes = {}, {}, dict(state.episodes)
+    for detector in detectors:
+        before = episodes.get(detector.name, Episodes())
+        judged = NOTHING
+        if detector.reads.name in history:
+            since = pl.col("window") >= lo - detector.past_us
+            rows = history[detector.reads.name].filter(since)
+            also = {t.name: history[t.name].filter(since) for t in detector.also if t.name in history}
+            view = View(rows, also, lo, to, heard_us, settings)
+            judged = levels(detector, detector.assess(view), settings)
+        assessed[detector.name] = judged
+        episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to)
+    needed = {t.name: 0 for d in detectors for t in d.tables}
+    for d in detectors:
+        for t in d.tables:
+            needed[t.name] = max(needed[t.name], d.past_us)
+    kept = {n: f.filter(pl.col("window") >= to - needed[n]) for n, f in history.items() if needed.get(n)}
+    return Judged(changes, assessed), JudgeState(kept, episodes)
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+INSTANT = pl.Datetime("us", "UTC")
+FINDING: dict[str, Any] = {
+    "finding_id": pl.String,
+    "detector": pl.String,
+    "version": pl.Int64,
+    "config": pl.String,
+    "kind": pl.String,
+    "subject_kind": pl.String,
+    "subject": pl.String,
+    "environment": pl.String,
+    "tenant": pl.String,
+    "level": pl.String,
+    "certainty": pl.String,
+    "onset": INSTANT,
+    "last": INSTANT,
+    "resolved": INSTANT,
+    "lost": pl.Boolean,
+    "value": pl.Float64,
+    "peak": pl.Float64,
+    "peak_at": INSTANT,
+    "unit": pl.String,
+    "threshold": pl.Float64,
+    "count": pl.Int64,
+    "facts": pl.String,
+    "proof": pl.List(pl.Int64),
+}
+
+
+def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict[str, Any]:
+    """An episode as a row of FINDING; proof holds coordinates in the stream of the detector's table."""
+    environment, tenant, kind, subject = key
+    return {
+        "finding_id": finding_id(detector, key, episode.onset),
+        "detector": detector.name,
+        "version": detector.version,
+        "config": config,
+        "kind": kind,
+        "subject_kind": detector.subject_kind,
+        "subject": subject,
+        "environment": environment,
+        "tenant": tenant,
+        "level": LEVELS[episode.level],
+        "certainty": "certain" if episode.certain else "possible",
+        "onset": episode.onset,
+        "last": episode.last,
+        "resolved": episode.resolved,
+        "lost": episode.lost,
+        "value": episode.value,
+        "peak": episode.peak,
+        "peak_at": episode.peak_at,
+        "unit": detector.unit,
+        "threshold": episode.threshold,
+        "count": episode.count,
+        "facts": msgspec.json.encode(episode.facts, order="sorted").decode(),
+        "proof": list(episode.proof),
+    }
+
+
+def findings(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=FINDING, orient="row")

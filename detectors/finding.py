@@ -1,0 +1,184 @@
+"""Assessments enter, episodes leave: a finding begins where its first contributing row lies and ends when it is quiet.
+
+The fold is over windows in order, one subject at a time, and looks only at what is above a threshold or still open;
+how the windows are batched does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+import xxhash
+
+from detectors.detector import PROOF_KEPT, Detector, Settings, complete, pack
+from detectors.table import SPACE
+from detectors.windows import HOUR_US, WINDOW_US
+
+QUIET_US = 12 * WINDOW_US  # under warn this long: resolved
+LOST_US = HOUR_US  # unknown this long: closed as lost
+LEVELS = ("", "warn", "page")
+
+Key = tuple[str, str, str, str]  # environment, tenant, kind, subject
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One subject over its threshold. Times are window starts in µs; last is the end of the last contributing one."""
+
+    onset: int
+    last: int
+    level: int
+    certain: bool
+    value: float
+    peak: float
+    peak_at: int
+    threshold: float
+    count: int
+    facts: dict[str, Any]
+    proof: tuple[int, ...]
+    resolved: int | None = None
+    lost: bool = False
+    quiet_since: int | None = None
+    unknown_since: int | None = None
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What a detector has open, and until when each subject's last episode lasted."""
+
+    open: dict[Key, Episode] = field(default_factory=dict)
+    ended: dict[Key, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """An episode that opened, rose, resolved or was lost, and the window with which that was final."""
+
+    key: Key
+    episode: Episode
+    window: int
+
+
+def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """Assessments with their level (0 none, 1 warn, 2 page) and the threshold behind it: the one place that compares.
+
+    Only what is certain or irreversible pages; what is over a page threshold and merely possible is a warning.
+    """
+
+    def reached(level: str) -> pl.Expr:
+        own = [t for t in detector.thresholds if t.level == level]
+        both = [t for t in detector.thresholds if t.level == "both"]
+        if not own:
+            return pl.lit(False)
+        return pl.all_horizontal(pl.col(t.of) > settings.threshold(detector.name, t) for t in [*own, *both])
+
+    first = {t.level: settings.threshold(detector.name, t) for t in reversed(detector.thresholds)}
+    over_page = reached("page").fill_null(False)
+    page = over_page & (pl.col("certain") | pl.lit(detector.irreversible)) & ~pl.col("unknown")
+    warn = (reached("warn").fill_null(False) | over_page) & ~pl.col("unknown")
+    level = pl.when(page).then(2).when(warn).then(1).otherwise(0).cast(pl.Int64)
+    at_page = first.get("page", pl.lit(None))
+    threshold = pl.when(page).then(at_page).otherwise(first.get("warn", at_page)).cast(pl.Float64)
+    return pack(complete(assessed).with_columns(level=level, threshold=threshold))
+
+
+def fold(state: Episodes, judged: pl.DataFrame, lo: int, to: int) -> tuple[Episodes, list[Change]]:
+    """The assessments of windows lo ≤ w < to onto the open episodes; changes in the order (window, key)."""
+    key = [*SPACE, "kind", "subject"]
+    hot = judged.filter(pl.col("level") > 0).select(key).unique()
+    known = pl.DataFrame([*state.open], schema=dict.fromkeys(key, pl.String), orient="row")
+    wanted = pl.concat([hot, known]).unique()
+    rows: dict[Key, list[dict[str, Any]]] = {k: [] for k in wanted.iter_rows()}  # type: ignore[misc]
+    for row in judged.join(wanted, on=key, how="semi").sort([*key, "window"]).iter_rows(named=True):
+        rows[row["environment"], row["tenant"], row["kind"], row["subject"]].append(row)
+    opened, ended, changes = dict(state.open), dict(state.ended), []
+    for who in sorted(rows):
+        episode, end, told = _one(opened.pop(who, None), ended.get(who, 0), rows[who], to)
+        changes += [Change(who, e, w) for e, w in told]
+        if episode is not None:
+            opened[who] = episode
+        if end > to - 2 * HOUR_US:
+            ended[who] = end
+    ended = {k: v for k, v in ended.items() if v > to - 2 * HOUR_US}
+    return Episodes(opened, ended), sorted(changes, key=lambda c: (c.window, c.key))
+
+
+def _one(
+    episode: Episode | None, ended: int, rows: Iterable[dict[str, Any]], to: int
+) -> tuple[Episode | None, int, list[tuple[Episode, int]]]:
+    told: list[tuple[Episode, int]] = []
+    for row in [*rows, None]:
+        now = row["window"] if row else to
+        closed = _close(episode, now)
+        if episode is not None and closed is not None:
+            told.append((closed, closed.resolved or now))
+            ended, episode = max(ended, closed.last), None
+        if row is None:
+            break
+        before = episode.level if episode else 0
+        episode = _step(episode, ended, row)
+        if episode is not None and episode.level > before:
+            told.append((episode, now))
+    return episode, ended, told
+
+
+def _close(episode: Episode | None, now: int) -> Episode | None:
+    """The episode as it closed at or before `now`, if it did."""
+    if episode is None:
+        return None
+    if episode.quiet_since is not None and now >= episode.quiet_since + QUIET_US:
+        return replace(episode, resolved=episode.quiet_since + QUIET_US)
+    if episode.unknown_since is not None and now >= episode.unknown_since + LOST_US:
+        return replace(episode, resolved=episode.unknown_since + LOST_US, lost=True)
+    return None
+
+
+def _step(episode: Episode | None, ended: int, row: dict[str, Any]) -> Episode | None:
+    w, level, proof = row["window"], row["level"], tuple(row["proof"] or ())
+    if episode is None:
+        if level == 0:
+            return None
+        return Episode(
+            onset=max(min(row["first"], w), ended),
+            last=w + WINDOW_US,
+            level=level,
+            certain=row["certain"],
+            value=row["value"],
+            peak=row["value"],
+            peak_at=w,
+            threshold=row["threshold"],
+            count=row["total"],
+            facts=row["facts"] or {},
+            proof=proof[:PROOF_KEPT],
+        )
+    if row["unknown"]:
+        return replace(episode, unknown_since=episode.unknown_since or w, quiet_since=None)
+    if level == 0:
+        return replace(episode, value=row["value"], quiet_since=episode.quiet_since or w, unknown_since=None)
+    rises = level > episode.level
+    higher = rises or (level == episode.level and row["value"] > episode.peak)
+    return replace(
+        episode,
+        last=w + WINDOW_US if row["fresh"] else episode.last,
+        level=max(level, episode.level),
+        certain=row["certain"] if rises else episode.certain or (level == episode.level and row["certain"]),
+        value=row["value"],
+        peak=max(row["value"], episode.peak),
+        peak_at=w if higher else episode.peak_at,
+        threshold=row["threshold"] if rises else episode.threshold,
+        count=episode.count + row["fresh"],
+        facts=(row["facts"] or {}) if higher else episode.facts,
+        proof=tuple(dict.fromkeys([*episode.proof, *proof]))[:PROOF_KEPT],
+        quiet_since=None,
+        unknown_since=None,
+    )
+
+
+def finding_id(detector: Detector, key: Key, onset: int) -> str:
+    """Canonical: a hash of what the finding is about and when it began, behind the detector's initials."""
+    environment, tenant, kind, subject = key
+    parts = (detector.name, kind, environment, tenant, detector.subject_kind, subject, str(onset))
+    return f"{detector.initials}-{xxhash.xxh3_64_hexdigest(chr(0).join(parts).encode())}"

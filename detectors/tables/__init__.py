@@ -1,0 +1,1 @@
+"""What is measured: few tables, each shared by several detectors."""

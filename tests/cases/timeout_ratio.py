@@ -1,0 +1,36 @@
+"""gateway->payment: one call in five times out for two minutes, across many windows; the quiet one stays at 1 %."""
+
+from tests.cases import Case, at, partitions
+
+
+def _calls(share: int, caller: str = "gateway") -> list[dict[str, object]]:
+    rows = []
+    for i in range(1200):
+        start = i * 0.5
+        slow = 200 <= i < 440 and i % share == 0
+        rows.append(
+            {
+                "timestamp": at(start),
+                "arrival": at(start + 2.5),
+                "service_name": "payment",
+                "caller": caller,
+                "node_id": f"{caller}-{i % 3}",
+                "side": "client",
+                "status": "timeout" if slow else "ok",
+                "retry_count": 0,
+                "duration_ms": 2000.0 if slow else 40.0 + i % 7,
+                "timeout_ms": 2000.0,
+            }
+        )
+    return rows
+
+
+def fires_one_in_five() -> Case:
+    return Case(
+        {"requests": partitions("requests", _calls(5) + _calls(100, "search"))},
+        frozenset({("gateway->payment", "", "page")}),
+    )
+
+
+def quiet_one_in_a_hundred() -> Case:
+    return Case({"requests": partitions("requests", _calls(100))})
