@@ -204,14 +204,19 @@ def _column_type(parts: Sequence[Type]) -> tuple[pl.DataType, str]:
 
 
 SCHEMA: dict[str, dict[str, pl.DataType]] = {s: {f.name: f.dtype for f in fields(s)} for s in STREAMS}
-LANDED: dict[str, dict[str, pl.DataType]] = {s: {**SCHEMA[s], **COORDINATES, "fate": pl.String()} for s in STREAMS}
+PLACED = {
+    "told": pl.Boolean(),  # False where event time stood in for an arrival that nobody recorded
+    "stepped_us": pl.Int64(),  # how far the append time lay behind the largest so far in its partition
+    "fate": pl.String(),
+}
+LANDED: dict[str, dict[str, pl.DataType]] = {s: {**SCHEMA[s], **COORDINATES, **PLACED} for s in STREAMS}
 
 
 def ddl(stream: str) -> str:
     """CREATE TABLE of a stream as its rows land: the events' columns, their coordinates and their fate."""
     columns = [(f.name, f.ddl + (" NOT NULL" if f.required else "")) for f in fields(stream)]
-    columns += [(n, "VARCHAR NOT NULL" if t == pl.String else "BIGINT NOT NULL") for n, t in COORDINATES.items()]
-    columns += [("fate", "VARCHAR NOT NULL")]
+    kinds: dict[pl.DataType, str] = {pl.String(): "VARCHAR", pl.Int64(): "BIGINT", pl.Boolean(): "BOOLEAN"}
+    columns += [(n, kinds[t] + " NOT NULL") for n, t in {**COORDINATES, **PLACED}.items()]
     body = ",\n".join(f'    "{n}" {t}' for n, t in columns)
     return f"CREATE TABLE {stream} (\n{body}\n);\n"
 
@@ -382,7 +387,7 @@ def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
 
 def _complaint(field: Field, raw: pl.Expr, value: pl.Expr) -> pl.Expr:
     """Null where the value is fine, else the reason in words."""
-    say = pl.when(raw.is_not_null() & value.is_null()).then(pl.lit(_expected(field)))
+    say: Any = pl.when(raw.is_not_null() & value.is_null()).then(pl.lit(_expected(field)))
     if field.required:
         say = say.when(value.is_null()).then(pl.lit("missing"))
     if field.values:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from detectors.events import STREAMS
+
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US
@@ -22,7 +24,7 @@ GAP_US = DAY_US  # without arrivals: a stretch cut off by a gap like this is sus
 SUSPECT_SHARE = 0.01  # and implausible while all such stretches together hold less than this
 
 FATES = ("used", "late", "implausible")
-PARTITION_BITS, OFFSET_BITS, SUB_BITS = 12, 40, 11
+PARTITION_BITS, OFFSET_BITS, SUB_BITS = 10, 40, 11  # and 2 for the stream: 63 in all
 NEVER = 2**62
 
 
@@ -40,19 +42,18 @@ def final_before(frontier_us: int, lateness_us: int) -> int:
     return (frontier_us - lateness_us) // WINDOW_US * WINDOW_US
 
 
-def coordinate() -> pl.Expr:
-    """(partition, offset, sub) of a row in one integer that sorts as they do; the stream is known from the table."""
+def coordinate(stream: str) -> pl.Expr:
+    """(stream, partition, offset, sub) of a row in one integer that sorts as they do."""
     partition, offset, sub = pl.col("partition"), pl.col("offset"), pl.col("sub")
-    return partition * 2 ** (OFFSET_BITS + SUB_BITS) + offset * 2**SUB_BITS + sub
+    number = list(STREAMS).index(stream) * 2**PARTITION_BITS + partition
+    return number * 2 ** (OFFSET_BITS + SUB_BITS) + offset * 2**SUB_BITS + sub
 
 
-def parse_coordinate(coord: int) -> tuple[int, int, int]:
-    """(partition, offset, sub) back from the integer."""
-    return (
-        coord >> (OFFSET_BITS + SUB_BITS),
-        (coord >> SUB_BITS) % 2**OFFSET_BITS,
-        coord % 2**SUB_BITS,
-    )
+def parse_coordinate(coord: int) -> tuple[str, int, int, int]:
+    """(stream, partition, offset, sub) back from the integer."""
+    number = coord >> (OFFSET_BITS + SUB_BITS)
+    stream = list(STREAMS)[number >> PARTITION_BITS]
+    return stream, number % 2**PARTITION_BITS, (coord >> SUB_BITS) % 2**OFFSET_BITS, coord % 2**SUB_BITS
 
 
 def event_time(stream: str) -> pl.Expr:
@@ -122,6 +123,6 @@ def place_lazy(frame: pl.LazyFrame, stream: str, lateness_us: int = LATENESS_US)
         )
         .with_columns(
             t=pl.when(pl.col("fate") == "implausible").then("arrived").otherwise("t"),
-            coord=coordinate(),
+            coord=coordinate(stream),
         )
     )

@@ -67,6 +67,7 @@ def placed(case: Case, *, arrivals: bool = True, lateness_us: int = LATENESS_US)
             frame = part.with_columns(
                 arrival=arrived.cast(pl.Datetime("us", "UTC")),
                 told=pl.lit(told),
+                stepped_us=(arrived - part["arrival"].cast(pl.Int64)) if told else pl.lit(0, dtype=pl.Int64),
                 partition=pl.lit(p, dtype=pl.Int64),
                 offset=pl.int_range(len(part), dtype=pl.Int64),
                 sub=pl.lit(0, dtype=pl.Int64),
