@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test truth bench lint clean
+.PHONY: help setup demo test truth bench lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -37,8 +37,8 @@ lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock:  # after a change of the dependencies in pyproject.toml
-	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --extra dev --no-header --no-annotate \
+lock: setup  # after a change of the dependencies in pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev --no-header --no-annotate \
 		--python-version 3.11 pyproject.toml --output-file requirements.lock
 
 clean:  ## removes what the other targets made
