@@ -1,0 +1,152 @@
+"""The lake enters, tables and findings leave: reduce, match and judge over the parts in the order of arrival."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from detectors.detector import Detector, Settings
+from detectors.engine import (
+    INSTANT,
+    Judged,
+    JudgeState,
+    MatchState,
+    Partials,
+    finding,
+    findings,
+    judge,
+    match,
+    reduce,
+)
+from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
+from detectors.finding import Episodes
+from detectors.table import Meet, Table
+from detectors.windows import WINDOW_US, event_time, final_before, place
+from streams.landing import lake, state
+from streams.landing.horizon import Segments
+from streams.landing.lake import Part
+from streams.progress import Progress
+from streams.settings import fingerprint
+
+BATCH_US = 30 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
+COUNTED = ("used", "late", "implausible", "repeated")
+
+
+@dataclass
+class Analysis:
+    """One run of the engine over the lake. What becomes final is landed at once; accounting counts every row read."""
+
+    folder: Path
+    detectors: Sequence[Detector]
+    settings: Settings
+    lateness_us: int
+    con: duckdb.DuckDBPyConnection
+    progress: Progress
+    matched: MatchState = field(default_factory=MatchState)
+    judged: JudgeState = field(default_factory=JudgeState)
+    closed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accounting: list[pl.DataFrame] = field(default_factory=list)
+
+    def run(self, parts: Sequence[Part]) -> None:
+        tables = list({t.name: t for d in self.detectors for t in d.tables}.values())
+        columns = {s: _needed(tables, s) for s in STREAMS}
+        heard = max((p.last_arrival for p in parts), default=0)
+        waiting: list[Partials] = []
+        last_row = 0
+        with _horizon(self.folder) as horizon:
+            ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
+            for part, later in zip(ordered, [*ordered[1:], None], strict=True):
+                rows = self._rows(part, columns[part.stream])
+                last_row = max(last_row, _latest(rows))
+                waiting.append(reduce(tables, part.stream, rows))
+                self.progress.add(part.rows)
+                end = (max(heard, last_row) // WINDOW_US + 1) * WINDOW_US
+                to = final_before(later.first_arrival, self.lateness_us) if later else end
+                if later and self.matched.next is not None and to - self.matched.next < BATCH_US:
+                    continue
+                self._advance(tables, waiting, to, heard, horizon)
+                waiting = []
+        self._land_findings()
+
+    def _rows(self, part: Part, columns: Sequence[str]) -> pl.DataFrame:
+        raw = lake.read(self.folder, part, columns)
+        again = raw["fate"] == "repeated"
+        rows = place(raw, part.stream, self.lateness_us)
+        fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate").alias("fate")
+        counts = [(pl.col("fate") == f).sum().cast(pl.Int64).alias(f) for f in COUNTED]
+        minute = pl.col("arrival").dt.truncate("1m").alias("minute")
+        counted = (
+            rows.with_columns(fate).group_by("partition", minute).agg(pl.len().cast(pl.Int64).alias("read"), *counts)
+        )
+        self.accounting.append(counted.with_columns(stream=pl.lit(part.stream)))
+        return rows.filter(~again) if again.any() else rows
+
+    def _advance(
+        self, tables: Sequence[Table], news: Sequence[Partials], to: int, heard: int, horizon: Segments
+    ) -> None:
+        before = self.matched.next
+        final, self.matched = match(tables, self.matched, news, to, horizon)
+        if self.matched.next is None or self.matched.next == before:
+            return
+        starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
+        lo = before if before is not None else min(starts, default=to)
+        for name, frame in final.items():
+            state.land_table(self.con, name, frame)
+        told = min(heard, to + self.lateness_us)
+        judged, self.judged = judge(self.detectors, self.judged, final, lo, to, told, self.settings)
+        self._land_changes(judged)
+
+    def _land_changes(self, judged: Judged) -> None:
+        config = fingerprint(self.settings)
+        rows: list[tuple[int, dict[str, Any]]] = []
+        for d in self.detectors:
+            for change in judged.changes.get(d.name, []):
+                rows.append((change.window, finding(d, config, change.key, change.episode)))
+        self.closed.update({row["finding_id"]: row for _, row in rows})
+        at = pl.Series("final_at", [w for w, _ in rows], dtype=pl.Int64).cast(INSTANT)
+        state.land_findings(self.con, "finding_changes", findings([r for _, r in rows]).with_columns(at))
+
+    def _land_findings(self) -> None:
+        config = fingerprint(self.settings)
+        rows = dict(self.closed)
+        for d in self.detectors:
+            for key, episode in self.judged.episodes.get(d.name, Episodes()).open.items():
+                row = finding(d, config, key, episode)
+                rows[row["finding_id"]] = row
+        state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
+
+
+def _latest(rows: pl.DataFrame) -> int:
+    return int(rows["t"].max()) if len(rows) else 0  # type: ignore[arg-type]
+
+
+@contextmanager
+def _horizon(folder: Path) -> Iterator[Segments]:
+    place = folder / "horizon"
+    shutil.rmtree(place, ignore_errors=True)
+    yield Segments(place)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _needed(tables: Iterable[Table], stream: str) -> list[str]:
+    """The columns that the tables read of a stream, and those that place a row."""
+    wanted = {*COORDINATES, *PLACED, "arrival", "environment", "tenant", "weight"} - {"source", "topic"}
+    wanted |= set(event_time(stream).meta.root_names())
+    for table in tables:
+        for source in table.sources:
+            if source.stream != stream:
+                continue
+            wanted |= set(source.where.meta.root_names())
+            wanted |= {n for e in source.project.values() for n in e.meta.root_names()}
+            names = {*table.key} if not isinstance(source, Meet) else {*source.on, *source.carry}
+            if table.columns and not isinstance(source, Meet):
+                wanted |= {n for c in table.columns.values() for n in c.first().meta.root_names()}
+            wanted |= names - set(source.project)
+    return [n for n in (*SCHEMA[stream], *COORDINATES, *PLACED) if n in wanted]

@@ -1,0 +1,120 @@
+"""Commands that make something: replay, rebuild, chaos fleet."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.problems import Exit, Problem
+
+if TYPE_CHECKING:
+    from streams.replay import Outcome
+
+State = Annotated[Path, typer.Option("--state", help="The folder with what was found.")]
+Sets = Annotated[list[str], typer.Option("--set", help="detector.threshold=value; may be given several times.")]
+FailOn = Annotated[str, typer.Option("--fail-on", help="Exit 1 if there is a finding at this level: warn or page.")]
+STATE = Path("asynchealth-state")
+
+chaos = typer.Typer(no_args_is_help=True, help="A simulated fleet and its faults.")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(replay)
+    app.command()(rebuild)
+    app.add_typer(chaos, name="chaos")
+    chaos.command()(fleet)
+    chaos.callback()(lambda: None)
+
+
+def invoked() -> str:
+    return shlex.join(["asynchealth", *sys.argv[1:]])
+
+
+def with_state(command: str, state: Path) -> str:
+    """A hint as it can be typed here."""
+    return f"asynchealth {command}" + ("" if state == STATE else f" --state {shlex.quote(str(state))}")
+
+
+def replay(
+    paths: Annotated[list[str], typer.Argument(help="Files, globs, folders, or - for standard input.")],
+    state: State = STATE,
+    lateness: Annotated[str, typer.Option(help="A row this much behind its arrival is late.")] = "30s",
+    arrival: Annotated[
+        str, typer.Option(help="Which column holds the arrival; none: event time stands in.")
+    ] = "arrival",
+    set_: Sets = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the state folder held.")] = False,
+    fail_on: FailOn = "",
+) -> None:
+    """Analyse recorded logs. Reads only, sends nothing."""
+    from detectors.detector import catalog
+    from streams import replay as engine
+    from streams.settings import load, span_us
+
+    settings = load([e.detector for e in catalog().values()], set_)
+    outcome = engine.replay(
+        paths, state, settings, lateness_us=span_us(lateness), arrival=arrival, command=invoked(), fresh=fresh
+    )
+    _say(outcome, state, fail_on)
+
+
+def rebuild(
+    state: State = STATE,
+    lateness: Annotated[str, typer.Option(help="Another lateness than before.")] = "",
+    set_: Sets = [],  # noqa: B006
+    fail_on: FailOn = "",
+) -> None:
+    """Judge the rows that have landed again, after a change of detector, threshold or lateness."""
+    from detectors.detector import catalog
+    from streams import replay as engine
+    from streams.settings import load, span_us
+
+    settings = load([e.detector for e in catalog().values()], set_)
+    late = span_us(lateness) if lateness else None
+    outcome = engine.rebuild(state, settings, lateness_us=late, command=invoked())
+    _say(outcome, state, fail_on)
+
+
+def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
+    if fail_on not in ("", "warn", "page"):
+        raise Problem(f"--fail-on {fail_on}", "not a level", "--fail-on page")
+    for note in outcome.notes:
+        typer.echo(note)
+    t = outcome.totals
+    parts = [f"{t[n]:,} {n}" for n in ("used", "late", "implausible", "rejected", "repeated") if t[n] or n == "used"]
+    empty = f" + {t['tombstones']:,} empty" if t["tombstones"] else ""
+    typer.echo(f"{t['read']:,} read = {' + '.join(parts)}{empty}")
+    for name, missing in outcome.blind.items():
+        typer.echo(f"Blind: {name} (no {', '.join(missing)} in any source)")
+    page, warn = outcome.levels.get("page", 0), outcome.levels.get("warn", 0)
+    typer.echo(f"{page + warn} findings: {page} page, {warn} warn. Next: {with_state('findings', state)}")
+    if (fail_on == "page" and page) or (fail_on == "warn" and page + warn):
+        raise typer.Exit(Exit.FOUND)
+
+
+def fleet(
+    folder: Annotated[Path, typer.Argument(help="Where the recorded hour goes.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 1,
+    calm: Annotated[bool, typer.Option("--calm", help="An hour without faults.")] = False,
+    start: Annotated[datetime | None, typer.Option(help="When the hour begins, UTC.")] = None,
+    minutes: int = 60,
+    scale: Annotated[float, typer.Option(help="Times as many events.")] = 1.0,
+    format_: Annotated[str, typer.Option("--format", help="jsonl or parquet.")] = "jsonl",
+) -> None:
+    """Record one hour of a simulated fleet of 47 nodes, with labels of what is wrong in it."""
+    from datetime import UTC
+
+    from streams.chaos.fleet import START, make_hour, write_tape
+
+    if format_ not in ("jsonl", "parquet"):
+        raise Problem(f"--format {format_}", "unknown", "--format jsonl or --format parquet")
+    begin = start.replace(tzinfo=UTC) if start else START
+    tape = make_hour(seed, calm=calm, start=begin, minutes=minutes, scale=scale)
+    files = write_tape(tape, folder, format_)
+    faults = len(tape.labels["faults"])
+    typer.echo(f"{folder}: {len(files)} files, {tape.labels['totals']['read']:,} records, {faults} labelled faults")

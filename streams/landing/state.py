@@ -1,0 +1,200 @@
+"""The state folder: its lock, its readable file `asynchealth.duckdb`, and how a new one takes its place.
+
+A new file is built aside and switched with one rename, so a reader or a kill at any moment meets the old state or the
+new one, never a half.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from detectors.engine import FINDING
+from detectors.events import LANDED, STREAMS, fields
+from detectors.windows import parse_coordinate
+from streams.landing.lake import Part
+from streams.problems import Exit, Problem
+from streams.sources.files import Known
+
+FILE = "asynchealth.duckdb"
+SCHEMA_VERSION = 1
+
+DDL = f"""
+CREATE TABLE meta (schema_version INTEGER NOT NULL);
+INSERT INTO meta VALUES ({SCHEMA_VERSION});
+CREATE TABLE lake_parts (
+    stream VARCHAR NOT NULL, path VARCHAR NOT NULL, rows BIGINT NOT NULL,
+    first_arrival BIGINT NOT NULL, last_arrival BIGINT NOT NULL);
+CREATE TABLE recordings (
+    stream VARCHAR NOT NULL, name VARCHAR NOT NULL, length BIGINT NOT NULL, digest VARCHAR NOT NULL,
+    records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL);
+CREATE TABLE rejects (
+    stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL,
+    sub BIGINT NOT NULL, reason VARCHAR NOT NULL, field VARCHAR NOT NULL, raw VARCHAR);
+CREATE TABLE accounting (
+    stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, minute TIMESTAMPTZ,
+    read BIGINT NOT NULL, used BIGINT NOT NULL, late BIGINT NOT NULL, implausible BIGINT NOT NULL,
+    rejected BIGINT NOT NULL, repeated BIGINT NOT NULL, tombstones BIGINT NOT NULL);
+CREATE TABLE coverage (stream VARCHAR NOT NULL, field VARCHAR NOT NULL, rows BIGINT NOT NULL, filled BIGINT NOT NULL);
+CREATE TABLE detectors (
+    name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL);
+CREATE TABLE settings (name VARCHAR NOT NULL, value VARCHAR NOT NULL);
+CREATE TABLE runs (
+    started TIMESTAMPTZ NOT NULL, ended TIMESTAMPTZ NOT NULL, command VARCHAR NOT NULL, lateness_us BIGINT NOT NULL,
+    version VARCHAR NOT NULL, notes VARCHAR[] NOT NULL);
+"""
+
+
+def finding_ddl(name: str, first: str = "") -> str:
+    kinds: dict[Any, str] = {pl.String: "VARCHAR", pl.Int64: "BIGINT", pl.Float64: "DOUBLE", pl.Boolean: "BOOLEAN"}
+    kinds |= {pl.Datetime("us", "UTC"): "TIMESTAMPTZ", pl.List(pl.Int64): "VARCHAR[]"}
+    columns = ", ".join(f'"{n}" {kinds[t]}' for n, t in FINDING.items())
+    return f"CREATE TABLE {name} ({first}{columns})"
+
+
+def spell(coord: int) -> str:
+    """A coordinate as people read it: requests/0:83702, with .2 behind it for the third event of a message."""
+    stream, partition, offset, sub = parse_coordinate(coord)
+    return f"{stream}/{partition}:{offset}" + (f".{sub}" if sub else "")
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Only one process changes a state folder at a time; readers are never kept out."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        handle = (state / "lock").open("a+")
+    except OSError as error:
+        raise Problem(str(state), f"can't be written: {error.strerror}", f"ls -ld {state}", Exit.STATE) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise Problem(
+                str(state), f"locked by another asynchealth (process {owner})", f"ps -p {owner}", Exit.STATE
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
+    """The readable file, read-only, in UTC, with views on the rows where the file is now."""
+    path = state / FILE
+    if not path.exists():
+        raise Problem(str(state), "no asynchealth state here", f"asynchealth replay PATH… --state {state}", Exit.STATE)
+    try:
+        con = duckdb.connect(str(path), read_only=True)
+    except duckdb.Error as error:
+        raise Problem(str(path), str(error).splitlines()[0], f"mv {path} {path}.bad", Exit.STATE) from None
+    con.execute("SET TimeZone='UTC'")
+    version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
+    if version != SCHEMA_VERSION:
+        raise Problem(
+            str(path),
+            f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}",
+            "asynchealth rebuild",
+            Exit.STATE,
+        )
+    for stream, sql in view_sql(state, parts_of(con)).items():
+        con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
+    return con
+
+
+def parts_of(con: duckdb.DuckDBPyConnection) -> list[Part]:
+    return [Part(*row) for row in con.execute("SELECT * FROM lake_parts ORDER BY ALL").fetchall()]
+
+
+def known_of(con: duckdb.DuckDBPyConnection) -> list[Known]:
+    return [Known(*row) for row in con.execute("SELECT * FROM recordings ORDER BY ALL").fetchall()]
+
+
+def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
+    """A SELECT for each stream over its parts; a stream without rows is an empty view with the same columns."""
+    views = {}
+    for stream in STREAMS:
+        mine = [str((state / p.path).resolve()).replace("'", "''") for p in parts if p.stream == stream]
+        if mine:
+            listed = ", ".join(f"'{p}'" for p in mine)
+            clock = " REPLACE (map_from_entries(vector_clock) AS vector_clock)" if stream == "write_log" else ""
+            views[stream] = f"SELECT *{clock} FROM read_parquet([{listed}]) WHERE fate <> 'repeated'"
+        else:
+            kinds: dict[pl.DataType, str] = {pl.String(): "VARCHAR", pl.Int64(): "BIGINT", pl.Boolean(): "BOOLEAN"}
+            ddl = {f.name: f.ddl for f in fields(stream)}
+            columns = ", ".join(f'NULL::{ddl.get(n) or kinds[t]} AS "{n}"' for n, t in LANDED[stream].items())
+            views[stream] = f"SELECT {columns} WHERE false"
+    return views
+
+
+@contextmanager
+def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A new database aside; it becomes the readable file when the block ends without an error."""
+    aside = state / f"{FILE}.building"
+    for old in state.glob(f"{FILE}.building*"):
+        old.unlink()
+    con = duckdb.connect(str(aside))
+    try:
+        con.execute("SET TimeZone='UTC'")
+        con.execute(DDL)
+        con.execute(finding_ddl("findings"))
+        con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
+        con.execute("BEGIN")
+        yield con
+        con.execute("COMMIT")
+        con.execute("CHECKPOINT")
+    finally:
+        con.close()
+    with aside.open("rb") as f:
+        os.fsync(f.fileno())
+    os.replace(aside, state / FILE)
+
+
+def land_findings(con: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
+    proof = [[spell(c) for c in coords] for coords in rows["proof"]]
+    land_frame(con, table, rows.with_columns(proof=pl.Series(proof, dtype=pl.List(pl.String))))
+
+
+def land_table(con: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) -> None:
+    """A table of windows; window_start is its window, coordinates stay integers (see the macro `record`)."""
+    instant = pl.from_epoch("window", time_unit="us").dt.replace_time_zone("UTC").alias("window_start")
+    frame = rows.select(instant, pl.exclude("window"))
+    existing = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall()
+    if existing:
+        land_frame(con, name, frame)
+    else:
+        con.register("frame", frame.to_arrow())
+        con.execute(f'CREATE TABLE "{name}" AS SELECT * FROM frame')
+        con.unregister("frame")
+
+
+def add_views(con: duckdb.DuckDBPyConnection, state: Path, parts: Sequence[Part]) -> None:
+    """Views that anyone with `duckdb` sees; our own commands lay TEMP views from where the file is now over them."""
+    for stream, sql in view_sql(state, parts).items():
+        con.execute(f"CREATE VIEW {stream} AS {sql}")
+
+
+def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -> None:
+    """Dataclasses or tuples in the order of the table's columns; many at once."""
+    if not rows:
+        return
+    plain = [astuple(r) if hasattr(r, "__dataclass_fields__") else tuple(r) for r in rows]
+    marks = ", ".join("?" * len(plain[0]))
+    con.executemany(f"INSERT INTO {table} VALUES ({marks})", plain)
+
+
+def land_frame(con: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:
+    if len(frame):
+        con.register("frame", frame.to_arrow())
+        con.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM frame')
+        con.unregister("frame")

@@ -1,0 +1,30 @@
+"""A failure as people read it at night: the thing, the reason, the next command, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the exit code of a command means."""
+
+    FINE = 0
+    FOUND = 1  # findings at or above --fail-on
+    USAGE = 2
+    NOTHING = 3  # nothing usable in the input
+    STATE = 4  # state locked, damaged or disk full
+
+
+class Problem(Exception):
+    """Ends a command with a message and an exit code; nothing was lost."""
+
+    def __init__(self, thing: str, reason: str, then: str = "", code: Exit = Exit.USAGE) -> None:
+        super().__init__(f"{thing}: {reason}" + (f"\nNext: {then}" if then else ""))
+        self.code = code
+
+
+def disk_full(error: BaseException) -> bool:
+    """polars and DuckDB wrap the system's error in a text of their own."""
+    text = str(error).lower()
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "no space left" in text

@@ -1,0 +1,262 @@
+"""Paths enter, a new state leaves: rows to the lake, the lake through the engine, then one switch of the readable file.
+
+`replay` reads what is new of each file; `rebuild` judges the lake again. A kill at any moment leaves the old state or
+the new one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from detectors.detector import Detector, Settings, catalog
+from detectors.windows import LATENESS_US
+from streams.analysis import Analysis
+from streams.landing import lake, state
+from streams.landing.lake import Part, Writer
+from streams.problems import Exit, Problem, disk_full
+from streams.progress import Progress
+from streams.sources.files import Known, find
+from streams.sources.intake import Intake, Ledger
+
+
+@dataclass(frozen=True)
+class Old:
+    """What the state held before this run."""
+
+    parts: list[Part] = field(default_factory=list)
+    known: list[Known] = field(default_factory=list)
+    rejects: pl.DataFrame | None = None
+    coverage: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    runs: list[tuple[Any, ...]] = field(default_factory=list)
+    lateness_us: int = LATENESS_US
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did, for the screen."""
+
+    totals: dict[str, int]
+    levels: dict[str, int]
+    notes: list[str]
+    blind: dict[str, list[str]]
+
+
+def replay(
+    paths: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    *,
+    lateness_us: int = LATENESS_US,
+    arrival: str = "arrival",
+    command: str = "",
+    progress: Progress | None = None,
+    fresh: bool = False,
+) -> Outcome:
+    """Reads what is new in the paths and judges all that the state holds. Reads only the files, sends nothing."""
+    started, bar = datetime.now(UTC), progress or Progress()
+    with state.locked(folder), _disk(folder):
+        old = Old() if fresh else load(folder)
+        spool = folder / "spool"
+        try:
+            files = find(paths, spool)
+            intake = Intake(folder, lateness_us, arrival, Writer(folder), Ledger(), bar, list(old.known))
+            bar.begin("reading")
+            usable = [intake.take(file) for file in files]
+        finally:
+            shutil.rmtree(spool, ignore_errors=True)
+        if not any(usable):
+            raise Problem("nothing to analyse", "; ".join(intake.ledger.notes), code=Exit.NOTHING)
+        parts = [*_relabelled(folder, old, lateness_us), *intake.writer.close()]
+        parts = lake.mark_repeats(folder, parts)
+        run = (started, command, lateness_us, intake.ledger.notes)
+        return _switch(folder, old, parts, intake.known, intake.ledger, settings, run, bar)
+
+
+def rebuild(
+    folder: Path,
+    settings: Settings,
+    *,
+    lateness_us: int | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Judges the lake again, after a change of detector, threshold or lateness."""
+    started, bar = datetime.now(UTC), progress or Progress()
+    with state.locked(folder), _disk(folder):
+        old = load(folder)
+        if not old.parts:
+            raise Problem(str(folder), "holds no rows", f"asynchealth replay PATH… --state {folder}", Exit.NOTHING)
+        late = old.lateness_us if lateness_us is None else lateness_us
+        parts = _relabelled(folder, old, late)
+        return _switch(folder, old, parts, old.known, Ledger(), settings, (started, command, late, []), bar)
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.Error, pl.exceptions.PolarsError) as error:
+        if not disk_full(error):
+            raise
+        raise Problem(
+            str(folder),
+            "no space left on the disk; the state is as it was before this run",
+            f"df -h {folder}",
+            Exit.STATE,
+        ) from error
+
+
+def load(folder: Path) -> Old:
+    """What the state holds; an empty folder holds nothing."""
+    if not (folder / state.FILE).exists():
+        return Old()
+    con = state.open_readable(folder)
+    try:
+        runs = con.execute("SELECT * FROM runs ORDER BY started").fetchall()
+        covered = con.execute("SELECT stream, field, rows, filled FROM coverage").fetchall()
+        return Old(
+            state.parts_of(con),
+            state.known_of(con),
+            con.sql("FROM rejects").pl(),
+            {(s, f): [rows, filled] for s, f, rows, filled in covered},
+            runs,
+            runs[-1][3],
+        )
+    finally:
+        con.close()
+
+
+def _relabelled(folder: Path, old: Old, lateness_us: int) -> list[Part]:
+    """Parts whose rows say what is late by the lateness asked for: written anew if it was another before."""
+    if lateness_us == old.lateness_us:
+        return old.parts
+    return [lake.relabel(folder, part, lateness_us) for part in old.parts]
+
+
+def _switch(
+    folder: Path,
+    old: Old,
+    parts: Sequence[Part],
+    known: Sequence[Known],
+    ledger: Ledger,
+    settings: Settings,
+    run: tuple[datetime, str, int, list[str]],
+    bar: Progress,
+) -> Outcome:
+    """Builds the new readable file and puts it in the old one's place."""
+    detectors = [e.detector for e in catalog().values()]
+    started, command, lateness_us, notes = run
+    with state.build(folder) as con:
+        analysis = Analysis(folder, detectors, settings, lateness_us, con, bar)
+        bar.begin("judging", sum(p.rows for p in parts))
+        analysis.run(parts)
+        state.land_rows(con, "lake_parts", parts)
+        state.land_rows(con, "recordings", known)
+        rejects = _rejects(old, ledger, known)
+        state.land_frame(con, "rejects", rejects)
+        state.land_frame(con, "accounting", _accounting(analysis.accounting, rejects, known))
+        covered = _covered(old, ledger)
+        state.land_rows(con, "coverage", [(s, f, *n) for (s, f), n in sorted(covered.items())])
+        sight = {d.name: _missing(d, covered) for d in detectors}
+        seen = [(d.name, d.version, _sight(sight[d.name], d), sight[d.name]) for d in detectors]
+        state.land_rows(con, "detectors", seen)
+        state.land_rows(con, "settings", [(n, str(v)) for n, v in sorted(settings.values.items())])
+        ended = datetime.now(UTC)
+        state.land_rows(con, "runs", [*old.runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
+        state.add_views(con, folder, parts)
+        totals = con.sql(TOTALS).pl().row(0, named=True)
+        levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
+    lake.sweep(folder, [p.path for p in parts])
+    bar.end()
+    return Outcome(totals, levels, notes, {n: m for n, m in sight.items() if m})
+
+
+TOTALS = """
+SELECT coalesce(sum(read), 0)::BIGINT AS read, coalesce(sum(used), 0)::BIGINT AS used,
+       coalesce(sum(late), 0)::BIGINT AS late, coalesce(sum(implausible), 0)::BIGINT AS implausible,
+       coalesce(sum(rejected), 0)::BIGINT AS rejected, coalesce(sum(repeated), 0)::BIGINT AS repeated,
+       coalesce(sum(tombstones), 0)::BIGINT AS tombstones
+FROM accounting
+"""
+
+
+def _rejects(old: Old, ledger: Ledger, known: Sequence[Known]) -> pl.DataFrame:
+    """Old and new ones; the last line of a file that has grown since is read again, so its old reject goes."""
+    ends = {(k.stream, k.partition): k.records for k in old.known}
+    grown = {(k.stream, k.partition) for k in known if ends.get((k.stream, k.partition), k.records) != k.records}
+    kept = []
+    if old.rejects is not None and len(old.rejects):
+        torn = [
+            (s, p) in grown and o >= ends[s, p]
+            for s, p, o in old.rejects.select("stream", "partition", "offset").rows()
+        ]
+        kept = [old.rejects.filter(~pl.Series(torn, dtype=pl.Boolean))]
+    frames = [*kept, *ledger.rejects]
+    if not frames:
+        return pl.DataFrame(schema={"stream": pl.String, "source": pl.String, "partition": pl.Int64})
+    columns = ["stream", "source", "partition", "offset", "sub", "reason", "field", "raw"]
+    return pl.concat([f.select(columns) for f in frames]).sort("stream", "partition", "offset", "sub")
+
+
+def _accounting(counted: Sequence[pl.DataFrame], rejects: pl.DataFrame, known: Sequence[Known]) -> pl.DataFrame:
+    """Rows by stream, file and minute; rejects and null records have no minute: their line has none."""
+    numbers = ["read", "used", "late", "implausible", "rejected", "repeated", "tombstones"]
+    frames = [f.with_columns(pl.lit(0, dtype=pl.Int64).alias(n) for n in ("rejected", "tombstones")) for f in counted]
+    lost = rejects.group_by("stream", "partition").agg(pl.len().cast(pl.Int64).alias("rejected"))
+    for stream, partition, rejected in lost.iter_rows():
+        frames.append(_unplaced(stream, partition, rejected, 0))
+    frames += [_unplaced(k.stream, k.partition, 0, k.tombstones) for k in known if k.tombstones]
+    names = pl.DataFrame(
+        {
+            "stream": [k.stream for k in known],
+            "partition": [k.partition for k in known],
+            "source": [k.name for k in known],
+        },
+        schema_overrides={"partition": pl.Int64},
+    )
+    every = pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col(numbers).fill_null(0))
+    summed = every.group_by("stream", "partition", "minute").agg(pl.col(numbers).sum())
+    return summed.join(names, on=["stream", "partition"], how="left").sort("stream", "partition", "minute")
+
+
+def _unplaced(stream: str, partition: int, rejected: int, tombstones: int) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "stream": stream,
+            "partition": partition,
+            "read": rejected + tombstones,
+            "rejected": rejected,
+            "tombstones": tombstones,
+        }
+    )
+
+
+def _covered(old: Old, ledger: Ledger) -> dict[tuple[str, str], list[int]]:
+    both = {k: list(v) for k, v in old.coverage.items()}
+    for key, (rows, filled) in ledger.coverage.items():
+        mine = both.setdefault(key, [0, 0])
+        mine[0] += rows
+        mine[1] += filled
+    return both
+
+
+def _missing(detector: Detector, covered: dict[tuple[str, str], list[int]]) -> list[str]:
+    """The fields without which a detector sees nothing: streams that are absent, columns that are never filled."""
+    streams = {s.stream for s in detector.reads.sources}
+    if not any(covered.get((s, "environment"), [0, 0])[0] for s in streams):
+        return sorted(streams)
+    return [n for n in detector.needs if not any(covered.get((s, n), [0, 0])[1] for s in streams)]
+
+
+def _sight(missing: Sequence[str], detector: Detector) -> str:
+    return "runs" if not missing else "blind"

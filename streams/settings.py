@@ -1,0 +1,104 @@
+"""asynchealth.toml and --set enter, checked Settings leave: what logs cannot say.
+
+[thresholds]
+retry_storm.warn_per_min = 150
+[services.payment]
+idempotency_ttl = "48h"
+thresholds = { timeout_budget.warn_pct = 90 }
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from detectors.detector import Detector, Settings
+from streams.problems import Problem
+
+CONFIG = "asynchealth.toml"
+SPANS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+def span_us(text: str) -> int:
+    """ "90s", "10m", "48h", "30d" to µs."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", text.strip())
+    if not found:
+        raise Problem(text, "not a span of time", "write it like 30s, 10m, 48h or 7d")
+    return round(float(found[1]) * SPANS_US[found[2]])
+
+
+def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Path = Path(CONFIG)) -> Settings:
+    """The file where there is one, then each `detector.threshold=value` over it."""
+    known = {f"{d.name}.{t.name}": t for d in detectors for t in d.thresholds}
+    names = {d.name for d in detectors}
+    config = _read(path)
+    values = _checked(known, names, _flat(config.get("thresholds", {})), str(path))
+    given = dict(_split(o) for o in overrides)
+    values |= _checked(known, names, given.items(), "--set")
+    services: dict[str, Any] = config.get("services", {})
+    per_subject = {
+        service: _checked(known, names, _flat(own.get("thresholds", {})), f"{path}, services.{service}")
+        for service, own in services.items()
+    }
+    ttl = {s: span_us(own["idempotency_ttl"]) for s, own in services.items() if "idempotency_ttl" in own}
+    return Settings(values, per_subject, ttl)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Problem(str(path), f"not TOML: {error}") from None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise Problem(f"--set {text}", "no value", "--set retry_storm.warn_per_min=150")
+    return name.strip(), value.strip()
+
+
+def _checked(
+    known: Mapping[str, Any], names: set[str], given: Iterable[tuple[str, Any]], where: str
+) -> dict[str, float]:
+    values = {}
+    for name, value in given:
+        if name not in known and name.split(".")[0] not in names:
+            raise Problem(f"{where}: {name}", "no such detector", "asynchealth detectors")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise Problem(f"{where}: {name}", f"{value!r} is not a number") from None
+        if threshold := known.get(name):
+            if not threshold.low <= number <= threshold.high:
+                wanted = f"{threshold.low:g} to {threshold.high:g} {threshold.unit}"
+                raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})")
+        elif name.split(".")[1] not in OTHER:
+            mine = ", ".join(n for n in known if n.startswith(name.split(".")[0] + "."))
+            raise Problem(f"{where}: {name}", f"no such threshold; there are {mine}", "asynchealth detectors")
+        values[name] = number
+    return values
+
+
+OTHER = frozenset({"min_volume", "max_one_way_delay_ms", "max_drift_ppm"})  # settings that are no thresholds
+
+
+def fingerprint(settings: Settings) -> str:
+    """What a finding was judged with: a short hash, equal for equal settings."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()[:12]

@@ -1,0 +1,67 @@
+"""Recordings enter, typed chunks leave: bytes to rows of one stream, with offsets, rejects and where the file broke.
+
+The seam for other formats: whatever gives columns under the schema's names goes through `conform` and is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import polars as pl
+
+from detectors.events import Decoded, conform, decode_json
+from streams.problems import Exit, Problem
+from streams.sources.files import File, Recording, stream_of
+
+CHUNK = 100_000  # records
+
+
+def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
+    """(records in the chunk, what they hold), from record number `skip` on."""
+    if recording.file.format == "parquet":
+        yield from _parquet(recording, stream)
+        return
+    offset = 0
+    for lines in recording.lines():
+        fresh = lines[max(0, skip - offset) :]
+        for start in range(0, len(fresh), CHUNK):
+            some = fresh[start : start + CHUNK]
+            yield len(some), decode_json(stream, some, offset + len(lines) - len(fresh) + start)
+        offset += len(lines)
+
+
+def _parquet(recording: Recording, stream: str) -> Iterator[tuple[int, Decoded]]:
+    offset = 0
+    try:
+        for batch in recording.open_parquet().iter_batches(CHUNK):
+            numbered = pl.DataFrame(batch).with_columns(
+                offset=pl.int_range(offset, offset + batch.num_rows, dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
+            )
+            events, rejects = conform(stream, numbered)
+            yield batch.num_rows, Decoded(events, rejects)
+            offset += batch.num_rows
+    except OSError as error:
+        recording.broken = f"damaged after record {offset} ({str(error).splitlines()[0]})"
+
+
+def recognise(file: File) -> str:
+    """The stream of a recording, or a problem that says what was looked for."""
+    recording = Recording(file)
+    if file.format == "parquet":
+        stream = stream_of(file, columns=recording.open_parquet().schema_arrow.names)
+    else:
+        first = next(islice((line for lines in recording.lines() for line in lines), 1), b"")
+        if not first:
+            reason = recording.broken or "empty"
+            raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
+        stream = stream_of(file, first)
+    if stream is None:
+        raise Problem(
+            file.name,
+            "not recognised: its first record has none of the fields of requests (service_name), heartbeats "
+            "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name)",
+            "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl",
+            Exit.NOTHING,
+        )
+    return stream
