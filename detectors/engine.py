@@ -108,7 +108,8 @@ def _close(
 ) -> tuple[pl.DataFrame | None, pl.DataFrame]:
     ready = pl.col("window") < to
     if not isinstance(source, Meet):
-        return pending.filter(ready), pending.filter(~ready)
+        # after a restart partials of windows that were said before come again
+        return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
     now = pending.filter(ready)
     if source.back_us > IN_STATE_US:
         fresh = now

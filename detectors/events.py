@@ -397,7 +397,8 @@ def _complaint(field: Field, raw: pl.Expr, value: pl.Expr) -> pl.Expr:
     if field.ge is not None and field.le is not None:
         outside = (value < field.ge) | (value > field.le)
         say = say.when(outside).then(pl.lit(f"expected a number from {field.ge:g} to {field.le:g}"))
-    return say.otherwise(pl.lit(None, dtype=pl.String))
+    verdict: pl.Expr = say.otherwise(pl.lit(None, dtype=pl.String))
+    return verdict
 
 
 def _expected(field: Field) -> str:

@@ -91,7 +91,7 @@ def fold(state: Episodes, judged: pl.DataFrame, lo: int, to: int) -> tuple[Episo
     hot = judged.filter(pl.col("level") > 0).select(key).unique()
     known = pl.DataFrame([*state.open], schema=dict.fromkeys(key, pl.String), orient="row")
     wanted = pl.concat([hot, known]).unique()
-    rows: dict[Key, list[dict[str, Any]]] = {k: [] for k in wanted.iter_rows()}  # type: ignore[misc]
+    rows: dict[Key, list[dict[str, Any]]] = {k: [] for k in wanted.iter_rows()}
     for row in judged.join(wanted, on=key, how="semi").sort([*key, "window"]).iter_rows(named=True):
         rows[row["environment"], row["tenant"], row["kind"], row["subject"]].append(row)
     opened, ended, changes = dict(state.open), dict(state.ended), []

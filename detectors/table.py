@@ -174,7 +174,7 @@ class Meeting:
 
     def before(self, values: Ints) -> Ints:
         """The sum of values over each row's partners."""
-        total = np.concatenate([[0], np.cumsum(values)])
+        total: Ints = np.concatenate([[0], np.cumsum(values)])
         return total[self.at] - total[self.first]
 
     def last(self, holds: npt.NDArray[np.bool_]) -> Ints:

@@ -45,8 +45,8 @@ def final_before(frontier_us: int, lateness_us: int) -> int:
 def coordinate(stream: str) -> pl.Expr:
     """(stream, partition, offset, sub) of a row in one integer that sorts as they do."""
     partition, offset, sub = pl.col("partition"), pl.col("offset"), pl.col("sub")
-    number = list(STREAMS).index(stream) * 2**PARTITION_BITS + partition
-    return number * 2 ** (OFFSET_BITS + SUB_BITS) + offset * 2**SUB_BITS + sub
+    number = list(STREAMS).index(stream) * (1 << PARTITION_BITS) + partition
+    return number * (1 << (OFFSET_BITS + SUB_BITS)) + offset * (1 << SUB_BITS) + sub
 
 
 def parse_coordinate(coord: int) -> tuple[str, int, int, int]:

@@ -3,9 +3,10 @@
 Formula: retries over the last six windows of 10 s, of client lines (server lines where an edge has no client's). Counts
 only while retries / attempts is above 5 % and above twice the edge's own share over the hour before.
 Facts: share, load (attempts / first attempts: what retries multiply the load by), goodput (share of attempts that
-succeeded). Warn above 100, page above 500 retries per minute.
-False alarms: a batch client that is restarted and repeats its work. Misses: retries that nobody counts (retry_count).
-Use timeout_ratio to see what the retries answer to.
+succeeded). Warn above 100, page above 500 retries per minute; where the data has no past to compare with, the storm is
+possible and only warns.
+False alarms: a batch client that is restarted and repeats its work.
+Misses: retries that nobody counts (retry_count); use timeout_ratio to see what they would answer to.
 Source: the operators' playbook, 4.1; N. Bronson et al., "Metastable failures in distributed systems", HotOS 2021.
 """
 
@@ -29,6 +30,7 @@ def assess(view: View) -> pl.DataFrame:
         times_past=col("retries") * col("before_attempts") / (col("before_retries") * col("attempts")),
         load=col("attempts") / (col("attempts") - col("retries")),
         goodput=(col("ok") / col("attempts")).fill_nan(0.0),
+        certain=col("before_attempts") >= col("attempts"),
     ).with_columns(col("times_past").fill_nan(float("inf")))
 
 

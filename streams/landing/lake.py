@@ -48,7 +48,7 @@ class Writer:
             self._hold(stream, int(hours[0]), rows)
             return
         for (hour,), group in rows.with_columns(hours).partition_by("hour", as_dict=True, maintain_order=True).items():
-            self._hold(stream, int(hour), group.drop("hour"))  # type: ignore[call-overload]
+            self._hold(stream, int(hour), group.drop("hour"))
 
     def _hold(self, stream: str, hour: int, rows: pl.DataFrame) -> None:
         key = (stream, hour)
@@ -108,14 +108,14 @@ def mark_repeats(state: Path, parts: Sequence[Part]) -> list[Part]:
     extra = ordered.filter(~pl.struct("stream", "event_id").is_first_distinct()).select("part", "row")
     marked = list(parts)
     for (i,), rows in extra.partition_by("part", as_dict=True).items():
-        part = parts[int(i)]  # type: ignore[call-overload]
+        part = parts[int(i)]
         frame = pl.read_parquet(state / part.path, glob=False).with_row_index("row")
         fate = (
             pl.when(pl.col("row").is_in(rows["row"].implode())).then(pl.lit("repeated")).otherwise("fate").alias("fate")
         )
         changed = frame.with_columns(fate).select(list(LANDED[part.stream]))
         if not changed["fate"].equals(frame["fate"]):
-            marked[int(i)] = write_part(state, part.stream, part.first_arrival // HOUR_US, changed)  # type: ignore[call-overload]
+            marked[int(i)] = write_part(state, part.stream, part.first_arrival // HOUR_US, changed)
     return marked
 
 

@@ -1,0 +1,45 @@
+"""gateway->payment: retries rise from 1 % to a storm for two minutes; the quiet ones are steady or small."""
+
+from tests.cases import Case, at, partitions
+
+
+def _calls(per_s: int, storm: range, retried: int, base: int = 100) -> list[dict[str, object]]:
+    rows = []
+    for i in range(per_s * 400):
+        start = i / per_s
+        one_in = retried if int(start) in storm else base
+        rows.append(
+            {
+                "timestamp": at(start),
+                "arrival": at(start + 1.0),
+                "service_name": "payment",
+                "caller": "gateway",
+                "node_id": f"gateway-{i % 3}",
+                "side": "client",
+                "status": "ok",
+                "retry_count": 1 if i % one_in == 0 else 0,
+                "duration_ms": 30.0 + i % 11,
+            }
+        )
+    return rows
+
+
+def fires_storm() -> Case:
+    rows = _calls(20, range(235, 355), 2)
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "page")}))
+
+
+def fires_small_storm() -> Case:
+    rows = _calls(10, range(200, 320), 3)
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "warn")}))
+
+
+def quiet_always_many_retries() -> Case:
+    """One in four all the time: many once the load rises, but never twice its own past."""
+    rows = [r for i, r in enumerate(_calls(20, range(0), 1, base=4)) if i > 20 * 200 or i % 20 < 4]
+    return Case({"requests": partitions("requests", rows)})
+
+
+def quiet_few_of_many() -> Case:
+    """110 retries a minute, but under 5 % of the attempts."""
+    return Case({"requests": partitions("requests", _calls(60, range(100, 300), 33))})
