@@ -1,319 +1,345 @@
-"""Facts of messages between clocks enter, an interval for every clock leaves: how far it is off, and against what.
+"""Facts about pairs of clocks enter, an interval for every node's clock leaves: who is ahead or behind, for certain.
 
-A message from a to b gives the fact  receive − send = (offset_b − offset_a) + delay,  delay ≥ 0, and so
-offset_b − offset_a ≤ fact. Such bounds add up along a path, so that the tightest bound on every pair of clocks is a
-shortest path over the smallest facts; it cannot be improved upon without assumptions on delays.
-Source: B. Patt-Shamir and S. Rajsbaum, "A theory of clock synchronization", STOC 1994.
+A message from clock a to clock b gives a *fact* in µs:
+
+    fact = receive stamp (b's clock) - send stamp (a's clock) = (offset_b - offset_a) + delay,  delay ≥ 0
+
+so offset_b - offset_a ≤ fact, and a is ahead of b by at least -fact. These inequalities add up along any path; the
+tightest bound on a pair is the shortest path over the smallest facts, and no method can do better without assumptions
+about delays. Source: B. Patt-Shamir and S. Rajsbaum, "A theory of clock synchronization", STOC 1994.
+
+Clocks drift and stamps are cut off: a fact used Δt later is worth fact + max_drift × Δt + resolution.
+
+A cycle of facts that sums to less than zero is a contradiction: a stamp on it is wrong, or a clock on it moved. The
+explanation that gives up the least is taken (see `_explain`); what it gives up is in no bound.
+
+Distances are float64 inside, exact for integers below 2^53 µs (285 years), and int64 outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
-INF = 2**60  # no bound; three of them still add up within 64 bits
-EXACT = 2**53  # scipy's shortest paths run over doubles, which hold every integer below this
+OPEN = 2**60  # no fact, no bound: two of them still fit an int64
+MAX_DRIFT_PPM = 200
+MAX_ONE_WAY_DELAY_US = 1_000_000
 MAJORITY = "majority"
 
 
-@dataclass(frozen=True)
-class Facts:
-    """One element per message, in any order: from node src to node dst (indices), receive − send, how long ago."""
+class Witness(msgspec.Struct, frozen=True):
+    """The one message that contradicts all others: its stamps are wrong by more than any delay explains."""
 
-    src: Ints
-    dst: Ints
-    fact_us: Ints
-    age_us: Ints
-    resolution_us: Ints | int = 1  # of the coarser of the two stamps
-
-
-@dataclass(frozen=True)
-class Witness:
-    """A message that contradicts the others, and was left out."""
-
-    src: int
-    dst: int
+    src: str
+    dst: str
     fact_us: int
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """dist_us[a, b] ≥ offset_b − offset_a, INF where nothing is known; −dist_us[b, a] bounds it from below."""
-
-    dist_us: Ints
-    moved: Flags
-    witnesses: tuple[Witness, ...]
-    pairs: Facts  # the tightest fact of every ordered pair that the bounds rest on
-    slack_us: Ints  # by how much each of them was widened
-
-
-@dataclass(frozen=True)
-class Interval:
-    """lower ≤ offset of the node − offset of the reference ≤ upper, in µs; None where open."""
+class Interval(msgspec.Struct, frozen=True):
+    """By how much a node's clock is ahead of the reference, in µs (negative: behind); None is an open side."""
 
     node: str
     lower_us: int | None
     upper_us: int | None
-    reference: str | None  # "majority", or the observer that is taken to be right; None: no other clock to compare with
-    assumes_delay: bool  # the upper bound rests on max_one_way_delay_us; the lower one never does
-    moved: bool  # it contradicts itself: a step or a drift within the facts
+    reference: str  # MAJORITY, or the name of the one node that it is compared with
+    assumes_delay: bool = False  # the upper side (and only it) rests on max_one_way_delay_us
+    moved: bool = False  # its clock, or one it can't be told apart from, changed by more than drift explains
+    witnesses: tuple[Witness, ...] = ()  # wrong messages to or from it, used in no bound
 
     @property
     def least_us(self) -> int:
-        """By how much the clock is off at the least; 0 if it may be right."""
-        return max(self.lower_us or 0, -(self.upper_us or 0), 0)
+        """The smallest distance from the reference that the facts allow."""
+        return max(
+            0 if self.lower_us is None else self.lower_us,
+            0 if self.upper_us is None else -self.upper_us,
+            0,
+        )
 
     @property
     def ahead(self) -> bool:
         return self.lower_us is not None and self.lower_us > 0
 
 
-class _Graph:
-    """Facts by ordered pair, pairs sorted by (dst, src), the facts of a pair from the tightest on."""
+class Messages(NamedTuple):
+    """One entry per fact, sorted by (dst, src, weight)."""
 
-    def __init__(self, nodes: int, facts: Facts, max_drift_ppm: int) -> None:
-        slack = -(-facts.age_us * max_drift_ppm // 1_000_000) + facts.resolution_us  # the drift is rounded up
-        wide = facts.fact_us + slack
-        order = np.lexsort((facts.age_us, slack, wide, facts.src, facts.dst))
-        order = order[facts.src[order] != facts.dst[order]]  # a message to oneself compares no two clocks
-        self.nodes = nodes
-        self.fact, self.slack, self.age, self.wide = (x[order] for x in (facts.fact_us, slack, facts.age_us, wide))
-        key = facts.dst[order] * nodes + facts.src[order]
-        self.key, first, count = np.unique(key, return_index=True, return_counts=True)
-        self.first, self.end = first.astype(np.int64), (first + count).astype(np.int64)
-        self.dst, self.src = self.key // nodes, self.key % nodes
-        self.into, self.heads = np.unique(self.dst, return_index=True)
-        if len(wide) and int(np.abs(wide).max()) * 2 * nodes > EXACT // 2:
-            raise ValueError("facts too large to add up exactly")
+    src: Ints
+    dst: Ints
+    weight_us: Ints  # the fact, widened by drift and resolution
+    fact_us: Ints
 
-    @cached_property
-    def reverse(self) -> Ints:
-        """The pair of the other direction, −1 where there is none."""
-        mirrored = self.src * self.nodes + self.dst
-        found = np.searchsorted(self.key, mirrored).clip(max=len(self.key) - 1)
-        return np.where(self.key[found] == mirrored, found, -1)
+    def only(self, keep: Bools) -> Messages:
+        return Messages(*(column[keep] for column in self))
 
-    def weights(self, at: Ints) -> Ints:
-        """The tightest fact of each pair that is left, INF where none is."""
-        return np.where(at < self.end, self.wide[at.clip(max=len(self.wide) - 1)], INF)
-
-    def round_trip(self, weights: Ints) -> Ints:
-        """There and back. Negative: the two clocks contradict each other."""
-        back = np.where(self.reverse >= 0, weights[self.reverse], INF)
-        return np.where((weights < INF) & (back < INF), weights + back, INF)
+    def lowest(self) -> Messages:
+        """The tightest message of each ordered pair."""
+        new_pair = (np.diff(self.dst, prepend=-1) != 0) | (np.diff(self.src, prepend=-1) != 0)
+        return self.only(new_pair)
 
 
-def bounds(nodes: int, facts: Facts, *, max_drift_ppm: int = 200) -> Bounds:
-    """Bounds on every pair of clocks 0 … nodes − 1, from facts that were made to agree.
+class Bounds(NamedTuple):
+    """Shortest distances between all clocks. A node with a single neighbour (a *leaf*: any sender of heartbeats to one
+    collector) is kept as two numbers beside its neighbour's row, so that a star of thousands needs no matrix."""
 
-    A fact used Δt away is widened by max_drift × Δt, rounded up, and by the resolution of its stamps.
-    A negative cycle means that a clock on it moved or that a stamp is wrong. If leaving out one message clears it
-    (everywhere, or else between the clocks on the cycle), that message is a witness; where several would do, any of
-    them may be wrong and none is used. Otherwise the clock on the cycle that contradicts the largest share of its
-    partners has moved and loses all its facts; clocks that tie have moved, and lose those between them.
+    nodes: Sequence[str]
+    core: Floats  # between the nodes that are not leaves
+    row: Ints  # of each node: its row in the core, or its neighbour's
+    out_us: Floats  # from a leaf to its neighbour; 0 for the others
+    back_us: Floats  # and from there to the leaf
+    component: Ints  # nodes linked by facts, in whatever direction
+    observer: Ints  # of each node: the one that most others of its component report to
+    moved: Bools
+    witnesses: tuple[Witness, ...]
+
+    def between(self, src: Ints, dst: Ints) -> Ints:
+        """offset_dst - offset_src is at most this many µs, pair by pair (indices into nodes); OPEN: no bound."""
+        far = self.out_us[src] + self.core[self.row[src], self.row[dst]] + self.back_us[dst]
+        return _whole(np.where(src == dst, 0.0, far))
+
+    def against_majority(self) -> tuple[Ints, Ints]:
+        """(lower, upper) of each node: the largest x such that it is ≥ x ahead of more than half of the other nodes of
+        its component, the smallest x such that it is ≤ x ahead of more than half. OPEN where there is none."""
+        ahead = _nearer_half(self.core, self.row, self.out_us, self.back_us, self.component)
+        behind = _nearer_half(self.core.T, self.row, self.back_us, self.out_us, self.component)
+        return np.where(ahead < OPEN, -ahead, OPEN), behind
+
+
+def bounds(
+    nodes: Sequence[str],
+    src: Ints,
+    dst: Ints,
+    facts_us: Ints,
+    age_us: Ints,
+    *,
+    max_drift_ppm: int = MAX_DRIFT_PPM,
+    resolution_us: int = 1,
+) -> Bounds:
+    """The tightest bounds on every pair of clocks that the facts allow.
+
+    nodes: sorted names. src, dst: indices into them, one entry per ordered pair and age; a pair may come again with
+    another age. facts_us: a row of the smallest facts for each, padded with OPEN. age_us: how long ago they held.
     """
-    graph = _Graph(nodes, facts, max_drift_ppm)
-    at, moved, witnesses = graph.first.copy(), np.zeros(nodes, bool), []
-    while True:
-        weights = graph.weights(at)
-        potential, cycle = _relax(graph, weights)
-        if not len(cycle):
-            break
-        if len(wrong := _wrong_messages(graph, at, cycle)):
-            witnesses += [Witness(int(graph.src[e]), int(graph.dst[e]), int(graph.fact[at[e]])) for e in wrong]
-            at[wrong] += 1
-        else:
-            blamed, pairs = _moved(graph, weights, cycle)
-            moved |= blamed
-            at[pairs] = graph.end[pairs]
-    left = np.flatnonzero(at < graph.end)
-    src, dst, tightest = graph.src[left], graph.dst[left], at[left]
-    return Bounds(
-        _distances(nodes, src, dst, weights[left], potential),
-        moved,
-        tuple(sorted(witnesses, key=lambda w: (w.src, w.dst, w.fact_us))),
-        Facts(src, dst, graph.fact[tightest], graph.age[tightest]),
-        graph.slack[tightest],
-    )
+    size = len(nodes)
+    messages = _messages(src, dst, facts_us, age_us, max_drift_ppm, resolution_us)
+    component = _components(messages, size)
+    messages, wrong, moved = _consistent(messages, component)
+    lowest = messages.lowest()
+    potential, _ = _relax(lowest, size)
+    incoming = np.bincount(lowest.dst, minlength=size)
+    by_incoming = np.lexsort((-incoming, component))  # stable: equals stay sorted by name
+    first = by_incoming[np.unique(component[by_incoming], return_index=True)[1]]
+    core, row, out_us, back_us = _distances(lowest, potential)
+    witnesses = tuple(Witness(nodes[s], nodes[d], fact) for s, d, fact in sorted(wrong))
+    return Bounds(nodes, core, row, out_us, back_us, component, first[component], moved, witnesses)
 
 
-def _relax(graph: _Graph, weights: Ints) -> tuple[Ints, Ints]:
-    """(potential, pairs of a negative cycle, empty if there is none): Bellman-Ford, every clock starting at 0.
+def intervals(of: Bounds, *, max_one_way_delay_us: int = MAX_ONE_WAY_DELAY_US) -> list[Interval]:
+    """One interval per node, in the order of the nodes.
 
-    potential[src] + weight ≥ potential[dst] for every pair, unless there is a cycle. The worst contradiction of two
-    clocks comes before any longer one. A cycle among the predecessors is always negative, and is looked for in every
-    round, so that it is found long before the last one.
-    Source: B. Cherkassky and A. Goldberg, "Negative-cycle detection algorithms", Math. Programming 85 (1999).
+    Against the majority where both sides are bounded and there are at least two others. Else against the observer:
+    [-dist(node → observer), dist(observer → node)]; if nothing comes back from the observer, the fastest way to it is
+    taken to last no longer than max_one_way_delay_us: upper = max_one_way_delay_us - dist(node → observer).
     """
-    potential, via = np.zeros(graph.nodes, np.int64), np.full(graph.nodes, -1)
-    if not len(weights):
-        return potential, via[:0]
-    trip = graph.round_trip(weights)
-    if trip[worst := trip.argmin()] < 0:
-        return potential, np.array([worst, graph.reverse[worst]])
-    while True:
-        reach = potential[graph.src] + weights
-        lowest = potential.copy()
-        lowest[graph.into] = np.minimum(lowest[graph.into], np.minimum.reduceat(reach, graph.heads))
-        if (lowest == potential).all():
-            return potential, via[:0]
-        improves = np.flatnonzero((reach == lowest[graph.dst]) & (reach < potential[graph.dst]))[::-1]
-        via[graph.dst[improves]] = improves  # of equals the first pair, as the last one assigned
-        potential = lowest
-        if len(cycle := _predecessor_cycle(graph.src, via)):
-            return potential, cycle
-
-
-def _predecessor_cycle(src: Ints, via: Ints) -> Ints:
-    """The pairs of a cycle among the predecessors src[via], empty if every chain of them ends."""
-    ancestor = np.where(via >= 0, src[via], np.arange(len(via)))
-    for _ in range(len(via).bit_length()):
-        ancestor = ancestor[ancestor]
-    endless = ancestor[via[ancestor] >= 0]
-    if not len(endless):
-        return via[:0]
-    cycle = [via[endless.min()]]
-    while src[cycle[-1]] != endless.min():
-        cycle.append(via[src[cycle[-1]]])
-    return np.array(cycle)
-
-
-def _wrong_messages(graph: _Graph, at: Ints, cycle: Ints) -> Ints:
-    """The pairs of the cycle whose tightest message, left out alone, clears every contradiction, or else this one."""
-    on = np.isin(np.arange(graph.nodes), graph.src[cycle])
-    inside = on[graph.src] & on[graph.dst]
-    for scope in (np.ones_like(inside), inside):
-        clears = []
-        for pair in np.sort(cycle):
-            without = graph.weights(at + (np.arange(len(at)) == pair))
-            if not len(_relax(graph, np.where(scope, without, INF))[1]):
-                clears.append(pair)
-        if clears:
-            return np.array(clears)
-    return cycle[:0]
-
-
-def _moved(graph: _Graph, weights: Ints, cycle: Ints) -> tuple[Flags, Flags]:
-    """(clocks that moved, pairs that say nothing any more)."""
-    trip = graph.round_trip(weights)
-    partners = np.bincount(graph.src[trip < INF], minlength=graph.nodes)
-    contradicted = np.bincount(graph.src[trip < 0], minlength=graph.nodes)
-    on = np.isin(np.arange(graph.nodes), graph.src[cycle])
-    share = np.where(on, contradicted / partners.clip(min=1), -1)
-    most = share == share.max()
-    moved = most & (contradicted == contradicted[most].max())
-    silenced = moved[graph.src] | moved[graph.dst]
-    if moved.sum() > 1:
-        silenced &= on[graph.src] & on[graph.dst]
-    return moved, silenced
-
-
-def _distances(nodes: int, src: Ints, dst: Ints, weights: Ints, potential: Ints) -> Ints:
-    """Shortest paths between all pairs: Johnson's reweighting and Dijkstra, exact as all sums stay below 2^53.
-
-    A clock with a single partner is on no path between others: it is left out, and added to what its partner knows.
-    """
-    low, high = np.minimum(src, dst), np.maximum(src, dst)
-    links = np.unique(low * nodes + high)
-    ends = np.concatenate([links // nodes, links % nodes])
-    degree = np.bincount(ends, minlength=nodes)
-    leaf = degree == 1
-    leaf[low[leaf[low] & leaf[high]]] = False  # of two clocks that have only each other one stays
-    anchor, leave, enter = np.arange(nodes), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64)
-    leave[leaf] = enter[leaf] = INF
-    outward, inward = leaf[src], leaf[dst]
-    anchor[src[outward]], leave[src[outward]] = dst[outward], weights[outward]
-    anchor[dst[inward]], enter[dst[inward]] = src[inward], weights[inward]
-
-    core = np.flatnonzero(~leaf)
-    place = np.zeros(nodes, np.int64)
-    place[core] = np.arange(len(core))
-    kept = ~(outward | inward)
-    a, b = src[kept], dst[kept]
-    lengths = (weights[kept] + potential[a] - potential[b]).astype(np.float64)
-    paths = dijkstra(csr_array((lengths, (place[a], place[b])), shape=(len(core), len(core))))
-    between = np.full(paths.shape, INF)
-    known = np.isfinite(paths)
-    between[known] = (paths - potential[core][:, None] + potential[core])[known].astype(np.int64)
-
-    hub = place[anchor]
-    dist = between[np.ix_(hub, hub)]
-    dist += leave[:, None]
-    dist += enter
-    dist[dist > INF // 2] = INF
-    np.fill_diagonal(dist, 0)
-    return dist
-
-
-def intervals(
-    names: Sequence[str], facts: Facts, *, max_drift_ppm: int = 200, max_one_way_delay_us: int = 1_000_000
-) -> tuple[list[Interval], tuple[Witness, ...]]:
-    """An interval for every name (sorted: ties go to the first), and the messages that were left out.
-
-    The majority is more than half of the other clocks that messages link to this one, of at least two: the lower bound
-    is the largest x such that the clock is ≥ x ahead of so many, the upper one the smallest x such that it is ≤ x
-    ahead of so many. Where one of the two is open, the reference is the observer, the clock that most others send to:
-    −dist(node→observer) ≤ offset ≤ dist(observer→node). Where nothing comes back from the observer, the node's
-    tightest message to it is assumed to have taken at most max_one_way_delay_us: offset ≤ max_one_way_delay − fact.
-    """
-    if sorted(set(names)) != list(names):
-        raise ValueError("names must be sorted and distinct")
-    nodes = len(names)
-    known = bounds(nodes, facts, max_drift_ppm=max_drift_ppm)
-    lower, upper = np.full(nodes, -INF), np.full(nodes, INF)
-    reference, assumes = np.full(nodes, -1), np.zeros(nodes, bool)
-    heard = np.bincount(known.pairs.dst, minlength=nodes)
-    for members in _components(nodes, known.pairs):
-        observer = members[heard[members].argmax()]
-        low, high, assumed = _against_observer(known, members, observer, max_one_way_delay_us)
-        least, most = _against_majority(known.dist_us[np.ix_(members, members)])
-        both = (least > -INF) & (most < INF)
-        lower[members], upper[members] = np.where(both, least, low), np.where(both, most, high)
-        reference[members], assumes[members] = np.where(both, nodes, observer), assumed & ~both
-    called = [*names, MAJORITY, None]  # the last is reference −1
-    columns = (x.tolist() for x in (lower, upper, reference, assumes, known.moved))
+    node, population = np.arange(len(of.nodes)), np.bincount(of.component)[of.component]
+    lower, upper = of.against_majority()
+    by_majority = (lower < OPEN) & (upper < OPEN) & (population > 2)
+    to_observer, from_observer = of.between(node, of.observer), of.between(of.observer, node)
+    assumes = ~by_majority & (from_observer == OPEN) & (to_observer < OPEN)
+    lower = np.where(by_majority, lower, np.where(to_observer < OPEN, -to_observer, OPEN))
+    upper = np.where(by_majority, upper, np.where(assumes, max_one_way_delay_us - to_observer, from_observer))
+    wrong: dict[str, list[Witness]] = {}
+    for witness in of.witnesses:
+        wrong.setdefault(witness.src, []).append(witness)
+        wrong.setdefault(witness.dst, []).append(witness)
     return [
-        Interval(name, None if low == -INF else low, None if high == INF else high, called[by], assumed, moved)
-        for name, low, high, by, assumed, moved in zip(names, *columns, strict=True)
-    ], known.witnesses
+        Interval(
+            node=name,
+            lower_us=None if lower[i] == OPEN else int(lower[i]),
+            upper_us=None if upper[i] == OPEN else int(upper[i]),
+            reference=MAJORITY if by_majority[i] else of.nodes[of.observer[i]],
+            assumes_delay=bool(assumes[i]),
+            moved=bool(of.moved[i]),
+            witnesses=tuple(wrong.get(name, ())),
+        )
+        for i, name in enumerate(of.nodes)
+    ]
 
 
-def _components(nodes: int, pairs: Facts) -> list[Ints]:
-    """The clocks that messages link, whatever their direction: each group of two or more, in ascending order."""
-    links = csr_array((np.ones(len(pairs.src)), (pairs.src, pairs.dst)), shape=(nodes, nodes))
-    label = connected_components(links, connection="weak")[1] if nodes else np.empty(0, int)
-    groups = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
-    return [group for group in groups if len(group) > 1]
+def _messages(src: Ints, dst: Ints, facts_us: Ints, age_us: Ints, max_drift_ppm: int, resolution_us: int) -> Messages:
+    width = facts_us.shape[1]
+    src, dst, fact = np.repeat(src, width), np.repeat(dst, width), facts_us.ravel()
+    drift = -(np.repeat(age_us, width) * -max_drift_ppm // 1_000_000)  # rounded up
+    weight = fact + drift + resolution_us
+    order = np.lexsort((fact, weight, src, dst))
+    return Messages(src, dst, weight, fact).only(order[((fact < OPEN) & (src != dst))[order]])
 
 
-def _against_majority(dist_us: Ints) -> tuple[Ints, Ints]:
-    """(lower, upper) of each clock of one component: the q-th smallest distances from it and to it, q > half."""
-    others = len(dist_us) - 1
-    if others < 2:
-        return np.full(len(dist_us), -INF), np.full(len(dist_us), INF)
-    apart = dist_us.copy()
-    np.fill_diagonal(apart, INF)
-    last = others // 2  # counted from 0
-    return -np.partition(apart, last, axis=1)[:, last], np.partition(apart, last, axis=0)[last]
+def _whole(far: Floats) -> Ints:
+    return np.where(np.isfinite(far), far, OPEN).astype(np.int64)
 
 
-def _against_observer(
-    known: Bounds, members: Ints, observer: int, max_one_way_delay_us: int
-) -> tuple[Ints, Ints, Flags]:
-    """(lower, upper, whether upper assumes that delay) of each clock of one component."""
-    lower, upper = -known.dist_us[members, observer], known.dist_us[observer, members]
-    sent = known.pairs.dst == observer
-    within = np.full(len(known.moved), INF)
-    within[known.pairs.src[sent]] = max_one_way_delay_us + (known.slack_us - known.pairs.fact_us)[sent]
-    within = within[members]
-    assumes = (upper == INF) & (within < INF) & (within >= lower)  # below lower: the facts refute the assumption
-    return lower, np.where(assumes, within, upper), assumes
+def _components(messages: Messages, size: int) -> Ints:
+    links = csr_array((np.ones(len(messages.src)), (messages.src, messages.dst)), shape=(size, size))
+    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
+
+
+# ---- contradictions ----------------------------------------------------------------------------------------------
+
+
+def _relax(lowest: Messages, size: int) -> tuple[Ints, list[int]]:
+    """Bellman and Ford from a source at distance 0 of every node: (distances, []), or a cycle that sums below zero.
+
+    A loop among predecessors is such a cycle, and there is one after at most `size` rounds if there is any.
+    """
+    far, before = np.zeros(size, dtype=np.int64), np.full(size + 1, size)
+    starts = np.flatnonzero(np.diff(lowest.dst, prepend=-1))
+    heads, group = lowest.dst[starts], np.cumsum(np.diff(lowest.dst, prepend=-1) != 0) - 1
+    while len(starts):
+        reach = far[lowest.src] + lowest.weight_us
+        best = np.minimum.reduceat(reach, starts)
+        better = best < far[heads]
+        if not better.any():
+            break
+        hit = np.flatnonzero(reach == best[group])[::-1]
+        first = np.empty_like(starts)
+        first[group[hit]] = hit  # the last assignment stays: the smallest sender among equals
+        before[heads[better]] = lowest.src[first[better]]
+        far[heads[better]] = best[better]
+        loops = before
+        for _ in range(size.bit_length()):
+            loops = loops[loops]
+        if loops.min() < size:
+            cycle = [int(loops.min())]
+            while (node := int(before[cycle[-1]])) != cycle[0]:
+                cycle.append(node)
+            return far, cycle[::-1]
+    return far, []
+
+
+def _round_trips(lowest: Messages, size: int) -> Ints:
+    """Of each message, its weight and that of the tightest one in the other direction; ≥ OPEN / 2 if there is none."""
+    key, reverse = lowest.dst * size + lowest.src, lowest.src * size + lowest.dst
+    at = np.minimum(np.searchsorted(key, reverse), max(len(key) - 1, 0))
+    return lowest.weight_us + np.where(key[at] == reverse, lowest.weight_us[at], OPEN)
+
+
+def _cycle(lowest: Messages, size: int) -> list[int]:
+    """A cycle that sums below zero: two nodes where there are such, since that is the easiest evidence to follow."""
+    trips = _round_trips(lowest, size)
+    if len(trips) and trips[worst := int(trips.argmin())] < 0:
+        return [int(lowest.src[worst]), int(lowest.dst[worst])]
+    return _relax(lowest, size)[1]
+
+
+def _consistent(messages: Messages, component: Ints) -> tuple[Messages, list[tuple[int, int, int]], Bools]:
+    """Messages without contradictions; the wrong ones that were taken out as (src, dst, fact); the nodes that moved."""
+    wrong: list[tuple[int, int, int]] = []
+    moved = np.zeros(len(component), dtype=np.bool_)
+    while cycle := _cycle(messages.lowest(), len(component)):
+        message, nodes = _explain(messages, cycle, component)
+        if message is not None:
+            wrong.append((int(messages.src[message]), int(messages.dst[message]), int(messages.fact_us[message])))
+            messages = messages.only(np.arange(len(messages.src)) != message)
+            continue
+        moved[nodes] = True
+        src_in, dst_in = np.isin(messages.src, nodes), np.isin(messages.dst, nodes)
+        messages = messages.only(~(src_in | dst_in if len(nodes) == 1 else src_in & dst_in))
+    return messages, wrong, moved
+
+
+def _explain(messages: Messages, cycle: list[int], component: Ints) -> tuple[int | None, list[int]]:
+    """The wrong message (its position), or else the nodes whose clocks moved. In this order:
+
+    1. one message, if without it, and without no other one of the cycle, the whole component is free of contradiction;
+    2. one clock, if it contradicts at least two of the nodes that it exchanges messages with, and more than half of
+       them: the others vouch for each other, and one clock that moved is likelier than many;
+    3. one message, as in 1, if the nodes of the cycle are then free of contradiction among themselves;
+    4. the clock that contradicts the largest share; if it can't be told from another one, all clocks of the cycle.
+    """
+    suspect, most = _most_contradicted(messages, cycle, len(component))
+    message = _sole(messages, cycle, component == component[cycle[0]])
+    if message is None and not (suspect is not None and most):
+        message = _sole(messages, cycle, np.isin(np.arange(len(component)), cycle))
+    return message, cycle if suspect is None else [suspect]
+
+
+def _most_contradicted(messages: Messages, cycle: list[int], size: int) -> tuple[int | None, bool]:
+    """The node of the cycle that contradicts most of those it exchanges messages with, None if several do alike; and
+    whether these are at least two, and more than half of them."""
+    lowest = messages.lowest()
+    trips = _round_trips(lowest, size)
+    partners = np.bincount(lowest.dst[trips < OPEN // 2], minlength=size)
+    contradicted = np.bincount(lowest.dst[trips < 0], minlength=size)
+    most = (contradicted >= 2) & (2 * contradicted > partners)
+    share = contradicted / np.maximum(partners, 1)
+    *_, second, first = sorted((bool(most[i]), float(share[i]), int(contradicted[i]), i) for i in cycle)
+    return None if first[:3] == second[:3] else first[3], first[0]
+
+
+def _sole(messages: Messages, cycle: list[int], scope: Bools) -> int | None:
+    """The one message of the cycle without which the nodes in scope are consistent; None if it is none or several."""
+    inside = scope[messages.src] & scope[messages.dst]
+    follower = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    found: list[int] = []
+    for src, dst in follower.items():
+        lowest = int(np.flatnonzero((messages.src == src) & (messages.dst == dst))[0])
+        rest = inside.copy()
+        rest[lowest] = False
+        if not _cycle(messages.only(rest).lowest(), len(scope)):
+            found.append(lowest)
+    return found[0] if len(found) == 1 else None
+
+
+# ---- distances ---------------------------------------------------------------------------------------------------
+
+
+def _distances(lowest: Messages, potential: Ints) -> tuple[Floats, Ints, Floats, Floats]:
+    """(core, row, out_us, back_us) of Bounds: Johnson's algorithm over what is left without the leaves."""
+    size, src, dst = len(potential), lowest.src, lowest.dst
+    low, high = np.divmod(np.unique(np.minimum(src, dst) * size + np.maximum(src, dst)), max(size, 1))
+    degree = np.bincount(low, minlength=size) + np.bincount(high, minlength=size)
+    neighbour = np.arange(size)
+    for leaf, hub in ((low, high), (high, low)):
+        is_leaf = (degree[leaf] == 1) & (degree[hub] > 1)
+        neighbour[leaf[is_leaf]] = hub[is_leaf]
+    in_core = neighbour == np.arange(size)
+    out_us, back_us = np.where(in_core, 0, np.inf), np.where(in_core, 0, np.inf)
+    going, coming = neighbour[src] == dst, neighbour[dst] == src
+    out_us[src[going]] = lowest.weight_us[going]
+    back_us[dst[coming]] = lowest.weight_us[coming]
+    position = np.cumsum(in_core) - 1
+    inner, count = in_core[src] & in_core[dst], int(in_core.sum())
+    reduced = (lowest.weight_us + potential[src] - potential[dst])[inner].astype(np.float64)  # ≥ 0, as Dijkstra needs
+    links = csr_array((reduced, (position[src[inner]], position[dst[inner]])), shape=(count, count))
+    height = potential[in_core]
+    core = dijkstra(links) + (height[None, :] - height[:, None])
+    return core, position[neighbour], out_us, back_us
+
+
+def _nearer_half(core: Floats, row: Ints, out_us: Floats, back_us: Floats, component: Ints) -> Ints:
+    """Of each node, the smallest distance within which more than half of the others of its component lie.
+
+    A leaf sees all others as its neighbour does, out_us further away, so one sorted row serves them all: among k + 1
+    distances from that row, the r-th smallest without the node's own is the r-th, or the next one if its own is not
+    beyond that.
+    """
+    result = np.full(len(row), OPEN, dtype=np.int64)
+    for label in np.flatnonzero(np.bincount(component) > 1):
+        members = np.flatnonzero(component == label)
+        rows, row_of = np.unique(row[members], return_inverse=True)
+        far = core[np.ix_(rows, row[members])] + back_us[members]
+        rank = (len(members) - 1) // 2
+        sorted_far = np.partition(far, (rank, rank + 1), axis=1)[:, rank : rank + 2]
+        own_is_nearer = far[row_of, np.arange(len(members))] <= sorted_far[row_of, 0]
+        result[members] = _whole(sorted_far[row_of, own_is_nearer.astype(int)] + out_us[members])
+    return result
