@@ -51,7 +51,7 @@ def grade(findings: list[dict[str, Any]], doubled: set[str], totals: dict[str, i
     for f in pages:
         if f["finding_id"] not in claimed and (f["detector"], f["subject"]) not in may_page:
             misses.append(f"page without a fault: {f['detector']} {f['subject']} {f['kind']} from {f['onset']}")
-    want = {k for fault in labels["faults"] for k in fault["keys"]}
+    want = {k for fault in labels["faults"] for k in fault["keys"] or ()}
     misses += [f"key was applied twice, not found: {k}" for k in sorted(want - doubled)]
     misses += [f"key was not applied twice, but found so: {k}" for k in sorted(doubled - want)]
     for name, number in labels["totals"].items():
