@@ -335,38 +335,35 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     A row is rejected for its first bad field: a required value missing, a value of the wrong type or out of range, a
     time without zone. Columns outside the schema are dropped.
     """
-    checks: list[tuple[Field, pl.Expr, pl.Expr]] = []
+    values, faults = [], []
     for field in fields(stream):
         raw = pl.col(field.name) if field.name in frame.columns else pl.lit(None, dtype=pl.String)
         raw_type = frame.schema.get(field.name, pl.String())
-        checks.append((field, raw, _cast(field, raw, raw_type)))
+        value = _cast(field, raw, raw_type)
+        values.append(value.alias(field.name))
+        if field.required or field.name in frame.columns:
+            faults += [(field.name, wrong, words) for wrong, words in _faults(field, raw, raw_type, value)]
     typed = frame.select(
-        "offset",
-        "sub",
-        *[value.alias(f.name) for f, _, value in checks],
-        *[_complaint(f, raw, value).alias(f"?{f.name}") for f, raw, value in checks],
+        "offset", "sub", *values, pl.any_horizontal(pl.lit(False), *(w for _, w, _ in faults)).alias(BAD)
     )
-    complaint = pl.coalesce(
-        pl.when(pl.col(f"?{f.name}").is_not_null()).then(
-            pl.struct(reason=f"?{f.name}", field=pl.lit(f.name), raw=_shown(frame, f.name))
-        )
-        for f, _, _ in checks
+    bad = typed[BAD].fill_null(False)
+    if not bad.any():
+        return typed.drop(BAD), pl.DataFrame(schema=REJECTS)
+    why = pl.coalesce(
+        pl.when(wrong).then(pl.struct(reason=pl.lit(words), field=pl.lit(name), raw=_shown(frame, name)))
+        for name, wrong, words in faults
     )
-    bad = pl.any_horizontal(pl.col(f"?{f.name}").is_not_null() for f, _, _ in checks)
-    shown = typed.with_columns(frame.select(n for n in frame.columns if n not in ("offset", "sub")).rename(_raw_name))
-    rejects = shown.filter(bad).select("offset", "sub", complaint.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
-    names = [*SCHEMA[stream], "offset", "sub"]
-    return typed.filter(~bad).select(names), rejects
+    rejects = frame.filter(bad).select("offset", "sub", why.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
+    return typed.filter(~bad).drop(BAD), rejects
 
 
-def _raw_name(name: str) -> str:
-    return f"raw {name}"
+BAD = "is bad"
 
 
 def _shown(frame: pl.DataFrame, name: str) -> pl.Expr:
     if name not in frame.columns or frame.schema[name].is_nested():
         return pl.lit("")
-    return pl.col(_raw_name(name)).cast(pl.String).str.slice(0, RAW_KEPT).fill_null("")
+    return pl.col(name).cast(pl.String).str.slice(0, RAW_KEPT).fill_null("")
 
 
 def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
@@ -385,20 +382,21 @@ def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
     return value.fill_null(pl.lit(field.default, dtype=field.dtype)) if field.default is not None else value
 
 
-def _complaint(field: Field, raw: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """Null where the value is fine, else the reason in words."""
-    say: Any = pl.when(raw.is_not_null() & value.is_null()).then(pl.lit(_expected(field)))
+def _faults(field: Field, raw: pl.Expr, raw_type: pl.DataType, value: pl.Expr) -> list[tuple[pl.Expr, str]]:
+    """What can be wrong with a value of this field, as (condition, words); nothing that its type already rules out."""
+    faults = []
+    if raw_type != field.dtype:
+        faults.append((raw.is_not_null() & value.is_null(), _expected(field)))
     if field.required:
-        say = say.when(value.is_null()).then(pl.lit("missing"))
+        faults.append((raw.is_null(), "missing"))
     if field.values:
-        say = say.when(~value.is_in(field.values)).then(pl.lit("expected one of " + ", ".join(field.values)))
+        faults.append((~value.is_in(field.values), "expected one of " + ", ".join(field.values)))
     if field.dtype == pl.Float64:
-        say = say.when(~value.is_finite()).then(pl.lit("not a finite number"))
+        faults.append((~value.is_finite(), "not a finite number"))
     if field.ge is not None and field.le is not None:
-        outside = (value < field.ge) | (value > field.le)
-        say = say.when(outside).then(pl.lit(f"expected a number from {field.ge:g} to {field.le:g}"))
-    verdict: pl.Expr = say.otherwise(pl.lit(None, dtype=pl.String))
-    return verdict
+        words = f"expected a number from {field.ge:g} to {field.le:g}"
+        faults.append(((value < field.ge) | (value > field.le), words))
+    return faults
 
 
 def _expected(field: Field) -> str:

@@ -14,7 +14,7 @@ from detectors.events import Decoded, conform, decode_json
 from streams.problems import Exit, Problem
 from streams.sources.files import File, Recording, stream_of
 
-CHUNK = 100_000  # records
+CHUNK = 200_000  # records
 
 
 def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
@@ -34,14 +34,14 @@ def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[i
 def _parquet(recording: Recording, stream: str) -> Iterator[tuple[int, Decoded]]:
     offset = 0
     try:
-        for batch in recording.open_parquet().iter_batches(CHUNK):
-            numbered = pl.DataFrame(batch).with_columns(
-                offset=pl.int_range(offset, offset + batch.num_rows, dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
+        for batch in recording.open_parquet().collect_batches(chunk_size=CHUNK, maintain_order=True):
+            numbered = batch.with_columns(
+                offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
             )
             events, rejects = conform(stream, numbered)
-            yield batch.num_rows, Decoded(events, rejects)
-            offset += batch.num_rows
-    except OSError as error:
+            yield len(batch), Decoded(events, rejects)
+            offset += len(batch)
+    except (OSError, pl.exceptions.ComputeError) as error:
         recording.broken = f"damaged after record {offset} ({str(error).splitlines()[0]})"
 
 
@@ -49,7 +49,7 @@ def recognise(file: File) -> str:
     """The stream of a recording, or a problem that says what was looked for."""
     recording = Recording(file)
     if file.format == "parquet":
-        stream = stream_of(file, columns=recording.open_parquet().schema_arrow.names)
+        stream = stream_of(file, columns=recording.open_parquet().collect_schema().names())
     else:
         first = next(islice((line for lines in recording.lines() for line in lines), 1), b"")
         if not first:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import pyarrow.parquet as pq
+import polars as pl
 import xxhash
 import zstandard
 
@@ -186,13 +186,15 @@ class Recording:
             self._hash.update(piece)
             self.length += len(piece)
 
-    def open_parquet(self) -> pq.ParquetFile:
+    def open_parquet(self) -> pl.LazyFrame:
         with self.file.path.open("rb") as f:
             while block := f.read(BLOCK):
                 self._took(block)
         try:
-            return pq.ParquetFile(self.file.path)
-        except (OSError, ValueError) as error:
+            frame = pl.scan_parquet(self.file.path, glob=False)
+            frame.collect_schema()
+            return frame
+        except (OSError, pl.exceptions.ComputeError) as error:
             reason = str(error).splitlines()[0]
             raise Problem(
                 self.file.name, f"not a whole Parquet file: {reason}", "write it again, or leave it out", Exit.NOTHING
