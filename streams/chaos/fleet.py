@@ -70,7 +70,7 @@ def make_hour(
         "write_log": writes(rng, plan),
         "signals": signals(rng, plan),
     }
-    marked = shipped(rng, misdated(stamped(truly, plan.clocks), plan), plan)
+    marked = shipped(rng, misdated(stamped(truly, plan), plan), plan)
     garbage = _garbage(rng, plan, marked)
     frames = {s: [p.drop("doubled", "group", strict=False) for p in parts] for s, parts in marked.items()}
     return Tape(frames, garbage, labels(plan, marked, garbage), plan, marked)

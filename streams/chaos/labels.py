@@ -21,6 +21,7 @@ from streams.chaos.topology import COLLECTOR, NODES, NONE, Bools, Ints
 
 Parts = Mapping[str, list[pl.DataFrame]]
 Garbage = Mapping[str, list[tuple[int, bytes]]]  # by file stem: (record number, line)
+Values = npt.NDArray[np.floating[Any]]
 MINUTE_WINDOWS = 6
 
 
@@ -133,7 +134,7 @@ def _statistical(
     names: tuple[str, str, str],
     t: Ints,
     bad: Bools,
-    value: Callable[[Minute], npt.NDArray[np.floating[Any]]],
+    value: Callable[[Minute], Values],
     warn: float,
     page: float,
 ) -> list[dict[str, Any]]:

@@ -12,22 +12,22 @@ import polars as pl
 from detectors.events import INSTANT, SCHEMA
 from detectors.windows import DAY_US, MINUTE_US, SECOND_US
 from streams.chaos.plan import Plan
-from streams.chaos.topology import COLLECTOR, NODES, NONE, Clocks, Ints
+from streams.chaos.topology import COLLECTOR, NODES, NONE, Ints
 
 PARTITIONS = {"requests": 2, "heartbeats": 1, "write_log": 1, "signals": 1}
 LATE_PER_MIN = 34 / 60
 LATE_US = (35 * SECOND_US, 4 * MINUTE_US)
-USUAL_US, LONGEST_US = 400_000, 8 * SECOND_US
+USUAL_US, LONGEST_US = 200_000, 8 * SECOND_US  # of one line; each waits for its node's lines before it
 YEARS_73_US = 26_663 * DAY_US  # from a January of 2026 to the same day of 2099
 
 Frames = dict[str, pl.DataFrame]
 
 
-def stamped(frames: Frames, clocks: Clocks) -> Frames:
+def stamped(frames: Frames, plan: Plan) -> Frames:
     """True times to what the lines say. `end` stays: when the line was truly written; `kept`: never shipped late."""
 
     def shown(node: Ints, t: Ints) -> pl.Series:
-        return pl.Series(t + clocks.offset(node, t), dtype=pl.Int64).cast(INSTANT)
+        return pl.Series(t + plan.clocks.offset(node, t), dtype=pl.Int64).cast(INSTANT)
 
     requests, beats, writes, signals = (frames[s] for s in SCHEMA)
     node, start = requests["node"].to_numpy(), requests["start"].to_numpy()
@@ -46,7 +46,7 @@ def stamped(frames: Frames, clocks: Clocks) -> Frames:
             client_time=shown(sender, sent),
             server_time=shown(np.full(len(beats), COLLECTOR), received),
             end=pl.Series(received),
-            kept=pl.col("role").is_not_null(),
+            kept=pl.col("node").is_in([r.node for r in plan.restarts]),  # no beat comes after the goodbye
         ),
         "write_log": writes.with_columns(
             timestamp=shown(writer, begun),
@@ -77,8 +77,7 @@ def misdated(frames: Frames, plan: Plan) -> Frames:
 
 def shipped(rng: np.random.Generator, frames: Frames, plan: Plan) -> dict[str, list[pl.DataFrame]]:
     """Partitions in the order of arrival, with what arrived before the hour's end."""
-    usual = {s: 20_000 + rng.exponential(USUAL_US, len(f)) for s, f in frames.items()}
-    delay = {s: np.minimum(d, LONGEST_US).astype(np.int64) for s, d in usual.items()}
+    delay = {s: _usual(rng, f) for s, f in frames.items()}
     _make_late(rng, frames, delay, plan)
     tape: dict[str, list[pl.DataFrame]] = {}
     for stream, frame in frames.items():
@@ -95,6 +94,14 @@ def shipped(rng: np.random.Generator, frames: Frames, plan: Plan) -> dict[str, l
         parts = arrived.partition_by("partition", maintain_order=True, as_dict=True)
         tape[stream] = [parts[p,].select(*columns, *hidden) for p in range(PARTITIONS[stream]) if (p,) in parts]
     return tape
+
+
+def _usual(rng: np.random.Generator, frame: pl.DataFrame) -> Ints:
+    """A node ships its lines in the order in which they were written."""
+    own = np.minimum(20_000 + rng.exponential(USUAL_US, len(frame)), LONGEST_US).astype(np.int64)
+    alone = frame.select("node", "end", ready=pl.col("end") + pl.Series(own))
+    in_turn = pl.col("ready").cum_max().over("node", order_by="end")
+    return alone.select(in_turn - pl.col("end")).to_series().to_numpy().copy()
 
 
 def _make_late(rng: np.random.Generator, frames: Frames, delay: dict[str, Ints], plan: Plan) -> None:
