@@ -197,7 +197,7 @@ def one_pass(case: Case, log: Log | None = None) -> Result:
 
 def slices(part: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
     for (number,), rows in part.group_by(pl.col("arrived") // SLICE_US, maintain_order=True):
-        yield int(number), rows  # type: ignore[call-overload]
+        yield int(number), rows
 
 
 def sliced(case: Case, seed: int, log: Log | None = None, often: float = 0.2) -> Result:

@@ -191,8 +191,7 @@ def test_existential_evidence_alone_still_fires(detector: str, case: Case) -> No
 
 def _broken_somewhere() -> bool:
     """Whether any law above notices, on any firing case."""
-    for param in FIRING:
-        detector, case = param.values
+    for detector, _, case in cases("fires_"):
         result = one_pass(case)
         if result.fired(detector) != case.expect or sliced(case, 0).differs(result):
             return True
