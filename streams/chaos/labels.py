@@ -76,15 +76,12 @@ def _faults(
     return [
         _skew(rows, f.step_node, f.step_us, step_us, "page"),
         _skew(rows, f.ahead_node, f.ahead_us, plan.start_us, "warn"),
-        _dated(plan, f, rows),
+        _dated(f, rows),
         *_storm(rows["requests"]),
         _doubled(rows["requests"], tape["requests"], garbage),
-        _conflicts(rows["write_log"], *_CART, "page"),
-        _conflicts(rows["write_log"], *_PROFILE, "warn"),
+        _conflicts(rows["write_log"], "order", "cart", "page"),
+        _conflicts(rows["write_log"], "user", "profile", "warn"),
     ]
-
-
-_CART, _PROFILE = ("order", "cart"), ("user", "profile")
 
 
 def _skew(rows: Mapping[str, pl.DataFrame], node: str, ahead_us: int, since_us: int, level: str) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def _skew(rows: Mapping[str, pl.DataFrame], node: str, ahead_us: int, since_us: 
     return _label("clock_skew", None, "node", node, level, first, value=ahead_us / 1_000, tolerance=2.0)
 
 
-def _dated(plan: Plan, f: Faults, rows: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+def _dated(f: Faults, rows: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     """Its onset is an arrival: a stamp that can't be true says nothing. Page above 1 % of ≥ 1,000 rows of the hour."""
     own = pl.concat(
         rows[s].filter(pl.col("node_id") == f.dated_node).select(a=pl.col("arrival").cast(pl.Int64), t="t")

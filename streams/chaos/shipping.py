@@ -76,14 +76,13 @@ def misdated(frames: Frames, plan: Plan) -> Frames:
 
 
 def shipped(rng: np.random.Generator, frames: Frames, plan: Plan) -> dict[str, list[pl.DataFrame]]:
-    """Partitions in the order of arrival, with what arrived before the hour's end."""
+    """Partitions in the order of arrival, with what arrived within the hour."""
     delay = {s: _usual(rng, f) for s, f in frames.items()}
     _make_late(rng, frames, delay, plan)
     tape: dict[str, list[pl.DataFrame]] = {}
     for stream, frame in frames.items():
-        arrived = frame.with_columns(arrival=(pl.col("end") + pl.Series(delay[stream]))).filter(
-            pl.col("arrival") < plan.end_us
-        )
+        inside = pl.col("arrival").is_between(plan.start_us, plan.end_us, closed="left")
+        arrived = frame.with_columns(arrival=pl.col("end") + pl.Series(delay[stream])).filter(inside)
         arrived = arrived.with_columns(
             pl.col("arrival").cast(INSTANT),
             partition=pl.col("node") % PARTITIONS[stream],

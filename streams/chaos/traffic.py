@@ -242,7 +242,7 @@ def _traces(
         ROOT, root, trace=trace[root.call], request=lines.take("requests", n)[root.call], parent=none, key=none
     )
     real = np.zeros(n, dtype=np.int64)
-    real[root.call] = np.where(root.outcome != RESET, span, 0)  # a call's real attempt is its last entry
+    real[root.call] = span  # a call's last entry is its real attempt
     request = lines.take("requests", n)
     span = lines.add(edge, a, trace=trace[a.call], request=request[a.call], parent=real[a.call], key=key[a.call])
     child = CHILDREN[edge.service]
@@ -263,26 +263,30 @@ def _simple(n: int, outcome: int, **columns: Ints) -> Attempts:
 
 
 def _roots(rng: np.random.Generator, plan: Plan, calls: Calls, a: Attempts) -> Attempts:
-    """Around each call its root at the gateway; some had a connection that broke first."""
+    """Around each call its root at the gateway; before some an attempt that broke off or that nobody answered."""
     n = len(calls.start)
     start = calls.start - network(rng, n) - rng.integers(100, 900, n)
     end = np.zeros(n, dtype=np.int64)
     np.maximum.at(end, a.call, a.start + a.took)
     fine = np.zeros(n, dtype=np.bool_)
     fine[a.call[a.outcome == FINE]] = True
-    caller, broke = plan.pick(rng, "edge", start), rng.random(n) < ROOT.reset
+    caller, dice = plan.pick(rng, "edge", start), rng.random(n)
+    broke = dice < ROOT.lost + ROOT.reset
     call = np.arange(n)
     number = broke.astype(np.int64)
     took = end - start + network(rng, n) + rng.integers(100, 900, n)
     real = _simple(n, FINE, call=call, number=number, start=start, took=took, caller=caller, callee=calls.caller)
     real.outcome[~fine] = FAILED
     m = int(broke.sum())
-    pause, spent = rng.integers(1_200_000, 1_900_000, m), rng.integers(1_000, 10_000, m)
+    lost = dice[broke] < ROOT.lost
+    pause = rng.integers(1_200_000, 1_900_000, m)
+    spent = np.where(lost, ROOT.timeout_ms * 1_000, rng.integers(1_000, 10_000, m))
     before = start[broke] - pause - spent
     first = _simple(
         m, RESET, call=call[broke], number=np.zeros(m, dtype=np.int64), start=before, took=spent,
         caller=caller[broke], callee=plan.pick(rng, "gateway", before),
     )  # fmt: skip
+    first.outcome[lost] = LOST
     return joined([first, real])
 
 
