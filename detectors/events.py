@@ -77,7 +77,7 @@ class Request(Event, kw_only=True):
 
 
 class Heartbeat(Event, kw_only=True):
-    """client_time: the sender's clock when it sent; server_time: the observer's clock when it received."""
+    """client_time: the sender's clock when it sent; server_time: the observer's when it received, as is timestamp."""
 
     node_id: str
     client_time: Time
@@ -340,6 +340,9 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
         raw = pl.col(field.name) if field.name in frame.columns else pl.lit(None, dtype=pl.String)
         raw_type = frame.schema.get(field.name, pl.String())
         value = _cast(field, raw, raw_type)
+        if (stream, field.name) == ("heartbeats", "timestamp"):
+            server_time = pl.col("server_time") if "server_time" in frame.columns else pl.lit(None, dtype=pl.String)
+            value = pl.coalesce(value, instant(server_time, frame.schema.get("server_time", pl.String())))
         values.append(value.alias(field.name))
         if field.required or field.name in frame.columns:
             faults += [(field.name, wrong, words) for wrong, words in _faults(field, raw, raw_type, value)]
