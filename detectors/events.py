@@ -342,7 +342,8 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
         value = _cast(field, raw, raw_type)
         if (stream, field.name) == ("heartbeats", "timestamp"):
             server_time = pl.col("server_time") if "server_time" in frame.columns else pl.lit(None, dtype=pl.String)
-            value = pl.coalesce(value, instant(server_time, frame.schema.get("server_time", pl.String())))
+            received = instant(server_time, frame.schema.get("server_time", pl.String()))
+            value = pl.when(raw.is_null()).then(received).otherwise(value)
         values.append(value.alias(field.name))
         if field.required or field.name in frame.columns:
             faults += [(field.name, wrong, words) for wrong, words in _faults(field, raw, raw_type, value)]
