@@ -38,12 +38,15 @@ Millis = Annotated[float, Meta(ge=0, le=MAX_MS)]
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What every event may carry. environment and tenant prefix every key; weight > 1 stands for sampled-away rows."""
+    """What every event may carry. environment and tenant prefix every key; weight > 1 stands for sampled-away rows.
 
-    environment: str = ""
-    tenant: str = ""
+    A null means the default: many loggers write one for whatever they do not know.
+    """
+
+    environment: str | None = ""
+    tenant: str | None = ""
     region: str | None = None
-    weight: Annotated[int, Meta(ge=1, le=MAX_INT)] = 1
+    weight: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = 1
     seq: Count | None = None
     seq_scope: str | None = None
     event_id: str | None = None
@@ -83,7 +86,7 @@ class Heartbeat(Event, kw_only=True):
     client_time: Time
     server_time: Time
     timestamp: Time | None = None
-    observer: str = "collector"
+    observer: str | None = "collector"
     reply_sent: Time | None = None
     reply_received: Time | None = None
     role: str | None = None
@@ -129,6 +132,7 @@ STREAMS: dict[str, type[Event]] = {
 }
 
 INSTANT = pl.Datetime("us", "UTC")
+EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999, as RFC 3339 has them
 CLOCK = pl.List(pl.Struct({"key": pl.String, "value": pl.Int64}))  # polars has no map type
 COORDINATES = {
     "source": pl.String(),
@@ -225,6 +229,8 @@ def ddl(stream: str) -> str:
 
 REJECTS = {"offset": pl.Int64, "sub": pl.Int64, "reason": pl.String, "field": pl.String, "raw": pl.String}
 RAW_KEPT = 200  # characters of a bad record that its reject keeps
+LIST_MAX = 2**11  # events in one record: more have no coordinates
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -237,7 +243,7 @@ class Decoded:
 
 
 def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) -> Decoded:
-    """One record is one event, a list of events, or null. A bad record becomes a reject and stops nothing."""
+    """One record is one event, a list of events, or null. A bad event becomes a reject and stops nothing."""
     decoder: msgspec.json.Decoder[Any] = _DECODERS[stream]
     events: list[Any] = []
     offsets: list[int] = []
@@ -247,20 +253,21 @@ def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) ->
     for offset, record in enumerate(records, first_offset):
         try:
             event = decoder.decode(record)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            reason, where = _reason(error)
-            bad.append((offset, 0, reason, where, record[:RAW_KEPT].decode("utf-8", "replace")))
-            continue
+        except UNREADABLE as error:
+            event, where, wrong = _sift(stream, record, error)
+            bad += [(offset, *w) for w in wrong]
+        else:
+            where = range(len(event)) if isinstance(event, list) else (0,)
         if event is None:
             tombstones += 1
-        elif isinstance(event, list):
-            events += event
-            offsets += [offset] * len(event)
-            subs += range(len(event))
-        else:
-            events.append(event)
-            offsets.append(offset)
-            subs.append(0)
+            continue
+        found = event if isinstance(event, list) else [event]
+        if len(found) > LIST_MAX:
+            many = f"more than {LIST_MAX:,} events in one record"
+            bad += [(offset, sub, many, "", "") for sub in where[LIST_MAX:]]
+        events += found[:LIST_MAX]
+        subs += where[:LIST_MAX]
+        offsets += [offset] * len(found[:LIST_MAX])
     frame = _columns(stream, events).with_columns(
         offset=pl.Series(offsets, dtype=pl.Int64), sub=pl.Series(subs, dtype=pl.Int64)
     )
@@ -268,10 +275,37 @@ def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) ->
     return Decoded(good, pl.concat([pl.DataFrame(bad, schema=REJECTS, orient="row"), rejects]), tombstones)
 
 
+def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list[int], list[tuple[int, str, str, str]]]:
+    """A record that is bad as a whole: of a list the good events, their places in it, and what is wrong with the rest.
+
+    One bad event in a shipper's batch must not cost the others.
+    """
+    try:
+        members = _MEMBERS.decode(record)
+    except UNREADABLE:
+        return [], [], [(0, *_reason(error), _excerpt(record))]
+    good: list[Any] = []
+    where: list[int] = []
+    wrong: list[tuple[int, str, str, str]] = []
+    for sub, member in enumerate(members):
+        try:
+            good.append(_ONE[stream].decode(member))
+            where.append(sub)
+        except UNREADABLE as mistake:
+            wrong.append((sub, *_reason(mistake), _excerpt(bytes(member))))
+    return good, where, wrong
+
+
+def _excerpt(record: bytes) -> str:
+    return record[:RAW_KEPT].decode("utf-8", "replace")
+
+
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     s: msgspec.json.Decoder(t | list[t] | None)  # type: ignore[valid-type]
     for s, t in STREAMS.items()
 }
+_ONE: dict[str, msgspec.json.Decoder[Any]] = {s: msgspec.json.Decoder(t) for s, t in STREAMS.items()}
+_MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def encode_json(stream: str, frame: pl.DataFrame) -> list[bytes]:
@@ -296,12 +330,17 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _reason(error: Exception) -> tuple[str, str]:
     """msgspec says `Expected …, got … - at `$.a.b``: the words for people, and the path of the field."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply", ""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: {error.reason}", ""
     text, _, where = str(error).partition(" - at `")
+    text = text[:1].lower() + text[1:]
     if not isinstance(error, msgspec.ValidationError):
-        return f"not JSON: {text}", ""
-    if text.startswith("Object missing required field"):
+        return "not JSON: " + text.removeprefix("jSON is malformed: "), ""
+    if text.startswith("object missing required field"):
         return "missing", text.split("`")[1]
-    return text[:1].lower() + text[1:], where.rstrip("`").removeprefix("$").removeprefix("[...]").removeprefix(".")
+    return text, where.rstrip("`").removeprefix("$").removeprefix(".")
 
 
 def _columns(stream: str, events: list[Any]) -> pl.DataFrame:
@@ -312,7 +351,7 @@ def _columns(stream: str, events: list[Any]) -> pl.DataFrame:
         if dtype == INSTANT:
             columns[name] = pl.Series(name, [_text(v) for v in values], dtype=pl.String)
         elif dtype == CLOCK:
-            pairs = [None if v is None else [{"key": k, "value": v[k]} for k in sorted(v)] for v in values]
+            pairs = [None if v is None else [{"key": k, "value": n} for k, n in v.items()] for v in values]
             columns[name] = pl.Series(name, pairs, dtype=CLOCK)
         else:
             columns[name] = pl.Series(name, values, dtype=dtype)
@@ -344,7 +383,7 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
             server_time = pl.col("server_time") if "server_time" in frame.columns else pl.lit(None, dtype=pl.String)
             received = instant(server_time, frame.schema.get("server_time", pl.String()))
             value = pl.when(raw.is_null()).then(received).otherwise(value)
-        values.append(value.alias(field.name))
+        values.append(_filled(field, value).alias(field.name))
         if field.required or field.name in frame.columns:
             faults += [(field.name, wrong, words) for wrong, words in _faults(field, raw, raw_type, value)]
     typed = frame.select(
@@ -365,31 +404,73 @@ BAD = "is bad"
 
 
 def _shown(frame: pl.DataFrame, name: str) -> pl.Expr:
-    if name not in frame.columns or frame.schema[name].is_nested():
+    if name not in frame.columns or not _spelt(frame.schema[name]):
         return pl.lit("")
-    return pl.col(name).cast(pl.String).str.slice(0, RAW_KEPT).fill_null("")
+    return pl.col(name).cast(pl.String, strict=False).str.slice(0, RAW_KEPT).fill_null("")
+
+
+def _spelt(kind: pl.DataType) -> bool:
+    """Whether a value of this type has a text: others are no value of any column but a map."""
+    return not kind.is_nested() and kind not in (pl.Duration, pl.Time, pl.Object)
 
 
 def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
+    """The value in the column's type; null where it has none."""
+    if field.dtype == CLOCK:
+        return _clock(raw, raw_type)
+    if raw_type in (pl.Categorical, pl.Enum, pl.Binary):
+        raw, raw_type = raw.cast(pl.String, strict=False), pl.String()
     if field.dtype == INSTANT:
-        value = instant(raw, raw_type)
-    elif field.dtype == CLOCK:
-        value = raw if raw_type == CLOCK else pl.lit(None, dtype=CLOCK)
-    elif raw_type == field.dtype:
-        value = raw
-    elif field.dtype == pl.Int64 and raw_type.is_float():
-        value = pl.when(raw == raw.floor()).then(raw).cast(pl.Int64, strict=False)
-    elif field.dtype == pl.Boolean and raw_type == pl.String:
-        value = raw.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
+        return instant(raw, raw_type)
+    if raw_type == field.dtype:
+        return raw
+    if not _spelt(raw_type) or (field.dtype != pl.String and (raw_type.is_temporal() or raw_type == pl.Boolean)):
+        return pl.lit(None, dtype=field.dtype)
+    if field.dtype == pl.Int64 and (raw_type.is_float() or raw_type.is_decimal()):
+        number = raw.cast(pl.Float64)
+        return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
+    if field.dtype == pl.Boolean:
+        return raw.cast(pl.String).replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
+    return raw.cast(field.dtype, strict=False)
+
+
+TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _clock(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
+    """A map, or a struct with a field per node, to (node, count) pairs by node; null if it has no or two counts of one."""
+    if isinstance(raw_type, pl.Struct) and raw_type.fields and all(f.dtype.is_integer() for f in raw_type.fields):
+        pairs = [
+            pl.struct(key=pl.lit(f.name), value=raw.struct.field(f.name).cast(pl.Int64, strict=False))
+            for f in raw_type.fields
+        ]
+        known = pl.concat_list(pairs).list.eval(pl.element().filter(pl.element().struct.field("value").is_not_null()))
+        clock = pl.when(raw.is_not_null()).then(known)
+    elif _is_map(raw_type):
+        clock = raw.cast(CLOCK, strict=False)
     else:
-        value = raw.cast(field.dtype, strict=False)
-    return value.fill_null(pl.lit(field.default, dtype=field.dtype)) if field.default is not None else value
+        return pl.lit(None, dtype=CLOCK)
+    node, count = pl.element().struct.field("key"), pl.element().struct.field("value")
+    sane = (node.is_not_null() & (count >= 0).fill_null(False)).all() & (node.n_unique() == node.len())
+    ordered = clock.list.eval(pl.element().sort_by(node))
+    return pl.when(clock.list.eval(sane).list.first()).then(ordered)
+
+
+def _is_map(kind: pl.DataType) -> bool:
+    if not isinstance(kind, pl.List) or not isinstance(kind.inner, pl.Struct):
+        return False
+    types = {f.name: f.dtype for f in kind.inner.fields}
+    return types.keys() == {"key", "value"} and types["key"] == pl.String and types["value"].is_integer()  # type: ignore[union-attr]
+
+
+def _filled(field: Field, value: pl.Expr) -> pl.Expr:
+    return value if field.default is None else value.fill_null(pl.lit(field.default, dtype=field.dtype))
 
 
 def _faults(field: Field, raw: pl.Expr, raw_type: pl.DataType, value: pl.Expr) -> list[tuple[pl.Expr, str]]:
     """What can be wrong with a value of this field, as (condition, words); nothing that its type already rules out."""
     faults = []
-    if raw_type != field.dtype:
+    if raw_type != field.dtype or field.dtype in (INSTANT, CLOCK):  # not every value of these types is one of ours
         faults.append((raw.is_not_null() & value.is_null(), _expected(field)))
     if field.required:
         faults.append((raw.is_null(), "missing"))
@@ -411,13 +492,20 @@ def _expected(field: Field) -> str:
 
 
 def instant(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
-    """Any spelling of a time to µs since 1970, floored; null where it is not a time or has no zone."""
+    """Any spelling of a time to µs since 1970, floored; null where it is not a time, has no zone or no year of ours."""
     if isinstance(raw_type, pl.Datetime):
         if raw_type.time_zone is None:
             return pl.lit(None, dtype=INSTANT)
-        return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    text = raw.map_elements(_text, return_dtype=pl.String) if raw_type.is_float() else raw.cast(pl.String)
-    return pl.coalesce(text.str.to_datetime("%+", time_unit="us", strict=False), _epoch(text))
+        value = raw.dt.convert_time_zone("UTC")
+        if raw_type.time_unit == "ms":  # more years than µs have
+            value = pl.when(raw.to_physical().is_between(EARLIEST_US // 1000, LATEST_US // 1000)).then(value)
+        value = value.dt.cast_time_unit("us")
+    elif not _spelt(raw_type):
+        return pl.lit(None, dtype=INSTANT)
+    else:
+        text = raw.map_elements(_text, return_dtype=pl.String) if raw_type.is_float() else raw.cast(pl.String)
+        value = pl.coalesce(text.str.to_datetime("%+", time_unit="us", strict=False), _epoch(text))
+    return pl.when(value.to_physical().is_between(EARLIEST_US, LATEST_US)).then(value)
 
 
 def _epoch(text: pl.Expr) -> pl.Expr:
