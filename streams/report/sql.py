@@ -1,8 +1,9 @@
 """A person's SQL and a state folder enter, a table of answers leaves; no query can write, or read anything beyond it.
 
 It takes two locks, for either alone can be opened. `open_shut_in` gives a connection that reads the database file and
-the listed lake parts, and whose settings are locked; yet `COPY … TO 'asynchealth.duckdb'` would still destroy the file
-through it. So `check` lets through only what DuckDB's own parser calls a single reading statement.
+the listed lake parts, and whose settings are locked; yet `COPY … TO` a lake part would still destroy that part through
+it (and with DuckDB 2.0.0 the database file). So `check` lets through only what DuckDB's own parser calls a single
+reading statement.
 """
 
 import json

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from streams.report import sql
 
 HOUR = "lake/requests/2026-03-08T06.parquet"
-COPY_DB = "COPY (SELECT 666) TO '{db}' (FORMAT csv, USE_TMP_FILE false)"
+COPY = "COPY (SELECT 666) TO '{part}' (FORMAT csv, USE_TMP_FILE false)"
+COPY_DB = COPY.replace("{part}", "{db}")
 PLAYBOOK = {
     "clock skew": """
 -- 1. Max Clock Skew
@@ -140,19 +141,18 @@ def locked_settings_only(state: Path, statement: str) -> None:
 # --- statements that write through settings alone, or would if nothing were locked
 
 DESTROYS_THROUGH_LOCKED_SETTINGS = [
-    COPY_DB,
-    "COPY (SELECT 666) TO '{part}' (FORMAT csv, USE_TMP_FILE false)",
-    f"EXPLAIN ANALYZE {COPY_DB}",
-    f"explain/* */analyze {COPY_DB}",
-    f"PREPARE p AS {COPY_DB}; EXECUTE p",
-    f"WITH a AS ({COPY_DB}) SELECT 1",
-    f"WITH a AS ({COPY_DB}) SELECT * FROM a",
-    f"SELECT 1; {COPY_DB}",
-    f"{COPY_DB}; SELECT 1",
-    f"SELECT 1 /* ; */ ; /* -- */ {COPY_DB} -- SELECT",
-    f"/* /* */ SELECT 1 -- */ {COPY_DB}",
-    f"\ufeff{COPY_DB}",
-    f"\u00a0{COPY_DB.replace(' ', chr(0xA0))}",
+    COPY,
+    f"EXPLAIN ANALYZE {COPY}",
+    f"explain/* */analyze {COPY}",
+    f"PREPARE p AS {COPY}; EXECUTE p",
+    f"WITH a AS ({COPY}) SELECT 1",
+    f"WITH a AS ({COPY}) SELECT * FROM a",
+    f"SELECT 1; {COPY}",
+    f"{COPY}; SELECT 1",
+    f"SELECT 1 /* ; */ ; /* -- */ {COPY} -- SELECT",
+    f"/* /* */ SELECT 1 -- */ {COPY}",
+    f"\ufeff{COPY}",
+    f"\u00a0{COPY.replace(' ', chr(0xA0))}",
 ]
 
 WRITES_WHEN_UNPROTECTED = [
@@ -211,7 +211,7 @@ def assert_refused_and_harmless(statement: str, world: Path, con: duckdb.DuckDBP
 def test_a_copy_that_only_duckdb_sees_behind_a_nested_comment_is_not_run(
     world: Path, con: duckdb.DuckDBPyConnection
 ) -> None:
-    trick = f"/* /* */ EXPLAIN SELECT 1 -- */ {COPY_DB}"
+    trick = f"/* /* */ EXPLAIN SELECT 1 -- */ {COPY}"
     victim = shutil.copytree(world / "state", world / "victim")
     before = files_under(victim)
     locked_settings_only(victim, trick)
@@ -223,18 +223,30 @@ def test_a_copy_that_only_duckdb_sees_behind_a_nested_comment_is_not_run(
     assert files_under(world) == before
 
 
+@pytest.mark.parametrize("statement", [COPY_DB, f"EXPLAIN ANALYZE {COPY_DB}", f"WITH a AS ({COPY_DB}) SELECT 1"])
+def test_a_copy_onto_the_database_file_is_refused_by_the_check_and_by_duckdb_itself(
+    statement: str, world: Path, con: duckdb.DuckDBPyConnection
+) -> None:
+    """DuckDB 2.0.0 let it destroy the file; since 2.0.1 it refuses, and the check does not lean on that."""
+    assert_refused_and_harmless(statement, world, con)
+    before = files_under(world)
+    with pytest.raises(duckdb.Error):
+        con.execute(filled_in(statement, world / "state"))
+    assert files_under(world) == before
+
+
 # --- statements that change, load, or look outside
 
 # Today DuckDB itself allows a COPY only in the outermost WITH; the check does not lean on that.
 COPY_DEEP_INSIDE = [
-    f"FROM (WITH a AS ({COPY_DB}) SELECT 1)",
-    f"WITH b AS (WITH a AS ({COPY_DB}) SELECT 1 AS x) FROM b",
-    f"SELECT 1 UNION ALL (WITH a AS ({COPY_DB}) SELECT 1)",
-    f"SELECT (WITH a AS ({COPY_DB}) SELECT 1)",
-    f"SELECT 1 FROM findings JOIN (WITH a AS ({COPY_DB}) SELECT 1 AS x) t ON true",
-    f"SUMMARIZE WITH a AS ({COPY_DB}) SELECT 1 AS x",
-    f"SELECT * FROM (PIVOT (WITH a AS ({COPY_DB}) SELECT 1 AS x) ON x IN (1) USING count(*))",
-    f"SELECT 1 ORDER BY (WITH a AS ({COPY_DB}) SELECT 1)",
+    f"FROM (WITH a AS ({COPY}) SELECT 1)",
+    f"WITH b AS (WITH a AS ({COPY}) SELECT 1 AS x) FROM b",
+    f"SELECT 1 UNION ALL (WITH a AS ({COPY}) SELECT 1)",
+    f"SELECT (WITH a AS ({COPY}) SELECT 1)",
+    f"SELECT 1 FROM findings JOIN (WITH a AS ({COPY}) SELECT 1 AS x) t ON true",
+    f"SUMMARIZE WITH a AS ({COPY}) SELECT 1 AS x",
+    f"SELECT * FROM (PIVOT (WITH a AS ({COPY}) SELECT 1 AS x) ON x IN (1) USING count(*))",
+    f"SELECT 1 ORDER BY (WITH a AS ({COPY}) SELECT 1)",
 ]
 
 REFUSED = [
@@ -302,8 +314,8 @@ REFUSED = [
 NOT_EVEN_SQL = [
     "", ";", "-- nothing", "/* open", "SELECT", "\uff23\uff2f\uff30\uff39 (SELECT 1) TO 'x'",
     "SEL\u200bECT 1", "SELECT 1\0",
-    "SELECT '\udcff'", f"WITH RECURSIVE a AS ({COPY_DB}) SELECT 1",
-    f"SELECT 1;\0{COPY_DB}", "EXPLAIN EXPLAIN SELECT 1", "WITH a AS (ATTACH 'x') SELECT 1",
+    "SELECT '\udcff'", f"WITH RECURSIVE a AS ({COPY}) SELECT 1",
+    f"SELECT 1;\0{COPY}", "EXPLAIN EXPLAIN SELECT 1", "WITH a AS (ATTACH 'x') SELECT 1",
     "WITH a AS (MERGE INTO t USING u ON true) SELECT 1",
     "SELECT * FROM (DELETE FROM findings RETURNING *)", "SELECT 1 INTO t", "EXPLAIN", "EXPLAIN (ANALYZE) SELECT 1",
     "SELECT " + "(" * 5_000 + "1" + ")" * 5_000, "SELECT " + "abs(" * 900 + "1" + ")" * 900,
@@ -438,11 +450,11 @@ def test_any_text_is_either_one_reading_statement_or_refused(text: str) -> None:
         assert only.type in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
-PIECES = ["/*", "*/", "--", "\n", "\r", " ", ";", "(", ")", "EXPLAIN ", "ANALYZE ", "SELECT 1 ", "WITH a AS ", COPY_DB]
+PIECES = ["/*", "*/", "--", "\n", "\r", " ", ";", "(", ")", "EXPLAIN ", "ANALYZE ", "SELECT 1 ", "WITH a AS ", COPY]
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=12))
-@example(pieces=["/*", " ", "/*", "*/", "EXPLAIN ", "SELECT 1 ", "--", "*/", COPY_DB])
+@example(pieces=["/*", " ", "/*", "*/", "EXPLAIN ", "SELECT 1 ", "--", "*/", COPY])
 def test_no_game_with_comments_and_explain_gets_a_copy_past_the_check(pieces: list[str]) -> None:
     try:
         statement = sql.check("".join(pieces))
