@@ -230,6 +230,7 @@ def ddl(stream: str) -> str:
 REJECTS = {"offset": pl.Int64, "sub": pl.Int64, "reason": pl.String, "field": pl.String, "raw": pl.String}
 RAW_KEPT = 200  # characters of a bad record that its reject keeps
 LIST_MAX = 2**11  # events in one record: more have no coordinates
+TOO_MANY = f"more than {LIST_MAX:,} events in one record"
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -253,21 +254,21 @@ def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) ->
     for offset, record in enumerate(records, first_offset):
         try:
             event = decoder.decode(record)
+            where: Sequence[int] = range(len(event)) if isinstance(event, list) else ()
         except UNREADABLE as error:
             event, where, wrong = _sift(stream, record, error)
             bad += [(offset, *w) for w in wrong]
-        else:
-            where = range(len(event)) if isinstance(event, list) else (0,)
         if event is None:
             tombstones += 1
-            continue
-        found = event if isinstance(event, list) else [event]
-        if len(found) > LIST_MAX:
-            many = f"more than {LIST_MAX:,} events in one record"
-            bad += [(offset, sub, many, "", "") for sub in where[LIST_MAX:]]
-        events += found[:LIST_MAX]
-        subs += where[:LIST_MAX]
-        offsets += [offset] * len(found[:LIST_MAX])
+        elif isinstance(event, list):
+            events += event[:LIST_MAX]
+            subs += where[:LIST_MAX]
+            offsets += [offset] * len(where[:LIST_MAX])
+            bad += [(offset, sub, TOO_MANY, "", "") for sub in where[LIST_MAX:]]
+        else:
+            events.append(event)
+            offsets.append(offset)
+            subs.append(0)
     frame = _columns(stream, events).with_columns(
         offset=pl.Series(offsets, dtype=pl.Int64), sub=pl.Series(subs, dtype=pl.Int64)
     )
@@ -287,13 +288,21 @@ def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list
     good: list[Any] = []
     where: list[int] = []
     wrong: list[tuple[int, str, str, str]] = []
-    for sub, member in enumerate(members):
+    wrong += [(sub, TOO_MANY, "", "") for sub in range(LIST_MAX, len(members))]
+    for sub, member in enumerate(members[:LIST_MAX]):
         try:
             good.append(_ONE[stream].decode(member))
             where.append(sub)
         except UNREADABLE as mistake:
             wrong.append((sub, *_reason(mistake), _excerpt(bytes(member))))
     return good, where, wrong
+
+
+def _utf8(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _excerpt(record: bytes) -> str:
@@ -411,15 +420,17 @@ def _shown(frame: pl.DataFrame, name: str) -> pl.Expr:
 
 def _spelt(kind: pl.DataType) -> bool:
     """Whether a value of this type has a text: others are no value of any column but a map."""
-    return not kind.is_nested() and kind not in (pl.Duration, pl.Time, pl.Object)
+    return not kind.is_nested() and kind not in (pl.Duration, pl.Time, pl.Object, pl.Binary)
 
 
 def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
     """The value in the column's type; null where it has none."""
     if field.dtype == CLOCK:
         return _clock(raw, raw_type)
-    if raw_type in (pl.Categorical, pl.Enum, pl.Binary):
-        raw, raw_type = raw.cast(pl.String, strict=False), pl.String()
+    if raw_type == pl.Binary:  # text, from writers that do not say so
+        raw, raw_type = raw.map_elements(_utf8, return_dtype=pl.String), pl.String()
+    if raw_type in (pl.Categorical, pl.Enum):
+        raw, raw_type = raw.cast(pl.String), pl.String()
     if field.dtype == INSTANT:
         return instant(raw, raw_type)
     if raw_type == field.dtype:
@@ -438,14 +449,14 @@ TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def _clock(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
-    """A map, or a struct with a field per node, to (node, count) pairs by node; null if it has no or two counts of one."""
+    """A map, or a struct with a field per node, to pairs sorted by node; null where a node has no count or two."""
     if isinstance(raw_type, pl.Struct) and raw_type.fields and all(f.dtype.is_integer() for f in raw_type.fields):
         pairs = [
             pl.struct(key=pl.lit(f.name), value=raw.struct.field(f.name).cast(pl.Int64, strict=False))
             for f in raw_type.fields
         ]
         known = pl.concat_list(pairs).list.eval(pl.element().filter(pl.element().struct.field("value").is_not_null()))
-        clock = pl.when(raw.is_not_null()).then(known)
+        clock: pl.Expr = pl.when(raw.is_not_null()).then(known)
     elif _is_map(raw_type):
         clock = raw.cast(CLOCK, strict=False)
     else:
@@ -460,7 +471,7 @@ def _is_map(kind: pl.DataType) -> bool:
     if not isinstance(kind, pl.List) or not isinstance(kind.inner, pl.Struct):
         return False
     types = {f.name: f.dtype for f in kind.inner.fields}
-    return types.keys() == {"key", "value"} and types["key"] == pl.String and types["value"].is_integer()  # type: ignore[union-attr]
+    return types.keys() == {"key", "value"} and types["key"] == pl.String and types["value"].is_integer()
 
 
 def _filled(field: Field, value: pl.Expr) -> pl.Expr:
