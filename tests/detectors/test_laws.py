@@ -14,6 +14,7 @@ import pytest
 
 from detectors import table as table_module
 from detectors.detector import catalog
+from detectors.engine import reduce
 from detectors.events import INSTANT
 from detectors.table import Meet
 from detectors.windows import WINDOW_US
@@ -57,8 +58,10 @@ def test_it_fires_and_its_case_is_large_enough_to_prove_something(detector: str,
 
 @pytest.mark.parametrize(("detector", "case"), QUIET)
 def test_it_is_quiet_on_its_near_misses(detector: str, case: Case) -> None:
-    result = one_pass(case)
-    assert detector in {d for d, e in catalog().items() if e.detector.reads.name in result.tables} or detector == "keys"
+    log = placed(case)
+    tables = catalog()[detector].detector.tables
+    assert any(reduce(tables, stream, pl.concat(parts)) for stream, parts in log.items())  # it had something to judge
+    result = one_pass(case, log)
     assert result.fired(detector) == frozenset()
 
 

@@ -1,0 +1,61 @@
+"""order/42 is written by two nodes that do not know of each other, across windows; the quiet ones take turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.cases import Case, at, partitions
+
+
+def _row(second: float, node: str, entity: str, **more: Any) -> dict[str, Any]:
+    stamp = at(second)
+    return {
+        "timestamp": stamp,
+        "arrival": at(second + 0.7),
+        "node_id": node,
+        "entity_type": "order",
+        "entity_id": entity,
+        **more,
+    }
+
+
+def _taking_turns(entity: str, n: int = 300) -> list[dict[str, Any]]:
+    return [_row(i * 2.0, f"order-{i % 2}", entity, version=i + 1, base_version=i) for i in range(n)]
+
+
+def fires_same_base_version() -> Case:
+    rows = _taking_turns("1")
+    for i in range(8):  # the pair lies on both sides of a window's border
+        rows += [
+            _row(59.5 + 30 * i, "order-1", "42", version=10 + i, base_version=9 + i),
+            _row(60.5 + 30 * i, "order-2", "42", version=10 + i, base_version=9 + i),
+        ]
+    return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/42", "", "page")}))
+
+
+def fires_vector_clocks() -> Case:
+    rows = _taking_turns("1")
+    a, b = {"a": 1, "b": 0}, {"a": 0, "b": 1}
+    rows += [_row(19.0, "a", "7", vector_clock=a), _row(21.0, "b", "7", vector_clock=b)]
+    rows += [_row(40.0, "a", "7", vector_clock={"a": 2, "b": 1})]
+    return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/7", "", "warn")}))
+
+
+def fires_overlapping_intervals() -> Case:
+    rows = _taking_turns("1")
+    for i in range(8):
+        for node, begun in (("a", 28.0), ("b", 29.0)):
+            second = 40.0 * i + begun
+            rows.append(_row(second, node, "9", started=at(second), finished=at(second + 3.0)))
+    return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/9", "", "warn")}))
+
+
+def quiet_taking_turns() -> Case:
+    return Case({"write_log": partitions("write_log", _taking_turns("1") + _taking_turns("2"))})
+
+
+def quiet_one_node_and_one_unknowable() -> Case:
+    """One node may write as it likes; without versions, clocks or intervals nothing can be said."""
+    rows = _taking_turns("1") + [_row(i * 1.0, "order-1", "3", version=5, base_version=4) for i in range(50)]
+    rows += [_row(i * 1.0, f"order-{i % 2}", "4") for i in range(50)]
+    return Case({"write_log": partitions("write_log", rows)})
