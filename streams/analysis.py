@@ -75,7 +75,7 @@ class Analysis:
                 waiting = []
         self._land_findings()
 
-    def _rows(self, part: Part, columns: Sequence[str]) -> pl.DataFrame:
+    def _rows(self, part: Part, columns: list[str]) -> pl.DataFrame:
         raw = lake.read(self.folder, part, columns)
         again = raw["fate"] == "repeated"
         rows = place(raw, part.stream, self.lateness_us)
@@ -131,8 +131,10 @@ def _latest(rows: pl.DataFrame) -> int:
 def _horizon(folder: Path) -> Iterator[Segments]:
     place = folder / "horizon"
     shutil.rmtree(place, ignore_errors=True)
-    yield Segments(place)
-    shutil.rmtree(place, ignore_errors=True)
+    try:
+        yield Segments(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _needed(tables: Iterable[Table], stream: str) -> list[str]:

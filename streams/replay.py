@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +19,14 @@ import duckdb
 import polars as pl
 
 from detectors.detector import Detector, Settings, catalog
+from detectors.events import INSTANT, SCHEMA
 from detectors.windows import LATENESS_US
 from streams.analysis import Analysis
 from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
 from streams.problems import Exit, Problem, disk_full
 from streams.progress import Progress
-from streams.sources.files import Known, find
+from streams.sources.files import READABLE, Known, find
 from streams.sources.intake import Intake, Ledger
 
 
@@ -64,22 +65,32 @@ def replay(
 ) -> Outcome:
     """Reads what is new in the paths and judges all that the state holds. Reads only the files, sends nothing."""
     started, bar = datetime.now(UTC), progress or Progress()
-    with state.locked(folder), _disk(folder):
+    if arrival not in ARRIVALS:
+        raise Problem(f"--arrival {arrival}", f"not a time that events have; there are {', '.join(ARRIVALS)}")
+    with _disk(folder), state.locked(folder), lake.undone(folder):
         old = Old() if fresh else load(folder)
-        spool = folder / "spool"
+        intake = Intake(folder, lateness_us, arrival, Writer(folder), Ledger(), bar, list(old.known))
+        bar.begin("reading")
         try:
-            files = find(paths, spool)
-            intake = Intake(folder, lateness_us, arrival, Writer(folder), Ledger(), bar, list(old.known))
-            bar.begin("reading")
-            usable = [intake.take(file) for file in files]
+            usable = sum(intake.take(path, name) for path, name in find(paths, folder))
         finally:
-            shutil.rmtree(spool, ignore_errors=True)
-        if not any(usable):
-            raise Problem("nothing to analyse", "; ".join(intake.ledger.notes), code=Exit.NOTHING)
+            shutil.rmtree(folder / "spool", ignore_errors=True)
+        notes = intake.ledger.notes
+        if intake.known == old.known and not usable:
+            raise Problem("nothing to analyse", "\n".join(notes), code=Exit.NOTHING)
+        old = _still_true(folder, old, intake)
         parts = [*_relabelled(folder, old, lateness_us), *intake.writer.close()]
-        parts = lake.mark_repeats(folder, parts)
-        run = (started, command, lateness_us, intake.ledger.notes)
-        return _switch(folder, old, parts, intake.known, intake.ledger, settings, run, bar)
+        parts = lake.mark_repeats(folder, parts, lateness_us)
+        run = (started, command, lateness_us, notes)
+        outcome = _switch(folder, old, parts, intake.known, intake.ledger, settings, run, bar)
+    if not usable:
+        query = "SELECT source, field, reason, count(*) FROM rejects GROUP BY ALL"
+        then = f'asynchealth sql "{query}" --state {folder}'
+        raise Problem("nothing to analyse", "\n".join(notes), then, Exit.NOTHING)
+    return outcome
+
+
+ARRIVALS = [*dict.fromkeys(n for s in reversed(SCHEMA) for n, t in SCHEMA[s].items() if t == INSTANT), "none"]
 
 
 def rebuild(
@@ -92,7 +103,7 @@ def rebuild(
 ) -> Outcome:
     """Judges the lake again, after a change of detector, threshold or lateness."""
     started, bar = datetime.now(UTC), progress or Progress()
-    with state.locked(folder), _disk(folder):
+    with _disk(folder), state.locked(folder), lake.undone(folder):
         old = load(folder)
         if not old.parts:
             raise Problem(str(folder), "holds no rows", f"asynchealth replay PATH… --state {folder}", Exit.NOTHING)
@@ -118,7 +129,7 @@ def _disk(folder: Path) -> Iterator[None]:
 
 def load(folder: Path) -> Old:
     """What the state holds; an empty folder holds nothing."""
-    if not (folder / state.FILE).exists():
+    if not (folder / READABLE).exists():
         return Old()
     con = state.open_readable(folder)
     try:
@@ -134,6 +145,22 @@ def load(folder: Path) -> Old:
         )
     finally:
         con.close()
+
+
+def _still_true(folder: Path, old: Old, intake: Intake) -> Old:
+    """The old state without what this run has read again: whole recordings, or the line that had no end yet."""
+    parts: list[Part] = []
+    for part in old.parts:
+        gone = [p for s, p in intake.again if s == part.stream]
+        rest, removed = lake.without(folder, part, gone) if gone else (part, None)
+        if removed is not None:
+            intake.ledger.cover(part.stream, removed, -1)
+        parts += [rest] if rest else []
+    if old.rejects is None:
+        return replace(old, parts=parts)
+    ends = [intake.resumed.get(who) for who in old.rejects.select("stream", "partition").rows()]
+    again = pl.col("offset") >= pl.Series(ends, dtype=pl.Int64)
+    return replace(old, parts=parts, rejects=old.rejects.filter(~again.fill_null(False)))
 
 
 def _relabelled(folder: Path, old: Old, lateness_us: int) -> list[Part]:
@@ -162,7 +189,7 @@ def _switch(
         analysis.run(parts)
         state.land_rows(con, "lake_parts", parts)
         state.land_rows(con, "recordings", known)
-        rejects = _rejects(old, ledger, known)
+        rejects = _rejects(old, ledger)
         state.land_frame(con, "rejects", rejects)
         state.land_frame(con, "accounting", _accounting(analysis.accounting, rejects, known))
         covered = _covered(old, ledger)
@@ -190,18 +217,8 @@ FROM accounting
 """
 
 
-def _rejects(old: Old, ledger: Ledger, known: Sequence[Known]) -> pl.DataFrame:
-    """Old and new ones; the last line of a file that has grown since is read again, so its old reject goes."""
-    ends = {(k.stream, k.partition): k.records for k in old.known}
-    grown = {(k.stream, k.partition) for k in known if ends.get((k.stream, k.partition), k.records) != k.records}
-    kept = []
-    if old.rejects is not None and len(old.rejects):
-        torn = [
-            (s, p) in grown and o >= ends[s, p]
-            for s, p, o in old.rejects.select("stream", "partition", "offset").rows()
-        ]
-        kept = [old.rejects.filter(~pl.Series(torn, dtype=pl.Boolean))]
-    frames = [*kept, *ledger.rejects]
+def _rejects(old: Old, ledger: Ledger) -> pl.DataFrame:
+    frames = [f for f in (old.rejects, *ledger.rejects) if f is not None]
     if not frames:
         return pl.DataFrame(schema={"stream": pl.String, "source": pl.String, "partition": pl.Int64})
     columns = ["stream", "source", "partition", "offset", "sub", "reason", "field", "raw"]
@@ -212,6 +229,8 @@ def _accounting(counted: Sequence[pl.DataFrame], rejects: pl.DataFrame, known: S
     """Rows by stream, file and minute; rejects and null records have no minute: their line has none."""
     numbers = ["read", "used", "late", "implausible", "rejected", "repeated", "tombstones"]
     frames = [f.with_columns(pl.lit(0, dtype=pl.Int64).alias(n) for n in ("rejected", "tombstones")) for f in counted]
+    nothing: dict[str, pl.DataType] = {"stream": pl.String(), "partition": pl.Int64(), "minute": INSTANT}
+    frames.append(pl.DataFrame(schema=nothing | dict.fromkeys(numbers, pl.Int64())))
     lost = rejects.group_by("stream", "partition").agg(pl.len().cast(pl.Int64).alias("rejected"))
     for stream, partition, rejected in lost.iter_rows():
         frames.append(_unplaced(stream, partition, rejected, 0))

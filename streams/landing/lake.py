@@ -6,7 +6,8 @@ Which parts count is listed in the state's database; a part that no list names i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,8 @@ import polars as pl
 
 from detectors.events import LANDED
 from detectors.windows import HOUR_US, coordinate, place
+from streams.problems import Exit, Problem
+from streams.sources.files import READABLE
 
 PART_ROWS = 250_000
 LEFTOVER_S = 600  # replaced parts live this much longer, for readers who still have the old list
@@ -80,43 +83,80 @@ def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
     return Part(stream, str(path), len(rows), int(arrival.min()), int(arrival.max()))  # type: ignore[arg-type]
 
 
-def read(state: Path, part: Part, columns: Sequence[str]) -> pl.DataFrame:
-    return pl.read_parquet(state / part.path, columns=list(columns), glob=False)
+def read(state: Path, part: Part, columns: list[str] | None = None) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(state / part.path, columns=columns, glob=False)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        reason = f"the state is damaged: {str(error).splitlines()[0]}"
+        raise Problem(
+            str(state / part.path), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE
+        ) from None
+
+
+def without(state: Path, part: Part, partitions: Sequence[int]) -> tuple[Part | None, pl.DataFrame | None]:
+    """The part without the rows of some partitions, as a new part, and those rows; None where there are none."""
+    rows = read(state, part)
+    gone = rows["partition"].is_in(partitions)
+    if not gone.any():
+        return part, None
+    rest = None if gone.all() else write_part(state, part.stream, part.first_arrival // HOUR_US, rows.filter(~gone))
+    return rest, rows.filter(gone)
 
 
 def relabel(state: Path, part: Part, lateness_us: int) -> Part:
     """The same rows with their fate by another lateness, as a new part."""
-    rows = pl.read_parquet(state / part.path, glob=False)
+    rows = read(state, part)
     again = rows["fate"] == "repeated"
+    return _with_fates(state, part, rows, again, lateness_us)
+
+
+def _with_fates(state: Path, part: Part, rows: pl.DataFrame, again: pl.Series, lateness_us: int) -> Part:
     fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate").alias("fate")
-    placed = place(rows, part.stream, lateness_us).with_columns(fate)
-    return write_part(state, part.stream, part.first_arrival // HOUR_US, placed.select(list(LANDED[part.stream])))
+    placed = place(rows, part.stream, lateness_us).with_columns(fate).select(list(LANDED[part.stream]))
+    return write_part(state, part.stream, part.first_arrival // HOUR_US, placed)
 
 
-def mark_repeats(state: Path, parts: Sequence[Part]) -> list[Part]:
+def mark_repeats(state: Path, parts: Sequence[Part], lateness_us: int) -> list[Part]:
     """Of rows with one event_id the one with the smallest (arrival, coordinates) stays, the rest are repeated."""
     ids = []
     for i, part in enumerate(parts):
-        rows = read(state, part, ["event_id", "arrival", "partition", "offset", "sub"]).with_row_index("row")
-        coord = coordinate(part.stream).alias("coord")
-        known = rows.filter(pl.col("event_id").is_not_null()).select("event_id", "arrival", coord, "row")
+        rows = read(state, part, ["environment", "tenant", "event_id", "arrival", "partition", "offset", "sub", "fate"])
+        known = rows.with_row_index("row").filter(pl.col("event_id") != "")
         if len(known):
-            ids.append(known.with_columns(part=pl.lit(i), stream=pl.lit(part.stream)))
+            who = [pl.lit(i).alias("part"), pl.lit(part.stream).alias("stream"), coordinate(part.stream).alias("coord")]
+            ids.append(known.select(*EVENT_ID, "arrival", "row", *who, was=pl.col("fate") == "repeated"))
     if not ids:
         return list(parts)
-    ordered = pl.concat(ids).sort("stream", "event_id", "arrival", "coord")
-    extra = ordered.filter(~pl.struct("stream", "event_id").is_first_distinct()).select("part", "row")
+    ordered = pl.concat(ids).sort("stream", *EVENT_ID, "arrival", "coord")
+    again = ordered.with_columns(again=~pl.struct("stream", *EVENT_ID).is_first_distinct())
     marked = list(parts)
-    for (i,), rows in extra.partition_by("part", as_dict=True).items():
-        part = parts[int(i)]
-        frame = pl.read_parquet(state / part.path, glob=False).with_row_index("row")
-        fate = (
-            pl.when(pl.col("row").is_in(rows["row"].implode())).then(pl.lit("repeated")).otherwise("fate").alias("fate")
-        )
-        changed = frame.with_columns(fate).select(list(LANDED[part.stream]))
-        if not changed["fate"].equals(frame["fate"]):
-            marked[int(i)] = write_part(state, part.stream, part.first_arrival // HOUR_US, changed)
+    for i in again.filter(pl.col("again") != pl.col("was"))["part"].unique().sort():
+        rows = read(state, parts[i])
+        repeats = again.filter(pl.col("part") == i, pl.col("again"))["row"]
+        mine = pl.int_range(len(rows), eager=True).is_in(repeats.implode())
+        marked[i] = _with_fates(state, parts[i], rows, mine, lateness_us)
     return marked
+
+
+EVENT_ID = ("environment", "tenant", "event_id")
+
+
+@contextmanager
+def undone(state: Path) -> Iterator[None]:
+    """Takes back the parts of a run that failed before the switch, so that a full disk is no fuller than before."""
+    readable = state / READABLE
+    before, file = set((state / "lake").rglob("*.parquet")), _identity(readable)
+    try:
+        yield
+    except BaseException:
+        if _identity(readable) == file:
+            for path in set((state / "lake").rglob("*.parquet")) - before:
+                path.unlink()
+        raise
+
+
+def _identity(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 def sweep(state: Path, listed: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -21,10 +22,9 @@ from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
 from detectors.windows import parse_coordinate
 from streams.landing.lake import Part
-from streams.problems import Exit, Problem
-from streams.sources.files import Known
+from streams.problems import Exit, Problem, disk_full
+from streams.sources.files import READABLE, Known
 
-FILE = "asynchealth.duckdb"
 SCHEMA_VERSION = 1
 
 DDL = f"""
@@ -35,7 +35,7 @@ CREATE TABLE lake_parts (
     first_arrival BIGINT NOT NULL, last_arrival BIGINT NOT NULL);
 CREATE TABLE recordings (
     stream VARCHAR NOT NULL, name VARCHAR NOT NULL, length BIGINT NOT NULL, digest VARCHAR NOT NULL,
-    records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL);
+    records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL, clock BIGINT);
 CREATE TABLE rejects (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL,
     sub BIGINT NOT NULL, reason VARCHAR NOT NULL, field VARCHAR NOT NULL, raw VARCHAR);
@@ -71,42 +71,39 @@ def locked(state: Path) -> Iterator[None]:
     """Only one process changes a state folder at a time; readers are never kept out."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        handle = (state / "lock").open("a+")
+        handle = (state / "lock").open("a+b", buffering=0)
     except OSError as error:
+        if disk_full(error):
+            raise
         raise Problem(str(state), f"can't be written: {error.strerror}", f"ls -ld {state}", Exit.STATE) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            owner = handle.read().strip() or "unknown"
+            owner = handle.read().decode() or "unknown"
             raise Problem(
                 str(state), f"locked by another asynchealth (process {owner})", f"ps -p {owner}", Exit.STATE
             ) from None
         handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        handle.write(str(os.getpid()).encode())
         yield
 
 
 def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
     """The readable file, read-only, in UTC, with views on the rows where the file is now."""
-    path = state / FILE
+    path = state / READABLE
     if not path.exists():
         raise Problem(str(state), "no asynchealth state here", f"asynchealth replay PATH… --state {state}", Exit.STATE)
     try:
         con = duckdb.connect(str(path), read_only=True)
+        con.execute("SET TimeZone='UTC'")
+        version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
     except duckdb.Error as error:
         raise Problem(str(path), str(error).splitlines()[0], f"mv {path} {path}.bad", Exit.STATE) from None
-    con.execute("SET TimeZone='UTC'")
-    version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
     if version != SCHEMA_VERSION:
-        raise Problem(
-            str(path),
-            f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}",
-            "asynchealth rebuild",
-            Exit.STATE,
-        )
+        reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
+        raise Problem(str(path), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
     for stream, sql in view_sql(state, parts_of(con)).items():
         con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
     return con
@@ -140,9 +137,8 @@ def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
 @contextmanager
 def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new database aside; it becomes the readable file when the block ends without an error."""
-    aside = state / f"{FILE}.building"
-    for old in state.glob(f"{FILE}.building*"):
-        old.unlink()
+    aside = state / f"{READABLE}.building"
+    _clear(state)
     con = duckdb.connect(str(aside))
     try:
         con.execute("SET TimeZone='UTC'")
@@ -153,11 +149,22 @@ def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield con
         con.execute("COMMIT")
         con.execute("CHECKPOINT")
+        con.close()
+        with aside.open("rb") as f:
+            os.fsync(f.fileno())
+        os.replace(aside, state / READABLE)
     finally:
         con.close()
-    with aside.open("rb") as f:
-        os.fsync(f.fileno())
-    os.replace(aside, state / FILE)
+        _clear(state)
+
+
+def _clear(state: Path) -> None:
+    """Removes a file that was begun and its companions: the log, and the folder that DuckDB spills to."""
+    for old in state.glob(f"{READABLE}.building*"):
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
 
 
 def land_findings(con: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:

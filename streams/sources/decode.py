@@ -10,17 +10,18 @@ from itertools import islice
 
 import polars as pl
 
-from detectors.events import Decoded, conform, decode_json
+from detectors.events import SCHEMA, Decoded, conform, decode_json, fields
 from streams.problems import Exit, Problem
 from streams.sources.files import File, Recording, stream_of
 
 CHUNK = 200_000  # records
+LOOKED_AT = 100  # records, for one that tells what the file is of
 
 
 def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
     """(records in the chunk, what they hold), from record number `skip` on."""
     if recording.file.format == "parquet":
-        yield from _parquet(recording, stream)
+        yield from _parquet(recording, stream, skip)
         return
     offset = 0
     for lines in recording.lines():
@@ -31,17 +32,24 @@ def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[i
         offset += len(lines)
 
 
-def _parquet(recording: Recording, stream: str) -> Iterator[tuple[int, Decoded]]:
-    offset = 0
+def _parquet(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int, Decoded]]:
+    """Only the columns of the schema are read, so that no other type can be in the way."""
+    frame = recording.open_parquet()
+    there = set(frame.collect_schema().names())
+    if missing := [f.name for f in fields(stream) if f.required and f.name not in there]:
+        reason = f"has no column {', '.join(missing)}, which {stream} need"
+        raise Problem(recording.file.name, reason, "rename the columns, or leave the file out", Exit.NOTHING)
+    wanted = frame.select(n for n in SCHEMA[stream] if n in there).slice(skip)
+    offset = skip
     try:
-        for batch in recording.open_parquet().collect_batches(chunk_size=CHUNK, maintain_order=True):
+        for batch in wanted.collect_batches(chunk_size=CHUNK, maintain_order=True):
             numbered = batch.with_columns(
                 offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
             )
             events, rejects = conform(stream, numbered)
             yield len(batch), Decoded(events, rejects)
             offset += len(batch)
-    except (OSError, pl.exceptions.ComputeError) as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         recording.broken = f"damaged after record {offset} ({str(error).splitlines()[0]})"
 
 
@@ -51,15 +59,15 @@ def recognise(file: File) -> str:
     if file.format == "parquet":
         stream = stream_of(file, columns=recording.open_parquet().collect_schema().names())
     else:
-        first = next(islice((line for lines in recording.lines() for line in lines), 1), b"")
-        if not first:
-            reason = recording.broken or "empty"
+        first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
+        if not first or (recording.torn and len(first) == 1):
+            reason = recording.broken or ("its only record has no end" if first else "empty")
             raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
-        stream = stream_of(file, first)
+        stream = next(filter(None, (stream_of(file, line) for line in first)), None)
     if stream is None:
         raise Problem(
             file.name,
-            "not recognised: its first record has none of the fields of requests (service_name), heartbeats "
+            "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
             "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name)",
             "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl",
             Exit.NOTHING,

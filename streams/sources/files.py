@@ -7,29 +7,29 @@ where it ended, and the same file under another name is not read twice.
 from __future__ import annotations
 
 import glob
-import gzip
-import io
-import os
 import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import polars as pl
 import xxhash
 import zstandard
 
-from detectors.events import STREAMS
+from detectors.events import STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")
 PACKED = ("", ".gz", ".zst")
 BLOCK = 1 << 22
-TRUNCATED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+PACKED_BLOCK = 1 << 16  # a packed byte may stand for a thousand
+BOM = b"\xef\xbb\xbf"
+DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
+READABLE = "asynchealth.duckdb"  # a folder with this file is a state folder: what it holds is no recording
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class File:
 
 @dataclass(frozen=True)
 class Known:
-    """How much of a recording was read before: decoded bytes and their hash, records, its partition, null records."""
+    """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
+
+    clock: where its arrivals stood at the end, in µs; None where it has none.
+    """
 
     stream: str
     name: str
@@ -53,64 +56,108 @@ class Known:
     records: int
     partition: int
     tombstones: int
+    clock: int | None
 
 
-def find(paths: Sequence[str], spool: Path) -> list[File]:
-    """The files behind paths, globs, folders and `-` (standard input), in the order given; folders by name."""
-    files: list[File] = []
-    for given in paths:
-        if given == "-":
-            files.append(_recognise(_from_stdin(spool), "-"))
-            continue
+def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
+    """The files behind paths, globs, folders and `-` (standard input), each with the name that people see.
+
+    In the order given, in folders by name. Where there is nothing behind a path it stays, for look() to say why.
+    """
+    found: list[tuple[Path, str]] = []
+    for given in dict.fromkeys(paths):
         path = Path(given)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and _is_log(p))
-            if not inside:
-                raise Problem(given, f"no {', '.join(ENDINGS)} files in this folder", code=Exit.NOTHING)
-            files += [_recognise(p, str(p.relative_to(path))) for p in inside]
-        elif path.exists():
-            files.append(_recognise(path, path.name))
-        elif matches := sorted(glob.glob(given, recursive=True)):
-            files += [_recognise(Path(m), Path(m).name) for m in matches if Path(m).is_file()]
+        if given == "-":
+            found.append((_spooled(sys.stdin.buffer, state, len(found)), "-"))
+        elif path.is_fifo():
+            with path.open("rb") as pipe:
+                found.append((_spooled(pipe, state, len(found)), given))
+        elif path.exists() or not (matches := sorted(glob.glob(given, recursive=True))):
+            found += _inside(path, state)
         else:
-            raise Problem(given, "no such file or folder", f"ls {path.parent}", Exit.NOTHING)
-    return files
+            found += [inside for match in matches for inside in _inside(Path(match), state)]
+    return found
+
+
+def _inside(path: Path, state: Path) -> list[tuple[Path, str]]:
+    if not path.is_dir():
+        return [(path, path.name if path.exists() else str(path))]
+    logs = sorted(p for p in path.rglob("*") if _is_log(p) and p.is_file() and not _in_state(p, path, state))
+    return [(p, str(p.relative_to(path))) for p in logs] or [(path, str(path))]
 
 
 def _is_log(path: Path) -> bool:
     return path.name != "labels.json" and any(path.name.endswith(e + p) for e in ENDINGS for p in PACKED)
 
 
-def _from_stdin(spool: Path) -> Path:
-    spool.mkdir(parents=True, exist_ok=True)
-    path = spool / "stdin"
+def _in_state(path: Path, top: Path, state: Path) -> bool:
+    between = [top / p for p in path.relative_to(top).parents]
+    return any((p / READABLE).exists() or p.resolve() == state.resolve() for p in between)
+
+
+def _spooled(source: BinaryIO, state: Path, number: int) -> Path:
+    """What can be read only once, as a file."""
+    path = state / "spool" / str(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
-        shutil.copyfileobj(sys.stdin.buffer, out)
+        shutil.copyfileobj(source, out)
     return path
 
 
-def _recognise(path: Path, name: str) -> File:
+def look(path: Path, name: str) -> File:
+    """A file with its format by content, or a problem that says why it can't be read."""
+    if path.is_dir():
+        raise Problem(name, f"no {', '.join(ENDINGS)} files in this folder", f"ls {path}", Exit.NOTHING)
     try:
         with path.open("rb") as f:
             head = f.read(4)
-    except PermissionError:
-        raise Problem(str(path), "not readable by this user", f"ls -l {path}", Exit.NOTHING) from None
+    except FileNotFoundError:
+        raise Problem(name, "no such file or folder", f"ls {path.parent}", Exit.NOTHING) from None
     except OSError as error:
-        raise Problem(str(path), f"not readable: {error.strerror}", code=Exit.NOTHING) from None
+        raise Problem(name, f"not readable: {error.strerror}", f"ls -l {path}", Exit.NOTHING) from None
     if head == b"PAR1":
         return File(path, name, "parquet", "")
     packed = "gz" if head[:2] == b"\x1f\x8b" else "zst" if head == b"\x28\xb5\x2f\xfd" else ""
     return File(path, name, "jsonl", packed)
 
 
-def open_decoded(file: File) -> BinaryIO:
-    raw = file.path.open("rb")
-    if file.packed == "gz":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if file.packed == "zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(reader, BLOCK)
-    return raw
+def decoded(file: File) -> Iterator[bytes]:
+    """The file's bytes, unpacked, in blocks; one of DAMAGED is raised after the last good byte."""
+    with file.path.open("rb") as raw:
+        if not file.packed:
+            while block := raw.read(BLOCK):
+                yield block
+            return
+        waiting, size = [], 0
+        try:
+            for piece in _unpacked(raw, file.packed):
+                waiting.append(piece)
+                size += len(piece)
+                if size >= BLOCK:
+                    yield b"".join(waiting)
+                    waiting, size = [], 0
+        except DAMAGED:
+            yield b"".join(waiting)
+            raise
+        yield b"".join(waiting)
+
+
+def _unpacked(raw: BinaryIO, packed: str) -> Iterator[bytes]:
+    """Decoded pieces of a file of one or more frames. Read by hand: gzip.open loses what it had decoded before an early
+    end, and zstandard's reader takes one for the end."""
+    frame, fresh = _frame(packed), True
+    while block := raw.read(PACKED_BLOCK):
+        while block:
+            yield frame.decompress(block)
+            block, fresh = (frame.unused_data.lstrip(b"\0"), True) if frame.eof else (b"", False)
+            if fresh:
+                frame = _frame(packed)
+    if not fresh:
+        raise EOFError("the end is missing")
+
+
+def _frame(packed: str) -> Any:
+    return zlib.decompressobj(wbits=31) if packed == "gz" else zstandard.ZstdDecompressor().decompressobj()
 
 
 def stream_of(file: File, first: bytes = b"", columns: Sequence[str] = ()) -> str | None:
@@ -158,28 +205,30 @@ class Recording:
     def lines(self) -> Iterator[list[bytes]]:
         """Blocks of records; a blank line is none."""
         rest: list[bytes] = []
-        with open_decoded(self.file) as f:
-            while block := self._read(f):
-                *whole, tail = block.split(b"\n")
-                if whole:
-                    self._took(b"".join(rest), block[: len(block) - len(tail)])
-                    whole[0] = b"".join([*rest, whole[0]])
-                    rest = []
-                    yield [line for line in whole if line and not line.isspace()]
-                rest.append(tail)
-        last = b"".join(rest)
+        begun = False
+        for block in self._blocks():
+            *whole, tail = block.split(b"\n")
+            if whole:
+                self._took(*rest, block[: len(block) - len(tail)])
+                whole[0] = b"".join([*rest, whole[0]])
+                if not begun:
+                    whole[0] = whole[0].removeprefix(BOM)
+                begun, rest = True, []
+                yield [line for line in whole if line and not line.isspace()]
+            rest.append(tail)
+        end = b"".join(rest)
+        last = end if begun else end.removeprefix(BOM)
         if last and not last.isspace():
             self.torn = not _is_json(last)
             if not self.torn:
-                self._took(last)
+                self._took(end)
             yield [last]
 
-    def _read(self, f: BinaryIO) -> bytes:
+    def _blocks(self) -> Iterator[bytes]:
         try:
-            return f.read(BLOCK)
-        except TRUNCATED as error:
-            self.broken = f"ends early ({error or 'truncated'})"
-            return b""
+            yield from decoded(self.file)
+        except DAMAGED as error:
+            self.broken = f"damaged: {error}"
 
     def _took(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -187,46 +236,43 @@ class Recording:
             self.length += len(piece)
 
     def open_parquet(self) -> pl.LazyFrame:
-        with self.file.path.open("rb") as f:
-            while block := f.read(BLOCK):
-                self._took(block)
         try:
             frame = pl.scan_parquet(self.file.path, glob=False)
             frame.collect_schema()
-            return frame
-        except (OSError, pl.exceptions.ComputeError) as error:
-            reason = str(error).splitlines()[0]
-            raise Problem(
-                self.file.name, f"not a whole Parquet file: {reason}", "write it again, or leave it out", Exit.NOTHING
-            ) from None
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = f"not a whole Parquet file: {str(error).splitlines()[0]}"
+            raise Problem(self.file.name, reason, "write it again, or leave it out", Exit.NOTHING) from None
+        for block in decoded(self.file):
+            self._took(block)
+        return frame
 
 
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
     return True
 
 
 def read_before(file: File, known: Sequence[Known]) -> Known | None:
     """The longest known recording that this file begins with; it has grown if it is longer."""
-    size = None if file.packed else os.path.getsize(file.path)
-    lengths = sorted({k.length for k in known if size is None or k.length <= size})
-    if not lengths:
-        return None
+    by_content = {(k.length, k.digest): k for k in known}
+    lengths = sorted({k.length for k in known})
     found: Known | None = None
     digest, at = xxhash.xxh3_128(), 0
-    with file.path.open("rb") if file.format == "parquet" else open_decoded(file) as f:
-        for length in lengths:
-            while at < length:
-                try:
-                    block = f.read(min(BLOCK, length - at))
-                except TRUNCATED:
-                    return found
-                if not block:
-                    return found
-                digest.update(block)
-                at += len(block)
-            found = next((k for k in known if (k.length, k.digest) == (at, digest.hexdigest())), found)
+    try:
+        for block in decoded(file):
+            rest = memoryview(block)
+            while lengths and lengths[0] <= at + len(rest):
+                upto = lengths.pop(0) - at
+                digest.update(rest[:upto])
+                rest, at = rest[upto:], at + upto
+                found = by_content.get((at, digest.hexdigest()), found)
+            if not lengths:
+                break
+            digest.update(rest)
+            at += len(rest)
+    except DAMAGED:
+        pass  # what comes before the damage may well be known
     return found

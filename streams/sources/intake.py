@@ -18,7 +18,7 @@ from streams.landing.lake import Writer
 from streams.problems import Exit, Problem
 from streams.progress import Progress
 from streams.sources.decode import chunks, recognise
-from streams.sources.files import File, Known, Recording, read_before
+from streams.sources.files import Known, Recording, look, read_before
 
 
 @dataclass
@@ -29,10 +29,30 @@ class Ledger:
     coverage: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (stream, field) to rows, filled
     notes: list[str] = field(default_factory=list)
 
+    def cover(self, stream: str, rows: pl.DataFrame, times: int = 1) -> None:
+        """Counts which fields are filled; times -1 takes rows back."""
+        for column, nulls in rows.select(list(SCHEMA[stream])).null_count().row(0, named=True).items():
+            filled = self.coverage.setdefault((stream, column), [0, 0])
+            filled[0] += times * len(rows)
+            filled[1] += times * (len(rows) - nulls)
+
+    def reject(self, known: Known, rejects: pl.DataFrame) -> None:
+        if len(rejects):
+            who = [pl.lit(known.stream).alias("stream"), pl.lit(known.name).alias("source")]
+            number = pl.lit(known.partition, dtype=pl.Int64).alias("partition")
+            self.rejects.append(rejects.with_columns(*who, number))
+
+
+Chunk = tuple[int, pl.DataFrame, Decoded]  # records, placed rows, what else was among them
+
 
 @dataclass
 class Intake:
-    """Reads recordings into the lake: which partition each has, what is known of it, where its clock stands."""
+    """Reads recordings into the lake: which partition each has, what is known of it, where its clock stands.
+
+    resumed: for each partition that was read before, the record where this run began. That is the first one where no
+    arrivals are recorded, since there a row's place depends on the whole recording: its old rows count no more.
+    """
 
     folder: Path
     lateness_us: int
@@ -41,42 +61,67 @@ class Intake:
     ledger: Ledger
     progress: Progress
     known: list[Known]
+    resumed: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    def take(self, file: File) -> bool:
-        """Reads what is new of one file; False where nothing could be read."""
+    @property
+    def again(self) -> set[tuple[str, int]]:
+        """The partitions that were read again from their first record."""
+        return {who for who, record in self.resumed.items() if not record}
+
+    def take(self, path: Path, name: str) -> bool:
+        """Reads what is new of one file; False where nothing in it could be used."""
         try:
+            file = look(path, name)
             stream = recognise(file)
-            before = read_before(file, [k for k in self.known if k.stream == stream])
             recording = Recording(file)
-            self._read(recording, stream, before)
+            usable = self._read(recording, stream)
         except Problem as problem:
             if problem.code != Exit.NOTHING:
                 raise
             self.ledger.notes.append(str(problem))
             return False
         if recording.broken:
-            self.ledger.notes.append(f"{file.name}: {recording.broken}; all records before were read")
-        return True
+            self.ledger.notes.append(f"{name}: {recording.broken}; all records before were read")
+        return usable
 
-    def _read(self, recording: Recording, stream: str, before: Known | None) -> None:
+    def _read(self, recording: Recording, stream: str) -> bool:
         name = recording.file.name
-        partition = before.partition if before else self._next_partition(stream)
-        skip = before.records if before else 0
-        records = 0
-        tombstones = before.tombstones if before else 0
-        for count, rows, rejects, empty in self._placed(recording, stream, skip, partition):
+        before = read_before(recording.file, [k for k in self.known if k.stream == stream])
+        if before and not next(chunks(Recording(recording.file), stream, before.records), None):
+            self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
+            return True
+        start = Known(stream, name, 0, "", 0, before.partition if before else self._next_partition(stream), 0, None)
+        if before and before.clock is not None and self.arrival != "none":
+            start = replace(before, name=name)
+        records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
+        first_reject = len(self.ledger.rejects)
+        for count, rows, decoded in self._placed(recording, start):
             records += count
-            tombstones += empty
-            self._note(stream, name, partition, rows, rejects)
+            tombstones += decoded.tombstones
+            used += len(rows)
+            if len(rows) and rows["told"][0]:
+                clock = int(rows["arrival"].cast(pl.Int64).max())  # type: ignore[arg-type]
+            self.ledger.cover(stream, rows)
+            self.ledger.reject(start, decoded.rejects)
             self.writer.add(stream, rows)
             self.progress.add(count)
-        whole = skip + records - (1 if recording.torn else 0)
-        entry = Known(stream, name, recording.length, recording.digest, whole, partition, tombstones)
         if before:
             self.known.remove(before)
-            if not records:
-                self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
-        self.known.append(entry)
+            self.resumed[stream, start.partition] = start.records
+        elif not used:
+            self.ledger.notes.append(f"{name}: {_nothing_used(records, self.ledger.rejects[first_reject:])}")
+        whole = records - (1 if recording.torn else 0)
+        self.known.append(
+            replace(
+                start,
+                length=recording.length,
+                digest=recording.digest,
+                records=whole,
+                tombstones=tombstones,
+                clock=clock,
+            )
+        )
+        return bool(used or before)
 
     def _next_partition(self, stream: str) -> int:
         number = 1 + max((k.partition for k in self.known if k.stream == stream), default=-1)
@@ -86,77 +131,59 @@ class Intake:
             )
         return number
 
-    def _placed(
-        self, recording: Recording, stream: str, skip: int, partition: int
-    ) -> Iterator[tuple[int, pl.DataFrame, pl.DataFrame, int]]:
-        """(records, placed rows, rejects, tombstones); without arrivals it takes all of them to place one."""
-        clock, told, held = -(2**62), None, []
-        for count, decoded in chunks(recording, stream, skip):
-            events = self._with_arrival(decoded.events)
-            if told is None:
-                told = bool(events["arrival"].count())
-            if not told:
-                held.append((count, replace(decoded, events=events)))
+    def _placed(self, recording: Recording, start: Known) -> Iterator[Chunk]:
+        """Chunks whose rows have their arrivals; while none was seen they wait, for a later row may have one."""
+        clock = start.clock
+        waiting: list[tuple[int, Decoded]] = []
+        for count, decoded in chunks(recording, start.stream, start.records):
+            events = self._with_arrival(start.stream, decoded.events)
+            waiting.append((count, replace(decoded, events=events)))
+            if clock is None:
+                clock = events["arrival"].drop_nulls().cast(pl.Int64).first()  # type: ignore[assignment]
+            if clock is None:
                 continue
-            raw = events["arrival"].cast(pl.Int64)
-            arrived = running_arrival(events["arrival"], clock)
-            clock = int(arrived.max()) if len(arrived) else clock  # type: ignore[arg-type]
-            rows = self._place(
-                events, stream, recording.file.name, partition, arrived, (arrived - raw).fill_null(0), True
-            )
-            yield count, rows, decoded.rejects, decoded.tombstones
-        if held:
-            yield from self._stand_in(held, stream, recording.file.name, partition)
+            for number, some in waiting:
+                raw = some.events["arrival"].cast(pl.Int64)
+                arrived = running_arrival(raw, clock)
+                clock = int(arrived[-1]) if len(arrived) else clock
+                yield number, self._place(some.events, start, arrived, (arrived - raw).fill_null(0), True), some
+            waiting = []
+        if waiting:
+            yield from self._stand_in(waiting, start)
 
-    def _with_arrival(self, events: pl.DataFrame) -> pl.DataFrame:
+    def _with_arrival(self, stream: str, events: pl.DataFrame) -> pl.DataFrame:
         if self.arrival == "none":
             return events.with_columns(arrival=pl.lit(None, dtype=INSTANT))
-        return events if self.arrival == "arrival" else events.with_columns(arrival=pl.col(self.arrival))
+        named = SCHEMA[stream].get(self.arrival) == INSTANT
+        return events.with_columns(arrival=pl.col(self.arrival)) if named else events
 
-    def _stand_in(
-        self, held: Sequence[tuple[int, Decoded]], stream: str, name: str, partition: int
-    ) -> Iterator[tuple[int, pl.DataFrame, pl.DataFrame, int]]:
-        times = pl.concat([d.events.select(event_time(stream).alias("t"))["t"] for _, d in held])
+    def _stand_in(self, waiting: Sequence[tuple[int, Decoded]], start: Known) -> Iterator[Chunk]:
+        times = pl.concat([d.events.select(event_time(start.stream).alias("t"))["t"] for _, d in waiting])
         arrived = stand_in_arrival(times)
         at = 0
-        for count, decoded in held:
-            events = decoded.events
-            mine = arrived[at : at + len(events)]
-            at += len(events)
-            rows = self._place(
-                events, stream, name, partition, mine, pl.zeros(len(events), pl.Int64, eager=True), False
-            )
-            yield count, rows, decoded.rejects, decoded.tombstones
+        for count, some in waiting:
+            mine = arrived[at : at + len(some.events)]
+            at += len(some.events)
+            still = pl.zeros(len(some.events), pl.Int64, eager=True)
+            yield count, self._place(some.events, start, mine, still, False), some
 
     def _place(
-        self,
-        events: pl.DataFrame,
-        stream: str,
-        name: str,
-        partition: int,
-        arrived: pl.Series,
-        stepped: pl.Series,
-        told: bool,
+        self, events: pl.DataFrame, start: Known, arrived: pl.Series, stepped: pl.Series, told: bool
     ) -> pl.DataFrame:
-        return place(
-            events.with_columns(
-                arrival=arrived.cast(INSTANT),
-                told=pl.lit(told),
-                stepped_us=stepped,
-                source=pl.lit(name),
-                topic=pl.lit(stream),
-                partition=pl.lit(partition, dtype=pl.Int64),
-            ),
-            stream,
-            self.lateness_us,
+        placed = events.with_columns(
+            arrival=arrived.cast(INSTANT),
+            told=pl.lit(told),
+            stepped_us=stepped,
+            source=pl.lit(start.name),
+            topic=pl.lit(start.stream),
+            partition=pl.lit(start.partition, dtype=pl.Int64),
         )
+        return place(placed, start.stream, self.lateness_us)
 
-    def _note(self, stream: str, name: str, partition: int, rows: pl.DataFrame, rejects: pl.DataFrame) -> None:
-        if len(rejects):
-            who = [pl.lit(stream).alias("stream"), pl.lit(name).alias("source")]
-            number = pl.lit(partition, dtype=pl.Int64).alias("partition")
-            self.ledger.rejects.append(rejects.with_columns(*who, number))
-        for column, nulls in rows.select(list(SCHEMA[stream])).null_count().row(0, named=True).items():
-            filled = self.ledger.coverage.setdefault((stream, column), [0, 0])
-            filled[0] += len(rows)
-            filled[1] += len(rows) - nulls
+
+def _nothing_used(records: int, rejects: Sequence[pl.DataFrame]) -> str:
+    if not rejects:
+        return "holds no event"
+    kinds = pl.concat(rejects).group_by("field", "reason").len().sort("len", "field", "reason", descending=True)
+    where, reason, many = kinds.row(0)
+    return f"none of its {records:,} records could be used; {many:,} times: {where + ': ' if where else ''}{reason}"
