@@ -127,7 +127,7 @@ def shared_variable() -> list[dict[str, Any]]:
     path = DATA / "tsviz_shared_var_4_threads.log.gz"
     if not path.exists():
         pytest.skip(f"no recording at {path}: set ASYNCHEALTH_DATA to the folder with the shared recordings")
-    lines = gzip.open(path, "rt").read().splitlines()
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     writes = []
     for what, who in zip(lines[::2], lines[1::2], strict=True):
         if write := WRITE.match(what):
