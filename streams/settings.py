@@ -22,15 +22,18 @@ from detectors.detector import Detector, Settings
 from streams.problems import Problem
 
 CONFIG = "asynchealth.toml"
+EXAMPLE = 'services.payment = { idempotency_ttl = "48h", thresholds = { timeout_budget.warn_pct = 90 } }'
+LONGEST_US = 10 * 366 * 86_400_000_000  # spans beyond ten years are slips, and overflow arithmetic in µs
 SPANS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 def span_us(text: str) -> int:
     """ "90s", "10m", "48h", "30d" to µs."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", text.strip())
-    if not found:
-        raise Problem(text, "not a span of time", "write it like 30s, 10m, 48h or 7d")
-    return round(float(found[1]) * SPANS_US[found[2]])
+    span = round(float(found[1]) * SPANS_US[found[2]]) if found else LONGEST_US + 1
+    if span > LONGEST_US:
+        raise Problem(text, "not a span of time up to ten years", "write it like 30s, 10m, 48h or 7d")
+    return span
 
 
 def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Path = Path(CONFIG)) -> Settings:
@@ -38,16 +41,22 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     known = {f"{d.name}.{t.name}": t for d in detectors for t in d.thresholds}
     names = {d.name for d in detectors}
     config = _read(path)
-    values = _checked(known, names, _flat(config.get("thresholds", {})), str(path))
+    services = _table(config, "services", str(path))
+    own = {s: _table(services, s, f"{path}, services") for s in services}
+    values = _checked(known, names, _flat(_table(config, "thresholds", str(path))), str(path))
     given = dict(_split(o) for o in overrides)
     values |= _checked(known, names, given.items(), "--set")
-    services: dict[str, Any] = config.get("services", {})
-    per_subject = {
-        service: _checked(known, names, _flat(own.get("thresholds", {})), f"{path}, services.{service}")
-        for service, own in services.items()
-    }
-    ttl = {s: span_us(own["idempotency_ttl"]) for s, own in services.items() if "idempotency_ttl" in own}
+    at = {s: f"{path}, services.{s}" for s in own}
+    per_subject = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
+    ttl = {s: span_us(str(o["idempotency_ttl"])) for s, o in own.items() if "idempotency_ttl" in o}
     return Settings(values, per_subject, ttl)
+
+
+def _table(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    value = tree.get(name, {})
+    if not isinstance(value, dict):
+        raise Problem(f"{where}: {name}", "not a table", f"write it as in: {EXAMPLE}")
+    return value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,8 +64,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Problem(str(path), f"not TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise Problem(str(path), f"not TOML: {error}", f"write it as in: {EXAMPLE}") from None
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -79,23 +88,28 @@ def _checked(
 ) -> dict[str, float]:
     values = {}
     for name, value in given:
-        if name not in known and name.split(".")[0] not in names:
+        detector, _, own = name.partition(".")
+        if detector not in names:
             raise Problem(f"{where}: {name}", "no such detector", "asynchealth detectors")
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise Problem(f"{where}: {name}", f"{value!r} is not a number") from None
+            raise Problem(f"{where}: {name}", f"{value!r} is not a number", "asynchealth detectors") from None
         if threshold := known.get(name):
-            if not threshold.low <= number <= threshold.high:
-                wanted = f"{threshold.low:g} to {threshold.high:g} {threshold.unit}"
-                raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})")
-        elif name.split(".")[1] not in OTHER:
-            mine = ", ".join(n for n in known if n.startswith(name.split(".")[0] + "."))
+            low, high, unit = threshold.low, threshold.high, threshold.unit
+        elif own in OTHER:
+            low, high, unit = 0, LARGEST, ""
+        else:
+            mine = ", ".join(n for n in known if n.startswith(detector + "."))
             raise Problem(f"{where}: {name}", f"no such threshold; there are {mine}", "asynchealth detectors")
+        if not low <= number <= high:
+            wanted = f"{low:g} to {high:g} {unit}".strip()
+            raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})", "asynchealth detectors")
         values[name] = number
     return values
 
 
+LARGEST = 1e12
 OTHER = frozenset({"min_volume", "max_one_way_delay_ms", "max_drift_ppm"})  # settings that are no thresholds
 
 
