@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,30 @@ from detectors.events import SCHEMA, decode_json
 from streams.chaos.fleet import START, Tape, make_hour, write_tape
 
 Row = dict[str, Any]
-SEEDS = [1, 2, 3]
-CALM_SEEDS = [101, 104]
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 AHEAD, OLD, LATENESS = 60 * SECOND, timedelta(days=30), 30 * SECOND
 
-faulty = pytest.mark.parametrize("seed", SEEDS)
-calm = pytest.mark.parametrize("seed", CALM_SEEDS)
+
+@pytest.fixture(scope="module", params=[1, 2])
+def seed(request: pytest.FixtureRequest) -> Iterator[int]:
+    """An hour with faults. All tests of one hour run together, so that only its rows are in memory."""
+    yield int(request.param)
+    rows.cache_clear()
 
 
-@cache
+@pytest.fixture(scope="module", params=[101, 104])
+def calm_seed(request: pytest.FixtureRequest) -> Iterator[int]:
+    yield int(request.param)
+    rows.cache_clear()
+
+
+@lru_cache(maxsize=2)
 def hour(seed: int, is_calm: bool = False) -> Tape:
     return make_hour(seed, calm=is_calm)
 
 
-@cache
+@lru_cache(maxsize=4)
 def rows(seed: int, stream: str, is_calm: bool = False) -> list[Row]:
     found = [row for part in hour(seed, is_calm).frames[stream] for row in part.iter_rows(named=True)]
     assert found
@@ -159,7 +167,6 @@ def test_parquet_holds_the_same_rows_and_labels_without_rejects(tmp_path: Path) 
     assert '"rejected": 0' not in jsonl
 
 
-@faulty
 def test_columns_are_the_streams_and_arrival_never_goes_back_in_a_partition(seed: int) -> None:
     tape = hour(seed)
     assert {s: len(parts) for s, parts in tape.frames.items()} == {
@@ -183,7 +190,6 @@ def test_the_default_hour_has_the_size_and_the_shares_that_the_screens_show() ->
     assert hour(1).labels["hour"]["start"].startswith(START.strftime("%Y-%m-%dT%H"))
 
 
-@faulty
 def test_the_recounted_fates_are_the_labelled_totals(seed: int) -> None:
     used = late = implausible = 0
     for stream in SCHEMA:
@@ -201,7 +207,6 @@ def test_the_recounted_fates_are_the_labelled_totals(seed: int) -> None:
     assert totals["read"] == used + late + implausible + totals["rejected"]
 
 
-@faulty
 def test_a_servers_parent_is_the_client_span_of_the_same_attempt(seed: int) -> None:
     clients = {r["span_id"]: r for r in rows(seed, "requests") if r["side"] == "client"}
     paired = 0
@@ -219,7 +224,6 @@ def test_a_servers_parent_is_the_client_span_of_the_same_attempt(seed: int) -> N
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
 
-@faulty
 def test_keys_that_servers_applied_twice_are_the_labelled_ones(seed: int) -> None:
     applied = {k: [r for r in v if r["applied"]] for k, v in by_key(seed).items()}
     twice = {key for (service, key), v in applied.items() if len(v) > 1}
@@ -230,7 +234,6 @@ def test_keys_that_servers_applied_twice_are_the_labelled_ones(seed: int) -> Non
     assert abs(second - datetime.fromisoformat(label["onset_first_row"])) < timedelta(milliseconds=1)
 
 
-@faulty
 def test_both_runs_of_a_doubled_key_overlap_once_their_clocks_are_set_right(seed: int) -> None:
     label, truth = fault(seed, "duplicate_key"), hour(seed).labels["truth"]
     lines = by_key(seed)
@@ -245,7 +248,6 @@ def test_both_runs_of_a_doubled_key_overlap_once_their_clocks_are_set_right(seed
         assert a[0] < b[0] < b[1] < a[1]
 
 
-@faulty
 def test_every_other_repeat_begins_after_the_effect_even_by_wrong_clocks(seed: int) -> None:
     doubled, repeats = set(fault(seed, "duplicate_key")["keys"]), 0
     for (_, key), lines in by_key(seed).items():
@@ -284,7 +286,6 @@ def conflicts(seed: int, is_calm: bool = False) -> dict[str, list[Row]]:
     return found
 
 
-@faulty
 def test_writes_that_did_not_know_each_other_are_the_labelled_ones_and_no_others(seed: int) -> None:
     labels = {f["subject"]: f for f in hour(seed).labels["faults"] if f["detector"] == "concurrent_writers"}
     found = conflicts(seed)
@@ -297,7 +298,6 @@ def test_writes_that_did_not_know_each_other_are_the_labelled_ones_and_no_others
         assert labels[name]["onset_first_row"].startswith(second.strftime("%Y-%m-%dT%H:%M:%S.%f"))
 
 
-@faulty
 def test_retries_and_timeouts_cross_their_thresholds_on_the_labelled_edge_alone(seed: int) -> None:
     storm, ratio = fault(seed, "retry_storm"), fault(seed, "timeout_ratio")
     for edge, lines in attempts(seed).items():
@@ -317,7 +317,6 @@ def test_retries_and_timeouts_cross_their_thresholds_on_the_labelled_edge_alone(
             assert abs(datetime.fromisoformat(label["onset_first_row"]) - at) < timedelta(milliseconds=1)
 
 
-@faulty
 def test_the_dated_rows_are_few_enough_of_their_nodes_for_a_warning(seed: int) -> None:
     label = fault(seed, "impossible_timestamp", "warn")
     own = [
@@ -338,7 +337,6 @@ def test_the_dated_rows_are_few_enough_of_their_nodes_for_a_warning(seed: int) -
     assert len(dated) < 0.01 * len(before)
 
 
-@faulty
 def test_heartbeats_show_the_offsets_that_the_labels_call_true(seed: int) -> None:
     labels = hour(seed).labels
     skewed = {f["subject"] for f in labels["faults"] if f["detector"] == "clock_skew"}
@@ -356,13 +354,12 @@ def test_heartbeats_show_the_offsets_that_the_labels_call_true(seed: int) -> Non
 # ---- calm hours ------------------------------------------------------------------------------------------------------
 
 
-@calm
-def test_a_calm_hour_has_no_fault_and_nothing_near_a_page(seed: int) -> None:
-    labels = hour(seed, True).labels
+def test_a_calm_hour_has_no_fault_and_nothing_near_a_page(calm_seed: int) -> None:
+    labels = hour(calm_seed, True).labels
     assert labels["faults"] == labels["allowed"] == []
     assert labels["totals"]["implausible"] == labels["totals"]["rejected"] == 0
-    assert not conflicts(seed, True)
-    for edge, lines in attempts(seed, True).items():
+    assert not conflicts(calm_seed, True)
+    for edge, lines in attempts(calm_seed, True).items():
         retries = list(trailing_minutes(lines, lambda r: r["retry_count"] > 0))
         timeouts = list(trailing_minutes(lines, lambda r: r["status"] == "timeout"))
         spent = list(trailing_minutes(lines, lambda r: r["duration_ms"] > 0.8 * r["timeout_ms"]))
@@ -373,23 +370,23 @@ def test_a_calm_hour_has_no_fault_and_nothing_near_a_page(seed: int) -> None:
         assert max(abs(truth["start_us"]), abs(truth["end_us"])) <= 5_000
 
 
-@calm
-def test_a_calm_hour_has_honest_retries_repeats_and_some_cold_misses_but_no_double_effect(seed: int) -> None:
-    lines = [r for edge in attempts(seed, True).values() for r in edge]
+def test_a_calm_hour_has_honest_retries_repeats_and_some_cold_misses_but_no_double_effect(calm_seed: int) -> None:
+    lines = [r for edge in attempts(calm_seed, True).values() for r in edge]
     assert sum(r["retry_count"] > 0 for r in lines) >= 0.01 * len(lines)
-    looked_up = [r for v in by_key(seed, True).values() for r in v[1:] if any(o["applied"] for o in v if o is not r)]
+    looked_up = [
+        r for v in by_key(calm_seed, True).values() for r in v[1:] if any(o["applied"] for o in v if o is not r)
+    ]
     missed = sum(r["cache"] == "miss" for r in looked_up)
     assert len(looked_up) > 1_000
     assert missed <= 0.2 * len(looked_up)
-    assert all(sum(bool(r["applied"]) for r in v) <= 1 for v in by_key(seed, True).values())
+    assert all(sum(bool(r["applied"]) for r in v) <= 1 for v in by_key(calm_seed, True).values())
 
 
-@calm
-def test_a_calm_deploy_is_signalled_and_who_is_silent_has_said_goodbye(seed: int) -> None:
-    deploys = [s for s in rows(seed, "signals", True) if (s["kind"], s["name"]) == ("change", "deploy")]
+def test_a_calm_deploy_is_signalled_and_who_is_silent_has_said_goodbye(calm_seed: int) -> None:
+    deploys = [s for s in rows(calm_seed, "signals", True) if (s["kind"], s["name"]) == ("change", "deploy")]
     assert len(deploys) == 1
     beats = defaultdict(list)
-    for row in sorted(rows(seed, "heartbeats", True), key=lambda r: r["server_time"]):
+    for row in sorted(rows(calm_seed, "heartbeats", True), key=lambda r: r["server_time"]):
         beats[row["node_id"]].append(row)
     gone = set()
     for node, own in beats.items():
