@@ -12,6 +12,7 @@ def _where(condition: pl.Expr) -> Low:
 
 RETRY = col("retry_count") > 0
 TIMEOUT = col("status") == "timeout"
+UNKEYED_RETRY = RETRY & col("idempotency_key").is_null()
 
 CALLS = Table(
     name="calls",
@@ -26,8 +27,9 @@ CALLS = Table(
         "errors": Sum(col("status") == "error"),
         "ok": Sum(col("status") == "ok"),
         "keyed": Sum(col("idempotency_key").is_not_null()),
+        "unkeyed_retries": Sum(UNKEYED_RETRY),
         "retries_proof": _where(RETRY),
         "timeouts_proof": _where(TIMEOUT),
-        "unkeyed_proof": _where(col("idempotency_key").is_null()),
+        "unkeyed_retries_proof": _where(UNKEYED_RETRY),
     },
 )
