@@ -2,9 +2,12 @@
 
 Formula: for each entity, writes of the trailing hour that are concurrent with a write of another node (by vector
 clocks, by base_version, or by overlapping intervals; see the table writes); each such write counts once. Warn above 1,
-page above 10 per hour. Overlapping intervals rest on two clocks: they are possible, not certain, and only warn.
-False alarms: stores that merge concurrent writes by design (counters, sets).
-Misses: writes without vector clock, versions or interval; conflicts more than five minutes apart.
+page above 10 per hour. Certain where a vector clock or a base_version proves a pair; overlapping intervals rest on two
+clocks: they are possible, and only warn. Facts: nodes (up to four of those that wrote), how (the best proof of the
+hour), same_base (of the pairs proved by base_version the share that started from one version: lost updates).
+False alarms: stores that merge concurrent writes by design (counters, sets); versions that every node counts alone.
+Misses: writes without vector clock, versions or interval; vector clocks that do not name their own node_id; conflicts
+more than five minutes or 1,024 writes of the entity apart. Sampled rows: a lower bound.
 Source: the operators' playbook, 4.4 (query 3 counts writers, which is not conflict: two that take turns are fine).
 """
 
@@ -12,26 +15,33 @@ import polars as pl
 from polars import col
 
 from detectors.detector import Detector, Threshold, View, trailing
+from detectors.table import SPACE
 from detectors.tables.writes import ON, WRITES
 from detectors.windows import HOUR_US
 
+SUMS = ("newly", "partners", "by_clock", "by_version", "same_base")
+NAMED = 4
+
 
 def assess(view: View) -> pl.DataFrame:
-    rows = view.rows.with_columns(
-        sure=pl.when(col("how") != "interval").then("newly").otherwise(0),
-        proof=pl.concat_list(pl.min_horizontal("witness", "coord"), pl.max_horizontal("witness", "coord")),
-    )
     entity = pl.concat_str(*ON, separator="/")
-    seen = trailing(view, rows.drop("proof"), entity, ("newly", "sure"), "newly", HOUR_US)
-    here = rows.group_by("environment", "tenant", entity.alias("subject"), "window").agg(
-        nodes=pl.concat([col("other"), col("node_id")]).unique().sort().head(4),
-        how=col("how").min(),
-        proof=col("proof").sort().explode().unique(maintain_order=True).head(4),
+    seen = trailing(view, view.rows, entity, SUMS, "newly", HOUR_US)
+    own = [*SPACE, "subject", "window"]
+    here = view.rows.group_by(*SPACE, entity.alias("subject"), "window").agg(
+        nodes=pl.concat([col("witness_node"), col("node_id")]).unique().sort().head(NAMED),
+        proof=pl.concat_list("witness", "coord").sort_by("coord").head(NAMED).explode().unique(maintain_order=True),
     )
-    return seen.join(here, on=["environment", "tenant", "subject", "window"], how="left").select(
-        pl.exclude("newly", "sure", "before_newly", "before_sure"),
+    return seen.join(here, on=own, how="left").select(
+        *(*own, "first", "total", "fresh", "proof", "nodes"),
         value=col("newly").cast(pl.Float64),
-        certain=col("sure") > 0,
+        certain=col("by_clock") + col("by_version") > 0,
+        how=pl.when(col("by_clock") > 0)
+        .then(pl.lit("vector_clock"))
+        .when(col("by_version") > 0)
+        .then(pl.lit("base_version"))
+        .when(col("partners") > 0)
+        .then(pl.lit("interval")),
+        same_base=pl.when(col("by_version") > 0).then(col("same_base") / col("by_version")),
     )
 
 

@@ -7,12 +7,15 @@ A pair (a earlier, b later, of different nodes) is concurrent when neither knew 
 3. else intervals: started .. finished overlap, by two clocks that may differ. Possible.
 4. else unknown, and not counted: the order of two clocks proves nothing.
 
+A vector clock without an entry of its own node says nothing, and a write is compared with no more than MOST before it.
+
 Source: L. Lamport, "Time, clocks, and the ordering of events", CACM 1978; C. Fidge, "Timestamps in message-passing
 systems that preserve the partial ordering", 1988.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,17 +31,15 @@ MOST = 1024  # nor is a write with more than so many before it: an entity that h
 
 Bools = npt.NDArray[np.bool_]
 ON = ("entity_type", "entity_id")
-HOW = ("vector_clock", "base_version", "interval")
+VECTOR, VERSION, INTERVAL = 4, 2, 1  # what a write tells; a pair is judged by the best that both tell
 
 
 class Clocks(NamedTuple):
-    """Vector clocks, flat: place = row × nodes + node, sorted, and the count at each; own: each row's own entry."""
+    """Vector clocks, flat: place = row × nodes + node, sorted, and what is counted at each."""
 
     place: Ints
-    count: Ints
+    counted: Ints
     nodes: int
-    own: Ints
-    has: Bools
 
     def counts(self, row: Ints, node: Ints) -> Ints:
         """What each row knew of each node; 0 where its clock does not name it."""
@@ -46,105 +47,101 @@ class Clocks(NamedTuple):
             return np.zeros(len(row), dtype=np.int64)
         wanted = row * self.nodes + node
         at = np.minimum(np.searchsorted(self.place, wanted), len(self.place) - 1)
-        return np.where(self.place[at] == wanted, self.count[at], 0)
+        return np.where(self.place[at] == wanted, self.counted[at], 0)
 
 
-def _clocks(rows: pl.DataFrame, node: Ints, names: pl.Series) -> Clocks:
+def _clocks(rows: pl.DataFrame) -> Clocks:
+    """Entries of nodes that wrote nothing here are of no use."""
+    nodes = rows.select(key=col("node_id").unique().sort()).with_columns(node=pl.int_range(pl.len(), dtype=pl.Int64))
     flat = (
         rows.select(row=pl.int_range(pl.len(), dtype=pl.Int64), clock="vector_clock")
         .drop_nulls()
         .explode("clock")
         .unnest("clock")
-        .drop_nulls()
-        .join(pl.DataFrame({"key": names, "node": pl.Series(range(len(names)), dtype=pl.Int64)}), on="key")
-        .select(place=col("row") * len(names) + col("node"), count="value")
+        .join(nodes, on="key")
+        .select(place=col("row") * len(nodes) + col("node"), count="value")
         .sort("place")
     )
-    place, count = flat["place"].to_numpy(), flat["count"].to_numpy()
-    has = rows["vector_clock"].is_not_null().to_numpy()
-    clocks = Clocks(place, count, len(names), np.zeros(len(rows), dtype=np.int64), has)
-    return clocks._replace(own=clocks.counts(np.arange(len(rows), dtype=np.int64), node))
+    return Clocks(flat["place"].to_numpy(), flat["count"].to_numpy(), len(nodes))
+
+
+class Writes:
+    """What rows sorted by (entity, t, coord) tell about what each of them knew."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self.node: Ints = (rows["node_id"].rank("dense").cast(pl.Int64) - 1).to_numpy()
+        self.clocks = _clocks(rows)
+        self.own = self.clocks.counts(np.arange(len(rows), dtype=np.int64), self.node)
+        told = {n: rows[n].cast(pl.Int64) for n in ("version", "base_version", "started", "finished")}
+        self.version, self.base, self.begun, self.ended = (s.fill_null(0).to_numpy() for s in told.values())
+        has = {n: s.is_not_null().to_numpy() for n, s in told.items()}
+        self.tells = (
+            VECTOR * (self.own > 0)
+            + VERSION * (has["version"] & has["base_version"])
+            + INTERVAL * (has["started"] & has["finished"])
+        )
+
+    def how(self, a: Ints, b: Ints) -> Ints:
+        """Of each pair of rows, by what it is known to be concurrent; 0 where it is not, or not known to be."""
+        both = self.tells[a] & self.tells[b]
+        how = np.where(both >= VECTOR, VECTOR, np.where(both >= VERSION, VERSION, both))
+        blind = (self.base[b] < self.version[a]) & (self.base[a] < self.version[b])
+        overlap = (self.begun[b] < self.ended[a]) & (self.begun[a] < self.ended[b])
+        how[((how == VERSION) & ~blind) | ((how == INTERVAL) & ~overlap)] = 0
+        for one, other in ((a, b), (b, a)):
+            at = np.flatnonzero(how == VECTOR)
+            knew = self.clocks.counts(other[at], self.node[one[at]]) >= self.own[one[at]]
+            how[at[knew]] = 0
+        return how
 
 
 class Pairs(NamedTuple):
-    """Concurrent pairs: positions of the earlier and the later row, and how it is known (an index into HOW)."""
+    """Concurrent pairs: positions of the earlier and the later row, and by what it is known."""
 
     earlier: Ints
     later: Ints
     how: Ints
 
 
-def concurrent(rows: pl.DataFrame, reach_us: int = REACH_US) -> Pairs:
-    """All concurrent pairs of rows sorted by (entity, t, coord), no more than reach_us apart, distance by distance."""
-    names = rows["node_id"].unique().sort()
-    node = rows.select(col("node_id").rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
-    clocks = _clocks(rows, node, names)
+def concurrent(rows: pl.DataFrame, writes: Writes, reach_us: int = REACH_US) -> Iterator[Pairs]:
+    """The concurrent pairs no more than reach_us apart: neighbours first, then by growing distance.
+
+    All pairs of a hot entity would not fit into memory; those of one distance do. In each, a row is later but once.
+    """
     met = meeting(rows, ON, reach_us)
-    known = {n: rows[n].fill_null(-1).cast(pl.Int64).to_numpy() for n in ("version", "base_version")}
-    versioned = (known["version"] >= 0) & (known["base_version"] >= 0)
-    begun, ended = (rows[n].cast(pl.Int64).fill_null(0).to_numpy() for n in ("started", "finished"))
-    spanned = (rows["started"].is_not_null() & rows["finished"].is_not_null()).to_numpy()
-    found: list[Pairs] = []
     later = met.at
     for distance in range(1, MOST + 1):
         later = later[later - distance >= met.first[later]]
         if not len(later):
-            break
-        a, b = later - distance, later
-        by_clock = clocks.has[a] & clocks.has[b]
-        by_version = ~by_clock & versioned[a] & versioned[b]
-        by_span = ~by_clock & ~by_version & spanned[a] & spanned[b]
-        apart = (clocks.counts(b, node[a]) < clocks.own[a]) & (clocks.counts(a, node[b]) < clocks.own[b])
-        blind = (known["base_version"][b] < known["version"][a]) & (known["base_version"][a] < known["version"][b])
-        overlap = (begun[b] < ended[a]) & (begun[a] < ended[b])
-        hit = ((by_clock & apart) | (by_version & blind) | (by_span & overlap)) & (node[a] != node[b])
-        found.append(Pairs(a[hit], b[hit], np.where(by_clock, 0, np.where(by_version, 1, 2))[hit]))
-    if not found:
-        none = np.zeros(0, dtype=np.int64)
-        return Pairs(none, none, none)
-    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+            return
+        b = later[writes.node[later] != writes.node[later - distance]]
+        how = writes.how(b - distance, b)
+        yield Pairs(b[how > 0] - distance, b[how > 0], how[how > 0])
 
 
 def match_writes(rows: pl.DataFrame, reach_us: int = REACH_US) -> pl.DataFrame:
     """One row for each later member; `newly` counts it and those of its partners that had no company before."""
-    pairs = concurrent(rows, reach_us)
-    later = np.unique(pairs.later)
-    since = np.full(len(rows), len(rows), dtype=np.int64)  # at which later member each row first had company
-    np.minimum.at(since, pairs.earlier, pairs.later)
-    np.minimum.at(since, pairs.later, pairs.later)
-    alone_before = np.bincount(since[since < len(rows)], minlength=len(rows))
-    coord, names = rows["coord"].to_numpy(), rows["node_id"]
-    by_pair = pl.DataFrame(
-        {
-            "at": pl.Series(pairs.later),
-            "witness": pl.Series(coord[pairs.earlier]),
-            "other": names.gather(pairs.earlier),
-            "how": pl.Series(pairs.how),
-        }
-    )
-    lowest = (
-        by_pair.sort("at", "witness")
-        .group_by("at", maintain_order=True)
-        .agg(
-            partners=pl.len().cast(pl.Int64),
-            how=col("how").min(),
-            witness=col("witness").first(),
-            other=col("other").first(),
-        )
-    )
-    found = rows[later].with_columns(lowest.drop("at"), newly=pl.Series(alone_before[later]))
-    return found.filter("now").select(
-        "window",
-        *SPACE,
-        *ON,
-        "coord",
-        "t",
-        "node_id",
-        "other",
-        "witness",
-        "partners",
-        newly=col("newly") * col("weight"),
-        how=col("how").replace_strict(dict(enumerate(HOW)), return_dtype=pl.String),
+    writes, size, coord = Writes(rows), len(rows), rows["coord"].to_numpy()
+    partners, by_clock, by_version, same_base = (np.zeros(size, dtype=np.int64) for _ in range(4))
+    witness, company = np.full(size, -1), np.full(size, -1)  # company: the first later partner
+    for a, b, how in concurrent(rows, writes, reach_us):
+        partners[b] += 1
+        by_clock[b] += how == VECTOR
+        by_version[b] += how == VERSION
+        same_base[b] += (how == VERSION) & (writes.base[a] == writes.base[b])
+        lower = (witness[b] < 0) | (coord[a] < coord[witness[b]])
+        witness[b[lower]] = a[lower]
+        company[a] = np.where(company[a] < 0, b, company[a])
+    company = np.where(partners > 0, np.arange(size), company)
+    weight, newly = rows["weight"].to_numpy(), np.zeros(size, dtype=np.int64)
+    np.add.at(newly, company[company >= 0], weight[company >= 0])
+    counted = {"partners": partners, "newly": newly, "by_clock": by_clock, "by_version": by_version}
+    other = rows.select(witness="coord", witness_node="node_id")[witness.clip(0)]
+    return (
+        rows.select("window", *SPACE, *ON, "coord", "t", "node_id", "now")
+        .with_columns(*other, **{n: pl.Series(v) for n, v in (counted | {"same_base": same_base}).items()})
+        .filter("now", col("partners") > 0)
+        .drop("now")
     )
 
 

@@ -54,6 +54,17 @@ def quiet_taking_turns() -> Case:
     return Case({"write_log": partitions("write_log", _taking_turns("1") + _taking_turns("2"))})
 
 
+def quiet_each_knows_the_last() -> Case:
+    """By vector clocks of two that take turns; by intervals that touch and do not overlap."""
+    rows = []
+    for i in range(300):
+        second, k = 9.5 + 2.0 * i, i + 1
+        clock = {"a": (k + 1) // 2, "b": k // 2}
+        rows.append(_row(second, "ab"[i % 2], "5", vector_clock=clock))
+        rows.append(_row(second, "ab"[i % 2], "6", started=at(second - 2.0), finished=at(second)))
+    return Case({"write_log": partitions("write_log", rows)})
+
+
 def quiet_one_node_and_one_unknowable() -> Case:
     """One node may write as it likes; without versions, clocks or intervals nothing can be said."""
     rows = _taking_turns("1") + [_row(i * 1.0, "order-1", "3", version=5, base_version=4) for i in range(50)]
