@@ -1,28 +1,201 @@
-"""Commands that show something: detectors, runbook."""
+"""Commands that show something: report, findings, explain, sql, detectors, runbook. None changes anything."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.problems import Problem
+from streams.cli.work import STATE, State, with_state
+from streams.problems import Exit, Problem
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from streams.report.answers import Form
+    from streams.report.found import Filter, Found, Invoke, Sight, Span
+
+Since = Annotated[str, typer.Option(help="08:15, 2026-01-26T08:15Z, or 2h: so long before the end of the data.")]
+Until = Annotated[str, typer.Option(help="As --since.")]
+Service = Annotated[str, typer.Option(help="Only what has to do with this service.")]
+Node = Annotated[str, typer.Option(help="Only what has to do with this node.")]
+Key = Annotated[str, typer.Option(help="Only what has to do with this idempotency key.")]
+Trace = Annotated[str, typer.Option(help="Only what has to do with this trace.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Csv = Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")]
+Ascii = Annotated[bool, typer.Option("--ascii", help="For plain terminals.")]
+Id = Annotated[str, typer.Argument(help="The beginning of an id, as `findings` shows it.")]
 
 
 def register(app: typer.Typer) -> None:
+    app.command()(report)
+    app.command()(findings)
+    app.command()(explain)
+    app.command()(sql)
     app.command()(detectors)
     app.command()(runbook)
 
 
-def detectors() -> None:
+def say(lines: Iterable[str], ascii_only: bool = False) -> None:
+    from streams.report.render import plain
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for line in lines:
+        sys.stdout.write(plain(line, ascii_only, colour) + "\n")
+
+
+@contextmanager
+def opened(state: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Found], Span, dict[str, Sight], Invoke]]:
+    """What every screen starts from: the file, its findings, the span of the data, who was blind, how to hint."""
+    from streams.landing.state import open_readable
+    from streams.report.found import all_findings, sight_of, span_of
+
+    con = open_readable(state)
+    try:
+        yield con, all_findings(con), span_of(con), sight_of(con), lambda command: with_state(command, state)
+    finally:
+        con.close()
+
+
+def _filter(span: Span, since: str, until: str, service: str, node: str, key: str, trace: str) -> Filter:
+    from streams.report.found import Filter, when
+
+    begin, end = (when(text, span) if text else None for text in (since, until))
+    return Filter(begin, end, service, node, key, trace)
+
+
+def _form(json: bool, csv: bool) -> Form:
+    if json and csv:
+        raise Problem("--json --csv", "one of the two")
+    return "json" if json else "csv" if csv else "table"
+
+
+def report(
+    since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
+    json: Json = False, ascii_only: Ascii = False, state: State = STATE,
+) -> None:  # fmt: skip
+    """The morning report."""
+    from streams.report.answers import ENCODER
+    from streams.report.morning import gather, rendered
+
+    with opened(state) as (con, every, span, sight, invoke):
+        wanted = _filter(span, since, until, service, node, key, trace)
+        known = gather(con, every, span, sight, wanted)
+        if json:
+            typer.echo(ENCODER.encode(known.data).decode())
+        else:
+            say(rendered(known, invoke), ascii_only)
+
+
+def findings(
+    id_: Annotated[str, typer.Argument(metavar="[ID]", help="One finding; with --csv the list behind it.")] = "",
+    since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
+    json: Json = False, csv: Csv = False, ascii_only: Ascii = False, state: State = STATE,
+) -> None:  # fmt: skip
+    """What was found: pages first, then in the order in which it began."""
+    from streams.report.answers import ENCODER, comma_separated
+    from streams.report.evidence import about, behind
+    from streams.report.findings import listing
+    from streams.report.found import Found, one_of
+    from streams.report.morning import cache_size
+
+    with opened(state) as (con, every, span, sight, invoke):
+        form = _form(json, csv)
+        one = one_of(every, id_, invoke("findings")) if id_ else None
+        if one and form == "csv":
+            columns, rows = behind(con, one)
+            say(comma_separated(columns, iter(rows)))
+            return
+        wanted = _filter(span, since, until, service, node, key, trace)
+        found = about(con, [one] if one else every, wanted)
+        if form == "json":
+            for f in found:
+                typer.echo(ENCODER.encode(f.columns).decode())
+        elif form == "csv":
+            names = [n for n in Found.__dataclass_fields__ if n != "short"]
+            say(comma_separated(names, (list(f.columns.values()) for f in found)))
+        else:
+            say(listing(found, span, sight, wanted, cache_size(con), invoke), ascii_only)
+
+
+def explain(
+    id_: Id,
+    all_: Annotated[bool, typer.Option("--all", help="Every key's story, where there are several.")] = False,
+    ascii_only: Ascii = False,
+    state: State = STATE,
+) -> None:
+    """Why a finding was made: the rows that prove it, the threshold, what to do now."""
+    from streams.report.explain import explain as told
+    from streams.report.found import one_of
+
+    with opened(state) as (con, every, span, _, invoke):
+        say(told(con, one_of(every, id_, invoke("findings")), every, span, invoke, all_), ascii_only)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="A SELECT, @name for a shipped one, or - for standard input.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="The shipped queries and the questions they answer.")] = False,
+    json: Json = False,
+    csv: Csv = False,
+    ascii_only: Ascii = False,
+    limit: Annotated[str, typer.Option(help="Stop a query that runs longer.")] = "60s",
+    state: State = STATE,
+) -> None:
+    """Ask the rows and what was found, in SQL that can only read."""
+    from streams.report import library
+    from streams.report.answers import shown
+    from streams.settings import span_us
+
+    if list_:
+        every = library.queries()
+        width = max(map(len, every))
+        say((f"@{q.name:<{width}}  {q.question}" for q in every.values()), ascii_only)
+        say([f"Next: {with_state('sql @' + next(iter(every)), state)}"])
+        return
+    if not query:
+        raise Problem("sql", "no query", 'asynchealth sql "SELECT * FROM findings", or asynchealth sql --list')
+    text = sys.stdin.read() if query == "-" else library.query(query[1:]).text if query.startswith("@") else query
+    say(shown(_answer(state, text, span_us(limit) / 1e6), _form(json, csv), ascii_only), ascii_only)
+
+
+def _answer(folder: Path, text: str, limit_s: float):  # type: ignore[no-untyped-def]
+    """The whole answer as an Arrow table, over the connection that is shut in."""
+    from streams.landing.state import open_readable, parts_of, view_sql
+    from streams.report.sql import Refused, TooLarge, TooLong, open_shut_in, run
+
+    with open_readable(folder) as con:
+        parts = parts_of(con)
+    with open_shut_in(folder, view_sql(folder, parts), [(folder / p.path).resolve() for p in parts]) as con:
+        try:
+            return run(con, text, limit_s)
+        except (Refused, TooLong, TooLarge) as error:
+            raise Problem("sql", str(error), code=Exit.USAGE) from None
+
+
+def detectors(
+    state: Annotated[Path | None, typer.Option("--state", help="Say which of them could see there.")] = None,
+) -> None:
     """What can be found, from which table, and at which thresholds."""
     from detectors.detector import catalog
 
+    sight = {}
+    if state is not None:
+        with opened(state) as (_, _, _, seen, _):
+            sight = seen
     for name, entry in catalog().items():
         d = entry.detector
-        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.splitlines()[0]}")
+        blind = f"   BLIND: {sight[name].why}" if name in sight and sight[name].blind else ""
+        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.splitlines()[0]}{blind}")
         for t in d.thresholds:
             typer.echo(f"    {name}.{t.name} = {t.default:g} {t.unit}   ({t.level}, {t.low:g} to {t.high:g})")
+    if sight:
+        blind_ones = sum(s.blind for s in sight.values())
+        typer.echo(f"{len(sight) - blind_ones} ran, {blind_ones} blind in {state}.")
     typer.echo("Change one: --set detector.threshold=value.  Next: asynchealth runbook NAME")
 
 

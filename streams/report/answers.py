@@ -1,0 +1,88 @@
+"""A query's answer enters; a table for eyes, CSV or one JSON object a line leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import pyarrow as pa
+from rich.box import ASCII, SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+ON_SCREEN = 200  # rows; more than that is a file, not an answer to read
+NUMBERS = (int, float)
+Form = Literal["table", "csv", "json"]
+ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
+
+
+def shown(answer: pa.Table, form: Form, ascii_only: bool = False) -> Iterator[str]:
+    """The lines to print."""
+    if form == "json":
+        for batch in answer.to_batches():
+            for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                yield ENCODER.encode(row).decode()
+    elif form == "csv":
+        yield from comma_separated(answer.column_names, _rows(answer))
+    else:
+        yield from _table(answer, ascii_only)
+
+
+def comma_separated(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
+    yield _line(names)
+    for row in rows:
+        yield _line([_exact(v) for v in row])
+
+
+def _rows(answer: pa.Table) -> Iterator[Sequence[Any]]:
+    """By position: two columns of an answer may have one name."""
+    for batch in answer.to_batches():
+        columns = [c.to_pylist(maps_as_pydicts="lossy") for c in batch.columns]
+        yield from zip(*columns, strict=True)
+
+
+def _line(cells: Sequence[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return ENCODER.encode(value).decode() if isinstance(value, list | dict) else value
+
+
+def _table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
+    rows = list(_rows(answer.slice(0, ON_SCREEN)))
+    table = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(answer.column_names):
+        numeric = any(isinstance(r[i], NUMBERS) and not isinstance(r[i], bool) for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(v) for v in row))
+    out = io.StringIO()
+    Console(file=out, width=10_000, markup=False, highlight=False, color_system=None).print(table)
+    yield from (line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+    total = answer.num_rows
+    more = f" (the first {ON_SCREEN}; all: --csv)" if total > ON_SCREEN else ""
+    yield f"{total:,} row{'' if total == 1 else 's'}{more}"
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            text = f"{value:%Y-%m-%d %H:%M:%S.%f}"
+            return text.removesuffix("000").removesuffix(".000")
+        case float():
+            return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.6g}"
+        case list() | dict():
+            return ENCODER.encode(value).decode()
+        case _:
+            return str(value)

@@ -1,0 +1,205 @@
+"""A finding enters; the landed rows behind it leave: as a query that anyone can paste, and as rows by coordinate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from detectors.detector import catalog
+from detectors.events import SCHEMA
+from streams.landing.state import spell
+from streams.report.found import Filter, Found
+
+Row = dict[str, Any]
+
+ENDED = {  # event time: when the line could first be written
+    "requests": "timestamp + to_milliseconds(coalesce(duration_ms, 0))",
+    "write_log": "coalesce(finished, timestamp)",
+    "heartbeats": "server_time",
+    "signals": "timestamp",
+}
+STREAM = {"entity": "write_log", "edge": "requests", "service": "requests", "node": "heartbeats", "fleet": "requests"}
+SERVED_BY = "node_id IN (SELECT node_id FROM requests WHERE service_name = {} AND side IS DISTINCT FROM 'client')"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows of one stream that make up a finding."""
+
+    stream: str
+    where: str
+
+    @property
+    def query(self) -> str:
+        return f"SELECT * FROM {self.stream} WHERE {self.where} ORDER BY timestamp"
+
+    def rows(self, con: duckdb.DuckDBPyConnection) -> int:
+        return int(con.execute(f"SELECT count(*) FROM {self.stream} WHERE {self.where}").fetchall()[0][0])
+
+
+def text(value: str) -> str:
+    """A string literal of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def instant(at: datetime) -> str:
+    return f"TIMESTAMPTZ '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}Z'".replace(".000000", "")
+
+
+def evidence(con: duckdb.DuckDBPyConnection, f: Found) -> Evidence:
+    """Of which subject, what counts, and when: the rows a finding was made from."""
+    usual = STREAM.get(f.subject_kind, f.subject.split("/")[0])
+    stream = f.proof[0].split("/")[0] if f.proof and f.detector != "clock_skew" else usual
+    space = [f"{n} = {text(v)}" for n, v in (("environment", f.environment), ("tenant", f.tenant)) if v]
+    counts = COUNTS[f.detector](f) if f.detector in COUNTS else []
+    time = _time(stream, f)
+    parts = [*_subject(con, f, time), *counts, *space]
+    return Evidence(stream, " AND ".join([*parts, time]))
+
+
+def _time(stream: str, f: Found) -> str:
+    known = catalog().get(f.detector)
+    if known and known.detector.reads.clock == "arrival":
+        clock, late = "arrival", ""
+    else:
+        clock, late = f"CASE fate WHEN 'used' THEN {ENDED[stream]} ELSE arrival END", "fate <> 'late' AND "
+    # BETWEEN, so that a long expression stands there once; the end itself is outside
+    end = f.last - timedelta(microseconds=1)
+    return f"{late}{clock} BETWEEN {instant(f.onset)} AND {instant(end)}"
+
+
+def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
+    match f.subject_kind:
+        case "edge":
+            caller, service = f.subject.split("->", 1)
+            edge = [f"coalesce(caller, '?') = {text(caller)}", f"service_name = {text(service)}"]
+            return [*edge, one_side(con, " AND ".join([*edge, time]))]
+        case "service":
+            return [f"service_name = {text(f.subject)}"]
+        case "node":
+            return [f"node_id = {text(f.subject)}"]
+        case "entity":
+            return [f"entity_type || '/' || entity_id = {text(f.subject)}"]
+        case "partition":
+            return [f'"partition" = {int(f.subject.split("/")[1])}']
+        case _:
+            return []
+
+
+def one_side(con: duckdb.DuckDBPyConnection, where: str) -> str:
+    """Client lines count; server lines where there are no client lines: never both."""
+    client = "side IS DISTINCT FROM 'server'"
+    found = con.execute(f"SELECT 1 FROM requests WHERE {where} AND {client} LIMIT 1").fetchall()
+    return client if found else "side = 'server'"
+
+
+def _doubled(f: Found) -> list[str]:
+    if f.kind == "missing":
+        return ["idempotency_key IS NULL", "retry_count > 0"]
+    if f.kind == "after_ttl":
+        return [f"idempotency_key = {text(f.facts['key'])}"]
+    return [f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"]
+
+
+def uses(f: Found) -> str:
+    """The rows of the table `keys` that earned a key its verdict, each key once."""
+    return (
+        f"service_name = {text(f.subject)} AND verdict = {text(f.kind)} AND number = 1 "
+        f"AND window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
+    )
+
+
+def _impossible(f: Found) -> list[str]:
+    match f.kind:
+        case "ahead":
+            return ["fate = 'implausible'", "timestamp > arrival"]
+        case "old":
+            return ["fate = 'implausible'", "timestamp < arrival"]
+        case _:
+            return []
+
+
+COUNTS: dict[str, Callable[[Found], list[str]]] = {
+    "retry_storm": lambda _: ["retry_count > 0"],
+    "timeout_ratio": lambda _: ["status = 'timeout'"],
+    "timeout_budget": lambda _: ["timeout_ms IS NOT NULL", "health_check IS DISTINCT FROM true"],
+    "duplicate_key": _doubled,
+    "idempotency_cache": lambda _: ["cache = 'miss'"],
+    "impossible_timestamp": _impossible,
+}
+
+
+# ---- rows by coordinate ---------------------------------------------------------------------------------------------
+
+COORDINATE = re.compile(r"(\w+)/(\d+):(\d+)(?:\.(\d+))?")
+
+
+def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str]) -> list[Row]:
+    """The landed rows at these coordinates, in the order of their time, each with its `record`."""
+    found = []
+    for stream in SCHEMA:
+        places = [m.groups() for r in records if (m := COORDINATE.fullmatch(r)) and m[1] == stream]
+        if places:
+            listed = ", ".join(f"({int(p)}, {int(o)}, {int(s or 0)})" for _, p, o, s in places)
+            where = f'("partition", "offset", sub) IN ({listed})'
+            found += fetch(con, stream, where)
+    return found
+
+
+def fetch(con: duckdb.DuckDBPyConnection, stream: str, where: str, limit: int = 1000) -> list[Row]:
+    """Landed rows as dicts, with `stream` and `record`, earliest first."""
+    order = f'timestamp, "partition", "offset", sub LIMIT {limit}'
+    result = con.execute(f"SELECT * FROM {stream} WHERE {where} ORDER BY {order}")
+    names = [d[0] for d in result.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    for row in rows:
+        sub = f".{row['sub']}" if row["sub"] else ""
+        row |= {"stream": stream, "record": f"{stream}/{row['partition']}:{row['offset']}{sub}"}
+    return rows
+
+
+# ---- the list behind a finding --------------------------------------------------------------------------------------
+
+
+def behind(con: duckdb.DuckDBPyConnection, f: Found) -> tuple[list[str], list[list[Any]]]:
+    """(columns, rows): every doubled key with its two effects; else the landed rows."""
+    if f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent"):
+        columns = ["idempotency_key", "record", "earlier_record", "attempt", "earlier_attempt", "certain"]
+        sql = "SELECT idempotency_key, coord, earlier, attempt, earlier_attempt, certain FROM keys"
+        found = con.execute(f"{sql} WHERE {uses(f)} ORDER BY window_start, coord").fetchall()
+        return columns, [[k, spell(c), spell(e), *rest] for k, c, e, *rest in found]
+    result = con.execute(evidence(con, f).query)
+    return [d[0] for d in result.description or ()], [list(row) for row in result.fetchall()]
+
+
+# ---- what a filter lets through -------------------------------------------------------------------------------------
+
+
+def about(con: duckdb.DuckDBPyConnection, every: Sequence[Found], wanted: Filter) -> list[Found]:
+    """Findings in the time asked for that have at least one row of the service, node, key and trace asked for."""
+    return [f for f in wanted.in_time(every) if _has(con, f, wanted)]
+
+
+def _has(con: duckdb.DuckDBPyConnection, f: Found, wanted: Filter) -> bool:
+    mine = evidence(con, f)
+    shape = SCHEMA[mine.stream]
+    asked = []
+    if wanted.service:
+        service = text(wanted.service)
+        named = [f"{n} = {service}" for n in ("service_name", "caller") if n in shape]
+        asked.append(" OR ".join(named) or SERVED_BY.format(service))
+    if wanted.node:
+        named = [f"{n} = {text(wanted.node)}" for n in ("node_id", "peer_node", "observer") if n in shape]
+        asked.append(" OR ".join(named) or "false")
+    for column, value in (("idempotency_key", wanted.key), ("trace_id", wanted.trace)):
+        if value:
+            asked.append(f"{column} = {text(value)}" if column in shape else "false")
+    if not asked:
+        return True
+    where = " AND ".join([mine.where, *(f"({a})" for a in asked)])
+    return Evidence(mine.stream, where).rows(con) > 0

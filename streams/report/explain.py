@@ -1,0 +1,281 @@
+"""One finding enters, its proof leaves: what, by which rows, over which threshold by how much, and what to do now."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from string import ascii_lowercase
+from typing import Any
+
+import duckdb
+
+from streams.landing.state import spell
+from streams.report.evidence import Row, evidence, fetch, rows_at, text, uses
+from streams.report.found import Found, Invoke, Span
+from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
+
+
+def explain(
+    con: duckdb.DuckDBPyConnection, f: Found, every: Sequence[Found], span: Span, invoke: Invoke, whole: bool
+) -> Iterator[str]:
+    """The lines of the screen."""
+    kind = f"{f.detector}: {f.kind.replace('_', ' ')}" if f.kind else f.detector
+    yield f"{f.level.upper()} {f.certainty}  {kind}  {f.subject}  {span.between(f)} UTC"
+    yield sentence(f) + over(f)
+    told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
+    yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
+    yield f"Do now: asynchealth runbook {f.detector}"
+
+
+def over(f: Found) -> str:
+    """How far over its threshold."""
+    if f.threshold == 0:
+        return ""
+    if f.unit == "ratio":
+        return f", {100 * (f.peak - f.threshold):.1f} percentage points over"
+    return f", {amount(f, round(f.peak - f.threshold, 1))} over"
+
+
+# ---- what is proven by many rows -------------------------------------------------------------------------------------
+
+
+def _rows(con: duckdb.DuckDBPyConnection, f: Found, invoke: Invoke) -> Iterator[str]:
+    if f.facts:
+        yield "At its peak: " + " · ".join(fact(n, v) for n, v in f.facts.items())
+    made_of = evidence(con, f)
+    number = made_of.rows(con)
+    counted = number == f.count
+    yield f"{'Counted' if counted else 'Looked at'}: {count(number, 'row')}, by"
+    yield from (f"  {line}" for line in invoke(f"sql {quoted(made_of.query)}").splitlines())
+    rows = rows_at(con, f.proof)
+    if rows:
+        yield "Some of them:" if counted and number > len(rows) else "Proven by:"
+        yield from listed(rows)
+    yield f"All as CSV: {invoke(f'findings {f.short} --csv')}"
+
+
+def quoted(query: str) -> str:
+    """For a shell, in double quotes where nothing in it means something else there."""
+    return shlex.quote(query) if re.search(r'["$`\\!]', query) else f'"{query}"'
+
+
+SHARES = {"share", "goodput", "same_base"}
+
+
+def fact(name: str, value: Any) -> str:
+    """One fact in words; the end of its name is its unit."""
+    words, _, unit = name.replace("_", " ").rpartition(" ")
+    match value:
+        case None:
+            return f"{name.replace('_', ' ')}: unknown"
+        case bool():
+            return f"{name.replace('_', ' ')}: {'yes' if value else 'no'}"
+        case int() | float() if words and unit in UNITS:
+            return f"{words}: {UNITS[unit](value)}"
+        case float() if name in SHARES:
+            return f"{name.replace('_', ' ')}: {share(value)}"
+        case int() | float():
+            return f"{name.replace('_', ' ')}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value:,}"
+        case list():
+            return f"{name}: {', '.join(map(str, value))}"
+        case _:
+            return f"{name}: {value}"
+
+
+UNITS: dict[str, Callable[[float], str]] = {
+    "ms": milliseconds,
+    "s": duration,
+    "pct": lambda value: f"{value:g}%",
+}
+
+
+# ---- rows as a table -------------------------------------------------------------------------------------------------
+
+LOOKED_AT = 20  # keys, for one whose clocks are right
+Column = tuple[str, Callable[[Row], str]]
+
+
+def _plain(name: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row[name] is None else str(row[name])
+
+
+def time_of(name: str) -> Callable[[Row], str]:
+    return lambda row: stamp(row[name])
+
+
+def stamp(at: datetime) -> str:
+    """A time of day to the millisecond; the date too where it is not of this century's working days."""
+    day = f"{at:%Y-%m-%d} " if not 2000 < at.year < 2090 else ""
+    return f"{day}{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+
+
+def _applied(row: Row) -> str:
+    return {True: "yes", False: "no", None: "-"}[row["applied"]]
+
+
+def _lasted(row: Row) -> str:
+    return "-" if row["duration_ms"] is None else milliseconds(row["duration_ms"])
+
+
+def _entity(row: Row) -> str:
+    return f"{row['entity_type']}/{row['entity_id']}" if row["entity_type"] else "-"
+
+
+def _knew(row: Row) -> str:
+    clock = row["vector_clock"]
+    return ",".join(f"{n}:{c}" for n, c in clock.items()) if clock else "-"
+
+
+def _apart(row: Row) -> str:
+    return f"{(row['server_time'] - row['client_time']) / timedelta(milliseconds=1):+,.0f} ms"
+
+
+COLUMNS: dict[str, list[Column]] = {
+    "requests": [
+        ("START raw", time_of("timestamp")),
+        ("DURATION", _lasted),
+        ("SIDE", _plain("side")),
+        ("NODE", _plain("node_id")),
+        ("TRY", _plain("retry_count")),
+        ("STATUS", _plain("status")),
+        ("CACHE", _plain("cache")),
+        ("APPLIED", _applied),
+    ],
+    "heartbeats": [
+        ("SENT raw", time_of("client_time")),
+        ("RECEIVED", time_of("server_time")),
+        ("APART", _apart),
+        ("NODE", _plain("node_id")),
+        ("OBSERVER", _plain("observer")),
+    ],
+    "write_log": [
+        ("TIME raw", time_of("timestamp")),
+        ("NODE", _plain("node_id")),
+        ("ENTITY", _entity),
+        ("VERSION", _plain("version")),
+        ("BASE", _plain("base_version")),
+        ("KNEW", _knew),
+    ],
+    "signals": [("TIME raw", time_of("timestamp")), ("SUBJECT", _plain("subject")), ("NAME", _plain("name"))],
+}
+NUMERIC = {"DURATION", "TRY", "APART", "VERSION", "BASE"}
+
+
+def listed(rows: Sequence[Row], letters: bool = False) -> Iterator[str]:
+    """Rows of each stream under their own headings, arrival and record last."""
+    for stream in dict.fromkeys(r["stream"] for r in rows):
+        mine = [r for r in rows if r["stream"] == stream]
+        columns = [*COLUMNS[stream], ("ARRIVED", time_of("arrival")), ("RECORD", _plain("record"))]
+        cells = [[name for name, _ in columns], *([show(r) for _, show in columns] for r in mine)]
+        widths = [max(len(c[i]) for c in cells) for i in range(len(columns))]
+        for number, line in enumerate(cells):
+            mark = f"{ascii_lowercase[number - 1] if number else ' '}  " if letters else "  "
+            padded = (
+                c.rjust(w) if n in NUMERIC else c.ljust(w) for c, w, (n, _) in zip(line, widths, columns, strict=True)
+            )
+            yield (mark + "  ".join(padded)).rstrip()
+
+
+# ---- keys that were used twice ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Use:
+    """A key's later use and the earlier one that it has to do with; attempts are request_id#retry_count."""
+
+    key: str
+    record: str
+    earlier: str
+    attempts: tuple[str, ...]
+
+
+def uses_of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Use]:
+    sql = f"SELECT idempotency_key, coord, earlier, attempt, earlier_attempt FROM keys WHERE {uses(f)}"
+    rows = con.execute(f"{sql} ORDER BY window_start, coord").fetchall()
+    return [Use(k, spell(c), spell(e), tuple(a for a in attempts if a)) for k, c, e, *attempts in rows]
+
+
+def _stories(
+    con: duckdb.DuckDBPyConnection, f: Found, every: Sequence[Found], span: Span, invoke: Invoke, whole: bool
+) -> Iterator[str]:
+    skewed = {s.subject: s for s in every if s.detector == "clock_skew" and s.onset < f.last and s.last > f.onset}
+    found = uses_of(con, f)
+    for use in found if whole else [_clearest(con, f, found, skewed)]:
+        rows = _four(con, f, use)
+        yield f"{'Key' if whole else 'One of them'}, proven by {count(len(rows), 'event')}:"
+        back = max(span.start, f.onset - timedelta(days=1))
+        begins = ", where the data begins" if back == span.start else ""
+        yield f"key {use.key}   {_payloads(rows)}   earlier uses searched: back to {span.clock(back)}{begins}"
+        yield from listed(rows, letters=True)
+        yield from story(rows)
+        for node in sorted({r["node_id"] for r in rows} & set(skewed)):
+            clock = skewed[node]
+            off = f"{'ahead' if ahead(clock) else 'behind'} by {clock.peak:,.0f} ms or more ({clock.short})"
+            yield f"Mind the clock of {node}: {off}. Times are each node's own, so the order of its lines is open."
+    if len(found) > 1 and not whole:
+        yield f"The others: {invoke(f'explain {f.short} --all')}"
+    yield f"All {len(found)} as CSV: {invoke(f'findings {f.short} --csv')}"
+
+
+def _clearest(con: duckdb.DuckDBPyConnection, f: Found, found: Sequence[Use], skewed: Mapping[str, Found]) -> Use:
+    """The first whose lines are all from nodes whose clocks are right: raw times then tell the order."""
+    right = (u for u in found[:LOOKED_AT] if not skewed.keys() & {r["node_id"] for r in _four(con, f, u)})
+    return next(right, found[0])
+
+
+def _four(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
+    """The two uses and the client's lines of the same attempts."""
+    mine = {r["record"]: r for r in rows_at(con, [use.record, use.earlier])}
+    attempts = ", ".join(text(a) for a in use.attempts) or "NULL"
+    where = (
+        f"idempotency_key = {text(use.key)} AND service_name = {text(f.subject)} AND side = 'client' "
+        f"AND request_id || '#' || retry_count IN ({attempts})"
+    )
+    mine |= {r["record"]: r for r in fetch(con, "requests", where, limit=8)}
+    return sorted(mine.values(), key=lambda r: (r["timestamp"], r["record"]))
+
+
+def _payloads(rows: Sequence[Row]) -> str:
+    seen = {r["payload_hash"] for r in rows if r["payload_hash"] is not None}
+    words = {0: "payload not logged", 1: "same payload in both"}
+    return words.get(len(seen), "different payloads")
+
+
+def story(rows: Sequence[Row]) -> Iterator[str]:
+    """What happened when, by each line's own clock: who gave up, what a look-up found, which effect came first."""
+    names = dict(zip((r["record"] for r in rows), ascii_lowercase, strict=False))
+    servers = [r for r in rows if r["side"] != "client"]
+    told: list[tuple[datetime, str]] = []
+    for r in rows:
+        if r["side"] == "client" and r["status"] == "timeout":
+            same = [s for s in servers if _attempt(s) == _attempt(r) and _end(s) > _end(r)]
+            still = f"; {names[same[0]['record']]} is still running" if same else ""
+            told.append((_end(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
+    for r in servers[1:]:
+        if r["cache"]:
+            ran = [s for s in servers if s is not r and s["timestamp"] <= r["timestamp"] < _end(s)]
+            why = f", because {names[ran[0]['record']]} has not finished" if ran and r["cache"] == "miss" else ""
+            told.append((r["timestamp"], f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
+    effects = sorted((r for r in servers if r["applied"]), key=_end)
+    for number, r in enumerate(effects):
+        later = "" if not number else f", {milliseconds(_ms(_end(r) - _end(effects[0])))} later"
+        ordinal = ("first", "second")[number] if number < 2 else f"{number + 1}th"
+        told.append((_end(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
+    for at, what in sorted(told, key=lambda t: t[0]):
+        yield f"{stamp(at)}  {what}"
+
+
+def _attempt(row: Row) -> tuple[Any, Any]:
+    return row["request_id"], row["retry_count"]
+
+
+def _end(row: Row) -> datetime:
+    at: datetime = row["timestamp"]
+    return at + timedelta(milliseconds=row["duration_ms"] or 0)
+
+
+def _ms(span: timedelta) -> float:
+    return round(span / timedelta(milliseconds=1))

@@ -1,0 +1,56 @@
+"""Findings enter, the list of them leaves: two lines each, what can't be said, the legend and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from streams.report.found import Filter, Found, Invoke, Sight, Span
+from streams.report.sentences import count, sentence
+
+LEGEND = "certain = proven by the events listed; possible = fits them."
+
+
+def listing(
+    found: Sequence[Found], span: Span, sight: dict[str, Sight], wanted: Filter, cache_size: str, invoke: Invoke
+) -> Iterator[str]:
+    """The lines of the screen."""
+    blind = [s for s in sight.values() if s.blind]
+    levels = ", ".join(f"{sum(f.level == level for f in found)} {level}" for level in ("page", "warn"))
+    ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
+    scope = f" ({wanted.words})" if wanted.words else ""
+    yield f"{count(len(found), 'finding')}{scope}, {_days(span)} UTC: {levels}. {ran}."
+    yield from _rows(found, span)
+    unknown = [f"{s.detector} ({s.why})" for s in blind]
+    unknown += [] if cache_size else ["cache size (no source reports it)"]
+    if unknown:
+        yield f"Cannot say: {', '.join(unknown)}. See: {invoke('detectors')}"
+    if not found:
+        rest = "what the others saw is under every threshold" if blind else "nothing is over a threshold"
+        yield f"{rest.capitalize()}. Thresholds: asynchealth detectors"
+        return
+    yield f"{LEGEND}  Next: {invoke(f'explain {found[0].short}')}"
+
+
+def _days(span: Span) -> str:
+    end = span.end
+    last = f"{end:%H:%M}" if span.start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
+    return f"{span.start:%Y-%m-%d %H:%M} - {last}"
+
+
+def _rows(found: Sequence[Found], span: Span) -> Iterator[str]:
+    if not found:
+        return
+    heads = ("ID", "LEVEL", "SURE", "FROM", "TO", "DETECTOR", "SUBJECT")
+    rows = [
+        (f.short, f.level.upper(), f.certainty, span.clock(f.onset), span.until(f), f.detector, f.subject)
+        for f in found
+    ]
+    widths = [max(len(r[i]) for r in (heads, *rows)) for i in range(len(heads))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+    yield line(heads)
+    for f, row in zip(found, rows, strict=True):
+        yield line(row)
+        yield f"{'':{widths[0]}}  {sentence(f)}"

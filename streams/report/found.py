@@ -1,0 +1,205 @@
+"""A state's readable file enters; what every screen needs of it leaves: findings, the span of the data, who was blind.
+
+Findings are data here. `sentences` makes their words; the screens choose among them with one Filter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import msgspec
+
+from detectors.finding import QUIET_US
+from streams.problems import Problem
+from streams.settings import span_us
+
+MINUTE = timedelta(minutes=1)
+Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
+LEAST_ID = 4  # characters after the dash
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finding, in the names of its columns; short is the shortest unique prefix of its id."""
+
+    finding_id: str
+    short: str
+    detector: str
+    version: int
+    config: str
+    kind: str
+    subject_kind: str
+    subject: str
+    environment: str
+    tenant: str
+    level: str
+    certainty: str
+    onset: datetime
+    last: datetime
+    resolved: datetime | None
+    lost: bool
+    value: float
+    peak: float
+    peak_at: datetime
+    unit: str
+    threshold: float
+    count: int
+    facts: dict[str, Any]
+    proof: list[str]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What `--json` shows: the columns of the table `findings`, facts as an object."""
+        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "short"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """From the first to the last arrival. Screens show times of day, and the date too where there are several."""
+
+    first: datetime
+    last: datetime
+
+    @property
+    def start(self) -> datetime:
+        return self.first.replace(second=0, microsecond=0)
+
+    @property
+    def end(self) -> datetime:
+        whole = self.last.replace(second=0, microsecond=0)
+        return whole if whole == self.last else whole + MINUTE
+
+    def clock(self, at: datetime) -> str:
+        one_day = self.start.date() == (self.end - MINUTE).date()
+        return f"{at:%H:%M}" if one_day else f"{at:%m-%d %H:%M}"
+
+    def is_open(self, f: Found) -> bool:
+        return f.resolved is None and f.last >= self.last - timedelta(microseconds=QUIET_US)
+
+    def until(self, f: Found) -> str:
+        """`open`, or the last minute that contributed."""
+        return "open" if self.is_open(f) else self.clock(f.last - timedelta(microseconds=1))
+
+    def between(self, f: Found) -> str:
+        return f"{self.clock(f.onset)} - {self.until(f)}"
+
+    def since(self, f: Found) -> str:
+        """An onset in the data's first minute may be older than the data."""
+        return self.clock(f.onset) + (" or before" if f.onset < self.start + MINUTE else "")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Whether a detector could see, and the fields it would need."""
+
+    detector: str
+    missing: tuple[str, ...]
+
+    @property
+    def blind(self) -> bool:
+        return bool(self.missing)
+
+    @property
+    def why(self) -> str:
+        return f"no {', '.join(self.missing)} in any source"
+
+
+def shortest(ids: Sequence[str]) -> dict[str, str]:
+    """For each id its shortest prefix that no other has, with at least LEAST_ID characters after the dash."""
+    ordered = sorted(set(ids))
+    short = {}
+    for before, own, after in zip(["", *ordered], ordered, [*ordered[1:], ""], strict=False):
+        shared = max(_shared(before, own), _shared(own, after))
+        short[own] = own[: max(shared + 1, own.find("-") + 1 + LEAST_ID)]
+    return short
+
+
+def _shared(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def all_findings(con: duckdb.DuckDBPyConnection) -> list[Found]:
+    """Pages before warnings, then in the order in which they began."""
+    rows = con.execute("FROM findings ORDER BY level, onset, detector, subject, finding_id")  # 'page' < 'warn'
+    names = [d[0] for d in rows.description or ()]
+    every = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+    short = shortest([r["finding_id"] for r in every])
+    for row in every:
+        row["facts"] = msgspec.json.decode(row["facts"]) or {}
+    return [Found(short=short[r["finding_id"]], **r) for r in every]
+
+
+def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
+    """The finding whose id begins so; `listing` is the command that shows all."""
+    hits = [f for f in every if f.finding_id.startswith(prefix)]
+    if len(hits) == 1:
+        return hits[0]
+    if not hits:
+        raise Problem(prefix, "no finding has an id that begins so", listing)
+    those = ", ".join(f"{f.short} ({f.detector} {f.subject})" for f in hits[:8])
+    raise Problem(prefix, f"{len(hits)} findings have ids that begin so: {those}", listing)
+
+
+def span_of(con: duckdb.DuckDBPyConnection) -> Span:
+    row = con.execute("SELECT min(first_arrival), max(last_arrival) FROM lake_parts").fetchall()[0]
+    if row[0] is None:
+        raise Problem("the state", "holds no rows, so nothing can be said", "asynchealth replay PATH…")
+    return Span(_instant(row[0]), _instant(row[1]))
+
+
+def _instant(us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def sight_of(con: duckdb.DuckDBPyConnection) -> dict[str, Sight]:
+    rows = con.execute("SELECT name, missing FROM detectors ORDER BY name").fetchall()
+    return {name: Sight(name, tuple(missing)) for name, missing in rows}
+
+
+def when(text: str, span: Span) -> datetime:
+    """A moment as people type it: 08:15 on the data's last day, an RFC 3339 time, or 2h before the end of the data."""
+    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+        hour, minute, *rest = (int(n) for n in text.split(":"))
+        if hour < 24 and minute < 60 and all(s < 60 for s in rest):
+            day = (span.end - MINUTE).replace(hour=hour, minute=minute, second=rest[0] if rest else 0)
+            return day
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return span.end - timedelta(microseconds=span_us(text))
+        except Problem:
+            raise Problem(text, "not a time", "write 08:15, 2026-01-26T08:15Z, or 2h (before the end)") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a screen is to be about; an empty field asks for nothing."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    service: str = ""
+    node: str = ""
+    key: str = ""
+    trace: str = ""
+
+    @property
+    def words(self) -> str:
+        """ "only service payment, key pay-1", or nothing."""
+        named = [("service", self.service), ("node", self.node), ("key", self.key), ("trace", self.trace)]
+        said = [f"{n} {v}" for n, v in named if v]
+        said += [f"since {self.since:%Y-%m-%d %H:%M}"] if self.since else []
+        said += [f"until {self.until:%Y-%m-%d %H:%M}"] if self.until else []
+        return f"only {', '.join(said)}" if said else ""
+
+    def in_time(self, every: Iterable[Found]) -> list[Found]:
+        """Those whose episode overlaps the time asked for."""
+        return [
+            f for f in every if not (self.since and f.last <= self.since) and not (self.until and f.onset >= self.until)
+        ]

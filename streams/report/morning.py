@@ -1,0 +1,379 @@
+"""A state's readable file enters, the morning report leaves: first as data (`gather`), then as lines (`rendered`).
+
+Each section says page, warn, ok or unknown: where a detector was blind or had nothing to look at, the answer is
+unknown and why, never ok.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from streams.replay import TOTALS
+from streams.report.evidence import about, instant, one_side, text, uses
+from streams.report.explain import quoted
+from streams.report.found import Filter, Found, Invoke, Sight, Span
+from streams.report.sentences import ahead, count, impossible, sentence, share
+
+RULE = "━" * 43
+MUCH_LATE = 0.10
+BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with its verdict, the lines under it as (label, text), and its numbers for machines."""
+
+    name: str
+    icon: str
+    title: str
+    state: str
+    value: str
+    lines: Sequence[tuple[str, str]] = ()
+    findings: Sequence[Found] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The morning report as data."""
+
+    span: Span
+    wanted: Filter
+    levels: dict[str, int]
+    sections: list[Section]
+    totals: dict[str, int]
+    other: list[Found]
+    first_page: Found | None
+    doubled_key: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What `--json` shows."""
+        return {
+            "from": self.span.start,
+            "until": self.span.end,
+            "only": self.wanted.words or None,
+            "findings": self.levels,
+            "sections": {
+                s.name: {"state": s.state, **s.numbers, "findings": [f.finding_id for f in s.findings]}
+                for s in self.sections
+            },
+            "other": [f.finding_id for f in self.other],
+            "accounting": self.totals,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a section gets its answer: the file, the findings asked for, who was blind, and the filter."""
+
+    con: duckdb.DuckDBPyConnection
+    span: Span
+    found: Sequence[Found]
+    sight: dict[str, Sight]
+    wanted: Filter
+
+    def of(self, detector: str) -> list[Found]:
+        return [f for f in self.found if f.detector == detector]
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.con.execute(sql).fetchall()
+
+    def one(self, sql: str) -> tuple[Any, ...]:
+        return self.ask(sql)[0]
+
+    def has(self, table: str) -> bool:
+        """Whether anything of the kind was measured: a table exists from its first row on."""
+        return bool(self.ask(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {text(table)}"))
+
+    def blind(self, detector: str) -> str:
+        sight = self.sight.get(detector)
+        if sight is None:
+            return f"{detector} did not run"
+        return sight.why if sight.blind else ""
+
+    def where(self) -> str:
+        """The filter as SQL over a table with window_start and service_name."""
+        parts = [f"service_name = {text(self.wanted.service)}"] if self.wanted.service else []
+        parts += [f"window_start >= {instant(self.wanted.since)}"] if self.wanted.since else []
+        parts += [f"window_start < {instant(self.wanted.until)}"] if self.wanted.until else []
+        return " AND ".join(parts) or "true"
+
+
+def gather(
+    con: duckdb.DuckDBPyConnection, every: Sequence[Found], span: Span, sight: dict[str, Sight], wanted: Filter
+) -> Report:
+    """All that the report says, before it is said."""
+    source = Source(con, span, about(con, every, wanted), sight, wanted)
+    sections = [_clocks(source), _storms(source), _races(source), _budget(source), _keys(source)]
+    shown = {f.finding_id for s in sections for f in s.findings}
+    levels = {level: sum(f.level == level for f in source.found) for level in ("page", "warn")}
+    twice = [f for f in source.found if f.detector == "duplicate_key" and f.kind == "applied_twice"]
+    doubled = source.ask(f"SELECT idempotency_key FROM keys WHERE {uses(twice[0])} LIMIT 1") if twice else []
+    totals = con.sql(TOTALS).pl().row(0, named=True)
+    return Report(
+        span,
+        wanted,
+        levels,
+        sections,
+        totals,
+        [f for f in source.found if f.finding_id not in shown],
+        next(iter([*twice, *source.found]), None),
+        doubled[0][0] if doubled else "",
+    )
+
+
+def _level(found: Sequence[Found]) -> str:
+    return "page" if any(f.level == "page" for f in found) else "warn"
+
+
+Head = tuple[str, str, str]  # name, icon, title
+
+
+def _unknown(head: Head, why: str, lines: Sequence[tuple[str, str]] = (), found: Sequence[Found] = ()) -> Section:
+    return Section(*head, "unknown", f"unknown ({why})", lines, found, {"why": why})
+
+
+# ---- clocks ----------------------------------------------------------------------------------------------------------
+
+
+CLOCKS_SEEN = """
+SELECT count(DISTINCT node)
+FROM (SELECT src AS node FROM clocks UNION ALL SELECT dst FROM clocks)
+WHERE node NOT IN (SELECT observer FROM heartbeats EXCEPT SELECT node_id FROM heartbeats)
+"""
+
+
+def _clocks(s: Source) -> Section:
+    found, stamps = s.of("clock_skew"), s.of("impossible_timestamp")
+    lines = [("Impossible stamps:", f"{impossible(f)}, of {f.subject} ({BADGE[f.level]})") for f in stamps]
+    head = ("clock_skew", "⏰", "CLOCK SKEW")
+    why = s.blind("clock_skew") or ("" if s.has("clocks") else "no heartbeats in any source")
+    if why:
+        return _unknown(head, why, lines, stamps)
+    of = s.one(CLOCKS_SEEN)[0]
+    numbers = {"nodes": of, "affected": len({f.subject for f in found})}
+    if not found:
+        return Section(*head, "ok", f"none of {of} nodes off by more than 100ms (OK)", lines, stamps, numbers)
+    worst = max(found, key=lambda f: f.peak)
+    against = ", ".join(sorted({str(f.facts["reference"]) for f in found}))
+    who = f"{numbers['affected']} of {of}"
+    clock = "the majority" if against == "majority" else f"the {against}'s clock"
+    lines = [
+        ("Affected nodes:", f"{who}   (against {clock})"),
+        *((f"- {f.subject}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
+        *lines,
+        ("Action:", "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"),
+    ]
+    numbers |= {"max_skew_ms": worst.peak}
+    return Section(*head, _level(found), off_by(worst), lines, [*found, *stamps], numbers)
+
+
+def off_by(f: Found) -> str:
+    """+847ms or more; a minus for a clock that is behind."""
+    return f"{'+' if ahead(f) else '-'}{math.floor(f.peak):,}ms or more"
+
+
+def _ended(span: Span, f: Found) -> str:
+    return "" if span.is_open(f) else f" until {span.until(f)}"
+
+
+# ---- retries ---------------------------------------------------------------------------------------------------------
+
+
+def _storms(s: Source) -> Section:
+    found = s.of("retry_storm")
+    head = ("retry_storms", "🔄", "RETRY STORMS")
+    if why := s.blind("retry_storm"):
+        return _unknown(head, why)
+    if not found:
+        return Section(*head, "ok", "None detected ✅", numbers={"storms": 0})
+    edges = {f.subject for f in found}
+    timeouts = [f for f in s.of("timeout_ratio") if f.subject in edges]
+    lines, storms = [], []
+    for f in found:
+        totals = _totals(s, f)
+        storms.append({"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals})
+        load = f"load x{f.facts['load']:.2f}"
+        peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts, {load}"
+        lines.append((f"- {f.subject}:", peak))
+        late = f"{totals['timeouts']:,} of {totals['attempts']:,} attempts timed out"
+        percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
+        lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
+    lines.append(("Action:", "Backoff multiplier 2→3"))
+    return Section(*head, _level(found), str(len(found)), lines, [*found, *timeouts], {"storms": storms})
+
+
+def _totals(s: Source, f: Found) -> dict[str, int]:
+    """Retries, timeouts and attempts of an edge over its whole episode."""
+    caller, service = f.subject.split("->", 1)
+    edge = f"coalesce(caller, '?') = {text(caller)} AND service_name = {text(service)}"
+    side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
+    sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
+    time = f"window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
+    row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {time}")
+    return dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
+
+
+# ---- writes ----------------------------------------------------------------------------------------------------------
+
+
+def _races(s: Source) -> Section:
+    found = s.of("concurrent_writers")
+    head = ("race_conditions", "🔀", "RACE CONDITIONS")
+    if why := s.blind("concurrent_writers"):
+        return _unknown(head, why)
+    if not found:
+        return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})
+    lines = [(f"- {f.subject}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
+    lines.append(("Action:", "Review optimistic lock"))
+    conflicts = {f.subject: f.peak for f in found}
+    numbers = {"incidents": len(found), "conflicts_per_hour": conflicts}
+    return Section(*head, _level(found), count(len(found), "incident"), lines, found, numbers)
+
+
+# ---- timeouts --------------------------------------------------------------------------------------------------------
+
+P99 = """
+WITH sided AS (
+    SELECT *, side IS DISTINCT FROM 'server' AS client,
+           bool_or(side IS DISTINCT FROM 'server') OVER (PARTITION BY environment, tenant, service_name) AS has_client
+    FROM durations WHERE {where}),
+summed AS (
+    SELECT environment, tenant, service_name, used_pct, sum(rows) AS rows, max(timeout_us) AS timeout_us
+    FROM sided WHERE client = has_client GROUP BY ALL),
+counted AS (
+    SELECT *, sum(rows) OVER (whole ORDER BY used_pct) AS below, sum(rows) OVER whole AS attempts
+    FROM summed WINDOW whole AS (PARTITION BY environment, tenant, service_name))
+SELECT service_name, min(used_pct) AS pct, max(timeout_us) / 1e6 AS timeout_s
+FROM counted WHERE below * 100 >= attempts * 99 AND attempts >= 200
+GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name LIMIT 1
+"""
+
+
+def _budget(s: Source) -> Section:
+    found = s.of("timeout_budget")
+    head = ("timeout_budget", "⏱️", "TIMEOUT BUDGET")
+    if why := s.blind("timeout_budget"):
+        return _unknown(head, why)
+    if found:
+        worst = max(found, key=lambda f: (f.level == "page", f.peak))
+        timeout_s, before = worst.facts["timeout_ms"] / 1000, worst.facts["before_pct"]
+        p99_s = timeout_s * worst.peak / 100
+        past = ""
+        if before is not None:
+            past = f"; before {s.span.clock(worst.onset)}: {before:.0f}%, {timeout_s * (1 - before / 100):.1f}s"
+        headroom_s = max(0.0, timeout_s - p99_s)
+        p99 = f"({worst.subject}: p99 {p99_s:.1f}s of {timeout_s:.1f}s{past})"
+        lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}")]
+        numbers = {"service": worst.subject, "used_pct": worst.peak, "headroom_s": headroom_s}
+        return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
+    rows = s.ask(P99.format(where=s.where())) if s.has("durations") else []
+    if not rows:
+        return _unknown(head, "no service has 200 calls with a timeout")
+    service, pct, timeout_s = rows[0]
+    headroom_s = max(0.0, timeout_s * (1 - pct / 100))
+    lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({service}, the tightest: p99 of {timeout_s:.1f}s)")]
+    numbers = {"service": service, "used_pct": pct, "headroom_s": headroom_s}
+    return Section(*head, "ok", f"{pct:.0f}% utilized (OK)", lines, numbers=numbers)
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+REPEATS = """
+SELECT count(*) FILTER (cache = 'hit'), count(*) FILTER (cache IN ('hit', 'miss'))
+FROM keys WHERE line = 'server' AND stored > 0 AND {where}
+"""
+CACHE_BYTES = """
+SELECT value FROM signals WHERE kind = 'gauge' AND name = ? ORDER BY timestamp DESC LIMIT 1
+"""
+
+
+def _keys(s: Source) -> Section:
+    found = s.of("idempotency_cache")
+    doubled = s.of("duplicate_key")
+    head = ("idempotency", "🎯", "IDEMPOTENCY")
+    size = cache_size(s.con)
+    lines = [(_doubled_label(f), f"{_doubled(f)} ({BADGE[f.level]})") for f in doubled]
+    lines.append(("Cache size:", size or "unknown (no source reports it)"))
+    numbers: dict[str, Any] = {"keys": {f.kind: f.count for f in doubled}, "cache_size": size}
+    hits, lookups = s.one(REPEATS.format(where=s.where())) if s.has("keys") else (0, 0)
+    why = s.blind("idempotency_cache") or ("" if lookups else "no look-up of a known key was logged")
+    if why and not found:
+        return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
+    numbers |= {"hits": hits, "lookups": lookups}
+    verdict = _level(found) if found else "ok"
+    lines = [*((f"- {f.subject}:", f"{sentence(f)}, {s.span.between(f)}") for f in found), *lines]
+    rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
+    return Section(*head, verdict, rate, lines, [*found, *doubled], numbers)
+
+
+def _doubled_label(f: Found) -> str:
+    return "Without a key:" if f.kind == "missing" else f"{f.kind.replace('_', ' ').capitalize()}:"
+
+
+def _doubled(f: Found) -> str:
+    what = count(f.count, "retry", "retries") if f.kind == "missing" else count(f.count, "key")
+    return f"{what} at {f.subject}"
+
+
+def cache_size(con: duckdb.DuckDBPyConnection) -> str:
+    """From gauges idempotency_cache_bytes and idempotency_cache_max_bytes, where somebody sends them."""
+    used, most = (con.execute(CACHE_BYTES, [f"idempotency_cache_{n}"]).fetchall() for n in ("bytes", "max_bytes"))
+    if not used:
+        return ""
+    return f"{used[0][0] / 1e9:.1f}/{most[0][0] / 1e9:.1f} GB" if most else f"{used[0][0] / 1e9:.1f} GB"
+
+
+# ---- the screen ------------------------------------------------------------------------------------------------------
+
+
+def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
+    """The lines of the screen; `invoke` writes a command as it can be typed here."""
+    span, levels = report.span, report.levels
+    yield f"🌅 ASYNC HEALTH REPORT - {span.end:%Y-%m-%d %H:%M} UTC"
+    yield RULE
+    scope = f"   ({report.wanted.words})" if report.wanted.words else ""
+    days = f"{span.clock(span.start)} - {span.clock(span.end)} UTC"
+    yield _line("Window:", f"{days}, {levels['page']} page, {levels['warn']} warn{scope}")
+    for s in report.sections:
+        badge = f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else ""
+        yield f"{s.icon} {s.title + ':':<20}{s.value}{badge}"
+        yield from (_line(*line) for line in s.lines)
+    if report.other:
+        yield f"🔎 {'ALSO:':<20}{count(len(report.other), 'finding')} ({BADGE[_level(report.other)]})"
+        for f in report.other:
+            yield _line(f"- {f.subject}:", f"{f.detector}, {sentence(f)}, {span.between(f)}")
+    yield RULE
+    yield from _footer(report, invoke)
+
+
+def _line(label: str, words: str) -> str:
+    """Values stand in one column; a label too long for it keeps a space."""
+    return f"   {label:<19} {words}"
+
+
+def accounting(totals: dict[str, int]) -> str:
+    """306,679 read = 306,620 used + 35 late + …: every row is somewhere."""
+    names = ("used", "late", "implausible", "rejected", "repeated")
+    parts = [f"{totals[n]:,} {n}" for n in names if totals[n] or n == "used"]
+    empty = f" + {totals['tombstones']:,} empty" if totals["tombstones"] else ""
+    return f"{totals['read']:,} read = {' + '.join(parts)}{empty}"
+
+
+def _footer(report: Report, invoke: Invoke) -> Iterator[str]:
+    totals = report.totals
+    yield f"   {accounting(totals)}"
+    if totals["late"] > MUCH_LATE * max(1, totals["read"]):
+        part = share(totals["late"] / totals["read"])
+        yield f"   {part} of the rows arrived too late to be judged. Bring them in: {invoke('rebuild --lateness 10m')}"
+    first = f" | {invoke(f'explain {report.first_page.short}')}" if report.first_page else ""
+    yield f"Next: {invoke('findings')}{first}"
+    if report.doubled_key:
+        query = f"SELECT * FROM requests WHERE idempotency_key = {text(report.doubled_key)}"
+        yield f"      {invoke(f'sql {quoted(query)}')}"

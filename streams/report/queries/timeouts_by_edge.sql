@@ -1,0 +1,11 @@
+-- On which edges did what share of the attempts time out, and how many were retries?
+SELECT coalesce(caller, '?') || '->' || service_name AS edge,
+       sum(attempts)::BIGINT AS attempts,
+       sum(timeouts)::BIGINT AS timeouts,
+       round(100 * sum(timeouts) / sum(attempts), 2) AS timeout_percent,
+       sum(retries)::BIGINT AS retries
+FROM calls
+WHERE side IS DISTINCT FROM 'server'
+GROUP BY environment, tenant, caller, service_name
+ORDER BY timeout_percent DESC, edge
+LIMIT 20

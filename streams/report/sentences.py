@@ -1,0 +1,155 @@
+"""A finding enters, a sentence leaves. Words are made here and nowhere else: detectors give numbers and names.
+
+Most sentences are templates over a finding's columns and facts; where words depend on a number there is a function. A
+detector that has none here, as users' own, gets its value, unit and subject.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from streams.report.found import Found
+
+Words = str | Callable[[Found], str]
+
+
+def count(n: float, one: str, many: str = "") -> str:
+    """1 key, 23 keys."""
+    return f"{n:,.0f} {one if n == 1 else many or one + 's'}"
+
+
+def share(x: float) -> str:
+    """41.5%, 10%."""
+    return f"{x:.1%}".replace(".0%", "%")
+
+
+def milliseconds(x: float) -> str:
+    """847 ms, 2,000 ms, 0.4 ms."""
+    return f"{x:,.0f} ms" if abs(x) >= 10 or x == round(x) else f"{x:.1f} ms"
+
+
+def duration(seconds: float) -> str:
+    """The largest unit that leaves at least two of it: 90 s, 12 min, 3 h, 73 years."""
+    units = [(365.2425 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")]
+    for size, name in units:
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:,.0f} {name}"
+    return f"{seconds:,.0f} s"
+
+
+def sentence(f: Found) -> str:
+    """What was seen and, in brackets, what it was compared with."""
+    words = SENTENCES.get(f.detector, _generic)
+    said = words(f) if callable(words) else words.format_map(_names(f))
+    return f"{said} ({f.level}: {limit(f)})"
+
+
+def _names(f: Found) -> dict[str, Any]:
+    return {**f.columns, **f.facts}
+
+
+def limit(f: Found) -> str:
+    """The threshold in its unit; "any" where one is enough."""
+    return "any" if f.threshold == 0 else amount(f, f.threshold)
+
+
+def amount(f: Found, value: float) -> str:
+    """A value of this finding in its unit: 10%, 95% of timeout, 500 retries/min."""
+    unit = UNITS.get((f.detector, f.kind), f.unit)
+    if unit == "ratio":
+        return share(value)
+    return f"{value:,g}{unit}" if unit.startswith("%") else f"{value:,g} {unit}".rstrip()
+
+
+UNITS = {("pipeline", "late"): "% of rows", ("pipeline", "append_back"): "s"}  # where kinds are measured differently
+
+
+def _generic(f: Found) -> str:
+    kind = f"{f.kind.replace('_', ' ')}: " if f.kind else ""
+    return f"{kind}{amount(f, f.peak)} at {f.peak_at:%H:%M}"
+
+
+def _duplicate_key(f: Found) -> str:
+    keys = count(f.count, "key")
+    match f.kind:
+        case "applied_twice":
+            return f"{keys} applied twice"
+        case "other_payload":
+            return f"{keys} used again with another payload"
+        case "after_ttl":
+            return f"{keys} used again after the TTL, and no longer known"
+        case "concurrent":
+            return f"{keys} in use twice at the same time"
+        case "missing":
+            return f"{count(f.count, 'retry', 'retries')} without a key, where other calls carry one"
+        case _:
+            return _generic(f)
+
+
+def _concurrent_writers(f: Found) -> str:
+    how = {"vector_clock": "by vector clocks", "base_version": "same base_version", "interval": "overlapping in time"}
+    nodes = f.facts.get("nodes") or []
+    who = f", {' and '.join(nodes)}" if len(nodes) == 2 else f", {', '.join(nodes)}" if nodes else ""
+    return f"{count(f.peak, 'conflict')}/h{who}, {how[f.facts['how']]}"
+
+
+def _idempotency_cache(f: Found) -> str:
+    flush = ", all at once: emptied or restarted" if f.facts["flush"] else ""
+    return f"{share(f.peak)} of {f.facts['lookups']:,} look-ups of known keys missed at {f.peak_at:%H:%M}{flush}"
+
+
+def _clock_skew(f: Found) -> str:
+    side = "ahead" if ahead(f) else "behind"
+    assumed = ", if no message takes longer than assumed" if f.facts["assumes_delay"] else ""
+    return f"{side} by {math.floor(f.peak):,} ms or more{assumed}"
+
+
+def ahead(f: Found) -> bool:
+    """Of a clock_skew finding: which side of the others the clock is on."""
+    return (f.facts["lower_ms"] or 0) > 0
+
+
+def impossible(f: Found) -> str:
+    """12 rows dated 2099."""
+    rows = count(f.count, "row")
+    if f.kind == "back":
+        return f"{rows} stamped before the row that came before"
+    apart = f.facts["most_ahead_s" if f.kind == "ahead" else "most_behind_s"]
+    if apart is None or f.kind == "epoch":
+        return f"{rows} with a garbage epoch"
+    off = timedelta(seconds=apart)
+    try:
+        dated = f"dated {(f.peak_at + off).year}" if abs(off) > timedelta(days=365) else ""
+    except OverflowError:
+        dated = "dated beyond the year 9999"
+    direction = "ahead of their arrival" if f.kind == "ahead" else "older than their arrival"
+    return f"{rows} {dated or f'up to {duration(abs(apart))} {direction}'}"
+
+
+def _heartbeat_loss(f: Found) -> str:
+    interval = duration(f.facts["interval_ms"] / 1000)
+    silent = duration(f.facts["silent_ms"] / 1000)
+    return f"silent for {silent} ({f.peak:,.0f} of its intervals of {interval}), as {f.facts['observer']} heard it"
+
+
+def _pipeline(f: Found) -> str:
+    if f.kind == "late":
+        return f"{f.peak:.0f}% of the rows of ten minutes arrived too late to be judged"
+    return f"append time stepped back by {f.peak:,.1f} s"
+
+
+SENTENCES: dict[str, Words] = {
+    "retry_storm": "{peak:,.0f} retries/min at {peak_at:%H:%M}, {share:.1%} of {attempts:,} attempts",
+    "timeout_ratio": "{peak:.1%} timed out at {peak_at:%H:%M}, {timeouts:,} of {attempts:,}",
+    "duplicate_key": _duplicate_key,
+    "concurrent_writers": _concurrent_writers,
+    "idempotency_cache": _idempotency_cache,
+    "clock_skew": _clock_skew,
+    "impossible_timestamp": impossible,
+    "timeout_budget": "p99 uses {peak:.0f}% of {timeout_ms:,.0f} ms",
+    "heartbeat_loss": _heartbeat_loss,
+    "pipeline": _pipeline,
+}
