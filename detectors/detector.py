@@ -40,7 +40,7 @@ PROOF_KEPT = 8
 
 @dataclass(frozen=True)
 class Threshold:
-    """Reached when column `of` is strictly above it. A level needs all its thresholds and those of level `both`."""
+    """Reached when column `of` is strictly above it. A level needs all its kind's thresholds and those of `both`."""
 
     name: str
     level: Level
@@ -49,6 +49,7 @@ class Threshold:
     low: float
     high: float
     of: str = "value"
+    kind: str = ""  # if set, it is for assessments of this kind only
 
 
 @dataclass(frozen=True)

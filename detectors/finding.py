@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import xxhash
 
-from detectors.detector import PROOF_KEPT, Detector, Settings, complete, pack
+from detectors.detector import PROOF_KEPT, Detector, Settings, Threshold, complete, pack
 from detectors.table import SPACE
 from detectors.windows import HOUR_US, WINDOW_US
 
@@ -73,9 +73,15 @@ def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl
         both = [t for t in detector.thresholds if t.level == "both"]
         if not own:
             return pl.lit(False)
-        return pl.all_horizontal(pl.col(t.of) > settings.threshold(detector.name, t) for t in [*own, *both])
+        meant = pl.any_horizontal(_meant(t) for t in own)
+        return meant & pl.all_horizontal(
+            ~_meant(t) | (pl.col(t.of) > settings.threshold(detector.name, t)) for t in [*own, *both]
+        )
 
-    first = {t.level: settings.threshold(detector.name, t) for t in reversed(detector.thresholds)}
+    first: dict[str, pl.Expr] = {}
+    for t in reversed(detector.thresholds):
+        value = settings.threshold(detector.name, t)
+        first[t.level] = pl.when(_meant(t)).then(value).otherwise(first.get(t.level, pl.lit(None)))
     over_page = reached("page").fill_null(False)
     page = over_page & (pl.col("certain") | pl.lit(detector.irreversible)) & ~pl.col("unknown")
     warn = (reached("warn").fill_null(False) | over_page) & ~pl.col("unknown")
@@ -83,6 +89,10 @@ def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl
     at_page = first.get("page", pl.lit(None))
     threshold = pl.when(page).then(at_page).otherwise(first.get("warn", at_page)).cast(pl.Float64)
     return pack(complete(assessed).with_columns(level=level, threshold=threshold))
+
+
+def _meant(threshold: Threshold) -> pl.Expr:
+    return pl.lit(True) if not threshold.kind else pl.col("kind") == threshold.kind
 
 
 def fold(state: Episodes, judged: pl.DataFrame, lo: int, to: int) -> tuple[Episodes, list[Change]]:
