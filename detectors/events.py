@@ -332,7 +332,7 @@ def encode_json(stream: str, frame: pl.DataFrame) -> list[bytes]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    if clock := row.get("vector_clock"):
+    if (clock := row.get("vector_clock")) is not None:
         row["vector_clock"] = {c["key"]: c["value"] for c in clock}
     return row
 
@@ -415,12 +415,22 @@ BAD = "is bad"
 def _shown(frame: pl.DataFrame, name: str) -> pl.Expr:
     if name not in frame.columns or not _spelt(frame.schema[name]):
         return pl.lit("")
-    return pl.col(name).cast(pl.String, strict=False).str.slice(0, RAW_KEPT).fill_null("")
+    return _in_our_years(pl.col(name), frame.schema[name]).cast(pl.String).str.slice(0, RAW_KEPT).fill_null("")
 
 
 def _spelt(kind: pl.DataType) -> bool:
     """Whether a value of this type has a text: others are no value of any column but a map."""
     return not kind.is_nested() and kind not in (pl.Duration, pl.Time, pl.Object, pl.Binary)
+
+
+def _in_our_years(raw: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Null where a temporal value lies outside the years 1 to 9999, which polars could not spell."""
+    if kind != pl.Date and not isinstance(kind, pl.Datetime):
+        return raw
+    unit_us = 86_400_000_000 if not isinstance(kind, pl.Datetime) else 1000 if kind.time_unit == "ms" else 1
+    if isinstance(kind, pl.Datetime) and kind.time_unit == "ns":
+        return raw  # all of them lie inside
+    return pl.when(raw.to_physical().is_between(EARLIEST_US // unit_us, LATEST_US // unit_us)).then(raw)
 
 
 def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
@@ -442,7 +452,7 @@ def _cast(field: Field, raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
         return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
     if field.dtype == pl.Boolean:
         return raw.cast(pl.String).replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
-    return raw.cast(field.dtype, strict=False)
+    return _in_our_years(raw, raw_type).cast(field.dtype, strict=False)
 
 
 TRUTH = {"true": True, "false": False, "1": True, "0": False}
@@ -450,7 +460,11 @@ TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 def _clock(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
     """A map, or a struct with a field per node, to pairs sorted by node; null where a node has no count or two."""
-    if isinstance(raw_type, pl.Struct) and raw_type.fields and all(f.dtype.is_integer() for f in raw_type.fields):
+    if (
+        isinstance(raw_type, pl.Struct)
+        and raw_type.fields
+        and all(f.dtype.is_integer() or f.dtype == pl.Null for f in raw_type.fields)
+    ):
         pairs = [
             pl.struct(key=pl.lit(f.name), value=raw.struct.field(f.name).cast(pl.Int64, strict=False))
             for f in raw_type.fields
@@ -507,16 +521,12 @@ def instant(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
     if isinstance(raw_type, pl.Datetime):
         if raw_type.time_zone is None:
             return pl.lit(None, dtype=INSTANT)
-        value = raw.dt.convert_time_zone("UTC")
-        if raw_type.time_unit == "ms":  # more years than µs have
-            value = pl.when(raw.to_physical().is_between(EARLIEST_US // 1000, LATEST_US // 1000)).then(value)
-        value = value.dt.cast_time_unit("us")
-    elif not _spelt(raw_type):
+        return _in_our_years(raw, raw_type).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    if not _spelt(raw_type) or raw_type == pl.Date:
         return pl.lit(None, dtype=INSTANT)
-    else:
-        text = raw.map_elements(_text, return_dtype=pl.String) if raw_type.is_float() else raw.cast(pl.String)
-        value = pl.coalesce(text.str.to_datetime("%+", time_unit="us", strict=False), _epoch(text))
-    return pl.when(value.to_physical().is_between(EARLIEST_US, LATEST_US)).then(value)
+    text = raw.map_elements(_text, return_dtype=pl.String) if raw_type.is_float() else raw.cast(pl.String)
+    value = pl.coalesce(text.str.to_datetime("%+", time_unit="us", strict=False), _epoch(text))
+    return _in_our_years(value, INSTANT)
 
 
 def _epoch(text: pl.Expr) -> pl.Expr:

@@ -1,0 +1,43 @@
+"""Fixtures that several folders share: the demo's state, made once a session, and the golden files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def demo_state(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """What `make demo` makes, seed 1. Workers of one session share it: the first makes it, the others wait."""
+    from detectors.detector import Settings
+    from streams.chaos.fleet import make_hour, write_tape
+    from streams.replay import replay
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    state = shared / "demo-state"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (state / "asynchealth.duckdb").exists():
+            write_tape(make_hour(1), shared / "demo-tape")
+            replay([str(shared / "demo-tape")], state, Settings())
+    return state
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compares a screen with tests/golden; ASYNCHEALTH_GOLDEN=write makes it the new one, for git diff to show."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("ASYNCHEALTH_GOLDEN") == "write":
+            path.write_text(text)
+        assert text == path.read_text(), f"{name} changed; if rightly so: ASYNCHEALTH_GOLDEN=write pytest"
+
+    return compare
