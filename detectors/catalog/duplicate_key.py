@@ -65,7 +65,7 @@ def _unsafe(view: View, uses: pl.DataFrame, kind: str) -> pl.DataFrame:
     counted = uses.filter("counts").with_columns(
         keys=pl.lit(1, dtype=pl.Int64),
         sure=col("certain").cast(pl.Int64),
-        overlapping=col("overlaps").cast(pl.Int64),
+        overlapping=col("overlapping").cast(pl.Int64),
         missed=(col("cache") == "miss").fill_null(False).cast(pl.Int64),
         past_ttl=col("past_ttl").cast(pl.Int64),
         proof="coord",

@@ -57,7 +57,7 @@ def match_keys(rows: pl.DataFrame) -> pl.DataFrame:
         "partners": met.at - met.first,
         "stored": met.before((~rows["failed"].to_numpy()).astype(np.int64)),
         "gap_us": start - t[previous],
-        "overlaps": during >= 0,
+        "overlapping": during >= 0,
     }
     attempt = pl.concat_str("request_id", pl.lit("#"), "retry_count")
     named = rows.select("coord", attempt=attempt)
