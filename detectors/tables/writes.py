@@ -66,7 +66,7 @@ def _clocks(rows: pl.DataFrame) -> Clocks:
 
 
 class Writes:
-    """What rows sorted by (entity, t, coord) tell about what each of them knew."""
+    """What rows, entity by entity, tell about what each of them knew."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self.node: Ints = (rows["node_id"].rank("dense").cast(pl.Int64) - 1).to_numpy()
