@@ -121,8 +121,7 @@ def _close(
 
 
 def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
-    some = company(rows, ("hash",)).drop("hash")  # integers are quick to compare; `on` decides below
-    some = company(some, source.on).with_columns(now=pl.col("window") >= lo)
+    some = company(rows, source.on).with_columns(now=pl.col("window") >= lo)
     if not some["now"].any():
         return None
     met = source.match(some)

@@ -99,9 +99,9 @@ class Rows:
 class Meet(Rows):
     """Rows that meet under the key `on`; `match` sees them and those of `back_us` before, where there is company.
 
-    match(rows) gets rows sorted by (on, t, coord) with the columns SPACE, on, carry, t, coord, weight, window and
-    `now` (True in the windows asked for), and gives rows with a window and the table's columns; it must look from a
-    row of window w no further back than the window w - back_us.
+    match(rows) gets rows key by key, each sorted by (window, t, coord), with the columns SPACE, on, carry, t, coord,
+    weight, window and `now` (True in the windows asked for), and gives rows with a window and the table's columns; it
+    must look from a row of window w no further back than the window w - back_us.
     """
 
     on: tuple[str, ...]
@@ -155,14 +155,21 @@ class Table:
 
 
 def company(rows: pl.DataFrame, on: tuple[str, ...]) -> pl.DataFrame:
-    """Only the rows whose key somebody else has too, sorted by (key, t, coord)."""
+    """Only the rows whose key somebody else has too: key by key, each in the order (window, t, coord).
+
+    The hash of the key brings equals together, because integers are quick to sort; where keys share one, `on` decides.
+    """
     key = [*SPACE, *on]
-    return rows.filter(pl.len().over(key) > 1).sort([*key, "t", "coord"])
+    some = rows.filter(pl.col("hash").is_duplicated()).sort("hash", "window", "t", "coord")
+    runs = some.select(hashes=pl.col("hash").rle_id(), keys=pl.struct(key).rle_id())
+    if not runs["hashes"].equals(runs["keys"].rename("hashes")):
+        some = some.filter(pl.len().over(key) > 1).sort("hash", *key, "window", "t", "coord")
+    return some.drop("hash")
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """For rows sorted by (key, t, coord): row i's partners are the rows first[i] .. i-1 (positions)."""
+    """For rows as `match` gets them: row i's partners are the rows first[i] .. i-1 (positions)."""
 
     group: Ints
     first: Ints

@@ -1,0 +1,48 @@
+"""Rows that meet: who has company, however the hashes of their keys fall."""
+
+from __future__ import annotations
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.table import company
+from detectors.windows import WINDOW_US
+
+rows = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from([None, "x", "y"]), st.integers(0, 3), st.integers(0, 2)),
+    max_size=12,
+)
+
+
+def _frame(found: list[tuple[str, str | None, int, int]], hashes: int) -> pl.DataFrame:
+    """hashes: how many different ones there are; with few of them keys share one."""
+    keys = sorted({(tenant, key or "") for tenant, key, _, _ in found})
+    columns = {
+        "environment": ["" for _ in found],
+        "tenant": [r[0] for r in found],
+        "key": [r[1] for r in found],
+        "t": [r[2] * WINDOW_US + r[3] for r in found],
+        "coord": list(range(len(found))),
+        "hash": [keys.index((tenant, key or "")) % hashes for tenant, key, _, _ in found],
+    }
+    text = dict.fromkeys(("environment", "tenant", "key"), pl.String)
+    shape = text | dict.fromkeys(("t", "coord"), pl.Int64) | {"hash": pl.UInt64}
+    return pl.DataFrame(columns, schema=shape).with_columns(window=pl.col("t") // WINDOW_US * WINDOW_US)
+
+
+@settings(deadline=None, max_examples=150)
+@given(rows, st.sampled_from([1, 2, 100]))
+def test_rows_with_company_come_key_by_key_in_time_whatever_hashes_their_keys_share(
+    found: list[tuple[str, str | None, int, int]], hashes: int
+) -> None:
+    wanted: dict[tuple[str, str | None], list[tuple[int, int]]] = {}
+    for coord, (tenant, key, window, offset) in enumerate(found):
+        wanted.setdefault((tenant, key), []).append((window * WINDOW_US + offset, coord))
+    got: list[tuple[tuple[str, str | None], list[tuple[int, int]]]] = []
+    for tenant, key, t, coord in company(_frame(found, hashes), ("key",)).select("tenant", "key", "t", "coord").rows():
+        if not got or got[-1][0] != (tenant, key):
+            got.append(((tenant, key), []))
+        got[-1][1].append((t, coord))
+    assert len(dict(got)) == len(got)
+    assert dict(got) == {k: sorted(members) for k, members in wanted.items() if len(members) > 1}
