@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.engine import MatchState, Place, match, reduce
@@ -46,6 +46,7 @@ def in_order(rows: pl.DataFrame | None) -> pl.DataFrame:
     return frame([]) if rows is None else rows.sort(list(COLUMNS))
 
 
+@settings(deadline=None, max_examples=200)
 @given(st.lists(keep | ask, max_size=25))
 def test_the_horizon_on_disk_answers_as_the_one_in_memory(steps: list[tuple[str, Place, list[object], int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +104,30 @@ def test_what_a_killed_process_left_half_written_is_not_there(tmp_path: Path) ->
     told = segments.seen(KEYS, pl.Series(range(9), dtype=pl.UInt64), 0)
     assert told is not None
     assert sorted(told["window"]) == list(range(9))
+
+
+def test_a_day_of_batches_is_searched_in_a_few_indexes(tmp_path: Path) -> None:
+    segments = Segments(tmp_path)
+    for w in range(0, 100 * 4, 4):
+        segments.keep(KEYS, some(w, w + 4), 0)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 100
+    assert 0 < len(list(tmp_path.rglob("*.npy"))) <= 7
+    told = segments.seen(KEYS, pl.Series(range(500), dtype=pl.UInt64), 0)
+    assert told is not None
+    assert sorted(told["window"]) == list(range(400))
+
+
+def test_an_index_that_was_merged_by_a_process_killed_since_is_not_read_twice(tmp_path: Path) -> None:
+    segments = Segments(tmp_path)
+    segments.keep(KEYS, some(0, 5), 0)
+    (old,) = tmp_path.rglob("*.npy")
+    left = old.read_bytes()
+    segments.keep(KEYS, some(5, 10), 0)
+    assert not old.exists()
+    old.write_bytes(left)
+    told = segments.seen(KEYS, pl.Series(range(10), dtype=pl.UInt64), 0)
+    assert told is not None
+    assert sorted(told["window"]) == list(range(10))
 
 
 def partners(rows: pl.DataFrame) -> pl.DataFrame:
