@@ -117,20 +117,15 @@ def _unseen(view: View, uses: pl.DataFrame) -> pl.DataFrame:
 
 
 def _missing(view: View) -> pl.DataFrame:
-    rows = one_line(view.rows, col("side").ne_missing("client"), view.rows)
+    """Only of services with such a retry in the trailing hour: of all others there is nothing to say."""
+    who = [*SPACE, "service_name"]
+    concerned = view.rows.join(view.rows.filter(col("unkeyed_retries") > 0), on=who, how="semi")
+    rows = one_line(concerned, col("side").ne_missing("client"), concerned).with_columns(proof="unkeyed_retries_proof")
     sums = ("unkeyed_retries", "keyed", "attempts", "rows")
-    seen = trailing(
-        view,
-        rows.with_columns(proof="unkeyed_retries_proof"),
-        col("service_name"),
-        sums,
-        "unkeyed_retries",
-        MINUTE_US,
-        HOUR_US,
-    )
-    keyed, attempts, lines = (col(n) + col(f"before_{n}") for n in sums[1:])
+    seen = trailing(view, rows, col("service_name"), sums, "unkeyed_retries", MINUTE_US, HOUR_US)
+    unkeyed, keyed, attempts, lines = (col(n) + col(f"before_{n}") for n in sums)
     carries = (keyed > CARRIES_KEYS * attempts) & (lines >= LEAST_LINES)
-    return seen.select(
+    return seen.filter(unkeyed > 0).select(
         pl.exclude(*sums, "^before_.*$"),
         kind=pl.lit("missing"),
         value=pl.when(carries).then("unkeyed_retries").otherwise(0).cast(pl.Float64),
