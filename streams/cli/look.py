@@ -16,6 +16,7 @@ from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from streams.report.answers import Form
     from streams.report.found import Filter, Found, Invoke, Sight, Span
@@ -163,7 +164,7 @@ def sql(
     say(shown(_answer(state, text, span_us(limit) / 1e6), _form(json, csv), ascii_only), ascii_only)
 
 
-def _answer(folder: Path, text: str, limit_s: float):  # type: ignore[no-untyped-def]
+def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
     """The whole answer as an Arrow table, over the connection that is shut in."""
     from streams.landing.state import open_readable, parts_of, view_sql
     from streams.report.sql import Refused, TooLarge, TooLong, open_shut_in, run

@@ -80,6 +80,8 @@ def _cell(value: Any) -> str:
         case datetime():
             text = f"{value:%Y-%m-%d %H:%M:%S.%f}"
             return text.removesuffix("000").removesuffix(".000")
+        case bool():
+            return "yes" if value else "no"
         case float():
             return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.6g}"
         case list() | dict():

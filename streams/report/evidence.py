@@ -139,6 +139,15 @@ COUNTS: dict[str, Callable[[Found], list[str]]] = {
 COORDINATE = re.compile(r"(\w+)/(\d+):(\d+)(?:\.(\d+))?")
 
 
+def proven_by(con: duckdb.DuckDBPyConnection, f: Found, made_of: Evidence) -> list[Row]:
+    """The rows at a finding's coordinates; for a clock the heartbeats that bound it best, where there are any."""
+    if f.detector == "clock_skew":
+        least = fetch(con, made_of.stream, made_of.where, order="server_time - client_time", limit=4)
+        if least:
+            return least
+    return rows_at(con, f.proof)
+
+
 def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str]) -> list[Row]:
     """The landed rows at these coordinates, in the order of their time, each with its `record`."""
     found = []
@@ -151,10 +160,12 @@ def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str]) -> list[Row]
     return found
 
 
-def fetch(con: duckdb.DuckDBPyConnection, stream: str, where: str, limit: int = 1000) -> list[Row]:
-    """Landed rows as dicts, with `stream` and `record`, earliest first."""
-    order = f'timestamp, "partition", "offset", sub LIMIT {limit}'
-    result = con.execute(f"SELECT * FROM {stream} WHERE {where} ORDER BY {order}")
+def fetch(
+    con: duckdb.DuckDBPyConnection, stream: str, where: str, order: str = "timestamp", limit: int = 1000
+) -> list[Row]:
+    """Landed rows as dicts, with `stream` and `record`, earliest first unless ordered otherwise."""
+    whole = f'{order}, "partition", "offset", sub LIMIT {limit}'
+    result = con.execute(f"SELECT * FROM {stream} WHERE {where} ORDER BY {whole}")
     names = [d[0] for d in result.description or ()]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     for row in rows:

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from streams.landing.state import spell
-from streams.report.evidence import Row, evidence, fetch, rows_at, text, uses
+from streams.report.evidence import Row, evidence, fetch, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
 
@@ -50,7 +50,7 @@ def _rows(con: duckdb.DuckDBPyConnection, f: Found, invoke: Invoke) -> Iterator[
     counted = number == f.count
     yield f"{'Counted' if counted else 'Looked at'}: {count(number, 'row')}, by"
     yield from (f"  {line}" for line in invoke(f"sql {quoted(made_of.query)}").splitlines())
-    rows = rows_at(con, f.proof)
+    rows = proven_by(con, f, made_of)
     if rows:
         yield "Some of them:" if counted and number > len(rows) else "Proven by:"
         yield from listed(rows)
@@ -86,7 +86,7 @@ def fact(name: str, value: Any) -> str:
 
 
 UNITS: dict[str, Callable[[float], str]] = {
-    "ms": milliseconds,
+    "ms": lambda value: f"{value:,.1f} ms".replace(".0 ", " "),
     "s": duration,
     "pct": lambda value: f"{value:g}%",
 }
@@ -147,7 +147,7 @@ COLUMNS: dict[str, list[Column]] = {
     "heartbeats": [
         ("SENT raw", time_of("client_time")),
         ("RECEIVED", time_of("server_time")),
-        ("APART", _apart),
+        ("RECEIVED-SENT", _apart),
         ("NODE", _plain("node_id")),
         ("OBSERVER", _plain("observer")),
     ],
@@ -161,7 +161,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "signals": [("TIME raw", time_of("timestamp")), ("SUBJECT", _plain("subject")), ("NAME", _plain("name"))],
 }
-NUMERIC = {"DURATION", "TRY", "APART", "VERSION", "BASE"}
+NUMERIC = {"DURATION", "TRY", "RECEIVED-SENT", "VERSION", "BASE"}
 
 
 def listed(rows: Sequence[Row], letters: bool = False) -> Iterator[str]:
@@ -215,6 +215,8 @@ def _stories(
             clock = skewed[node]
             off = f"{'ahead' if ahead(clock) else 'behind'} by {clock.peak:,.0f} ms or more ({clock.short})"
             yield f"Mind the clock of {node}: {off}. Times are each node's own, so the order of its lines is open."
+    if f.kind == "applied_twice" and f.facts["overlapping"]:
+        yield "Would not fire if: the key were reserved before the work, not stored after it"
     if len(found) > 1 and not whole:
         yield f"The others: {invoke(f'explain {f.short} --all')}"
     yield f"All {len(found)} as CSV: {invoke(f'findings {f.short} --csv')}"

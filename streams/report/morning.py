@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from streams.replay import TOTALS
-from streams.report.evidence import about, instant, one_side, text, uses
+from streams.report.evidence import about, evidence, instant, one_side, text, uses
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span
 from streams.report.sentences import ahead, count, impossible, sentence, share
@@ -245,13 +245,15 @@ WITH sided AS (
            bool_or(side IS DISTINCT FROM 'server') OVER (PARTITION BY environment, tenant, service_name) AS has_client
     FROM durations WHERE {where}),
 summed AS (
-    SELECT environment, tenant, service_name, used_pct, sum(rows) AS rows, max(timeout_us) AS timeout_us
+    SELECT environment, tenant, service_name, used_pct, sum(calls) AS calls, sum(rows) AS rows,
+           max(timeout_us) AS timeout_us
     FROM sided WHERE client = has_client GROUP BY ALL),
 counted AS (
-    SELECT *, sum(rows) OVER (whole ORDER BY used_pct) AS below, sum(rows) OVER whole AS attempts
+    SELECT *, sum(calls) OVER (whole ORDER BY used_pct) AS below, sum(calls) OVER whole AS attempts,
+           sum(rows) OVER whole AS lines, max(timeout_us) OVER whole AS longest_us
     FROM summed WINDOW whole AS (PARTITION BY environment, tenant, service_name))
-SELECT service_name, min(used_pct) AS pct, max(timeout_us) / 1e6 AS timeout_s
-FROM counted WHERE below * 100 >= attempts * 99 AND attempts >= 200
+SELECT service_name, min(used_pct) AS pct, max(longest_us) / 1e6 AS timeout_s
+FROM counted WHERE below * 100 >= attempts * 99 AND lines >= 50
 GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name LIMIT 1
 """
 
@@ -263,24 +265,28 @@ def _budget(s: Source) -> Section:
         return _unknown(head, why)
     if found:
         worst = max(found, key=lambda f: (f.level == "page", f.peak))
-        timeout_s, before = worst.facts["timeout_ms"] / 1000, worst.facts["before_pct"]
-        p99_s = timeout_s * worst.peak / 100
+        timeout_s, before = _timeout_s(s, worst), worst.facts["before_pct"]
+        headroom_s = max(0.0, worst.facts["headroom_ms"] / 1000)
         past = ""
         if before is not None:
             past = f"; before {s.span.clock(worst.onset)}: {before:.0f}%, {timeout_s * (1 - before / 100):.1f}s"
-        headroom_s = max(0.0, timeout_s - p99_s)
-        p99 = f"({worst.subject}: p99 {p99_s:.1f}s of {timeout_s:.1f}s{past})"
+        p99 = f"({worst.subject}: p99 {timeout_s * worst.peak / 100:.1f}s of {timeout_s:.1f}s{past})"
         lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}")]
         numbers = {"service": worst.subject, "used_pct": worst.peak, "headroom_s": headroom_s}
         return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
     rows = s.ask(P99.format(where=s.where())) if s.has("durations") else []
     if not rows:
-        return _unknown(head, "no service has 200 calls with a timeout")
+        return _unknown(head, "no service has 50 calls with a timeout")
     service, pct, timeout_s = rows[0]
     headroom_s = max(0.0, timeout_s * (1 - pct / 100))
     lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({service}, the tightest: p99 of {timeout_s:.1f}s)")]
     numbers = {"service": service, "used_pct": pct, "headroom_s": headroom_s}
     return Section(*head, "ok", f"{pct:.0f}% utilized (OK)", lines, numbers=numbers)
+
+
+def _timeout_s(s: Source, f: Found) -> float:
+    made_of = evidence(s.con, f)
+    return float(s.one(f"SELECT max(timeout_ms) FROM {made_of.stream} WHERE {made_of.where}")[0]) / 1000
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------

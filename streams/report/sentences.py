@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
     for size, name in units:
         if abs(seconds) >= 2 * size:
             return f"{seconds / size:,.0f} {name}"
-    return f"{seconds:,.0f} s"
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def sentence(f: Found) -> str:
@@ -58,13 +58,9 @@ def limit(f: Found) -> str:
 
 def amount(f: Found, value: float) -> str:
     """A value of this finding in its unit: 10%, 95% of timeout, 500 retries/min."""
-    unit = UNITS.get((f.detector, f.kind), f.unit)
-    if unit == "ratio":
+    if f.unit == "ratio":
         return share(value)
-    return f"{value:,g}{unit}" if unit.startswith("%") else f"{value:,g} {unit}".rstrip()
-
-
-UNITS = {("pipeline", "late"): "% of rows", ("pipeline", "append_back"): "s"}  # where kinds are measured differently
+    return f"{value:,g}{f.unit}" if f.unit.startswith("%") else f"{value:,g} {f.unit}"
 
 
 def _generic(f: Found) -> str:
@@ -115,30 +111,30 @@ def ahead(f: Found) -> bool:
 def impossible(f: Found) -> str:
     """12 rows dated 2099."""
     rows = count(f.count, "row")
-    if f.kind == "back":
-        return f"{rows} stamped before the row that came before"
-    apart = f.facts["most_ahead_s" if f.kind == "ahead" else "most_behind_s"]
-    if apart is None or f.kind == "epoch":
-        return f"{rows} with a garbage epoch"
-    off = timedelta(seconds=apart)
-    try:
-        dated = f"dated {(f.peak_at + off).year}" if abs(off) > timedelta(days=365) else ""
-    except OverflowError:
-        dated = "dated beyond the year 9999"
-    direction = "ahead of their arrival" if f.kind == "ahead" else "older than their arrival"
-    return f"{rows} {dated or f'up to {duration(abs(apart))} {direction}'}"
+    off = timedelta(seconds=f.facts["off_by_s"])
+    match f.kind:
+        case "back":
+            return f"{rows} stamped before the row that came before, by up to {duration(off / SECOND)}"
+        case "epoch":
+            return f"{rows} with a garbage epoch"
+        case _ if off <= YEAR:
+            return f"{rows} {duration(off / SECOND)} {'ahead of' if f.kind == 'ahead' else 'older than'} their arrival"
+    year = (f.peak_at.year + off / YEAR) if f.kind == "ahead" else (f.peak_at.year - off / YEAR)
+    return f"{rows} dated {year:.0f}"
+
+
+SECOND, YEAR = timedelta(seconds=1), timedelta(days=365.2425)
 
 
 def _heartbeat_loss(f: Found) -> str:
-    interval = duration(f.facts["interval_ms"] / 1000)
-    silent = duration(f.facts["silent_ms"] / 1000)
-    return f"silent for {silent} ({f.peak:,.0f} of its intervals of {interval}), as {f.facts['observer']} heard it"
+    silent, interval = duration(f.facts["silence_s"]), duration(f.facts["interval_s"])
+    return f"silent for {silent}, {f.peak:,.0f} of its intervals of {interval}, as {f.facts['observer']} heard it"
 
 
 def _pipeline(f: Found) -> str:
-    if f.kind == "late":
-        return f"{f.peak:.0f}% of the rows of ten minutes arrived too late to be judged"
-    return f"append time stepped back by {f.peak:,.1f} s"
+    if f.kind == "late_share":
+        return f"{count(f.count, 'row')} too late to be judged, {share(f.facts['late_share'])} of ten minutes' rows"
+    return f"append time stepped back by {duration(f.facts['step_back_s'])}, {count(f.count, 'row')}"
 
 
 SENTENCES: dict[str, Words] = {
@@ -149,7 +145,7 @@ SENTENCES: dict[str, Words] = {
     "idempotency_cache": _idempotency_cache,
     "clock_skew": _clock_skew,
     "impossible_timestamp": impossible,
-    "timeout_budget": "p99 uses {peak:.0f}% of {timeout_ms:,.0f} ms",
+    "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",
     "heartbeat_loss": _heartbeat_loss,
     "pipeline": _pipeline,
 }

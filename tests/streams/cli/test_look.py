@@ -1,0 +1,219 @@
+"""Command lines enter, screens leave: every screen of the demo as a golden file, and every way to ask wrongly."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from streams.cli import app
+from streams.problems import Problem
+from streams.report import library
+
+Golden = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """asynchealth as a person calls it in the demo's folder."""
+
+    state: Path
+
+    def __call__(self, *args: str, stdin: str = "") -> str:
+        result = CliRunner().invoke(app, [*args, "--state", str(self.state)], input=stdin, catch_exceptions=True)
+        if isinstance(result.exception, Problem):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output.replace(str(self.state), "demo-state")
+
+    def ids(self, detector: str) -> list[str]:
+        rows = [json.loads(line) for line in self("findings", "--json").splitlines()]
+        return [r["finding_id"] for r in rows if r["detector"] == detector]
+
+
+@pytest.fixture
+def screen(demo_state: Path) -> Screen:
+    return Screen(demo_state)
+
+
+# --- the demo's screens
+
+
+def test_the_morning_report_is_the_golden_one(screen: Screen, golden: Golden) -> None:
+    golden("report.txt", screen("report"))
+    golden("report_ascii.txt", screen("report", "--ascii"))
+
+
+def test_the_morning_report_for_machines_is_the_golden_one(screen: Screen, golden: Golden) -> None:
+    golden("report.json", json.dumps(json.loads(screen("report", "--json")), indent=2) + "\n")
+
+
+def test_the_list_of_findings_is_the_golden_one(screen: Screen, golden: Golden) -> None:
+    golden("findings.txt", screen("findings"))
+
+
+@pytest.mark.parametrize("detector", ["duplicate_key", "retry_storm", "clock_skew", "concurrent_writers"])
+def test_an_explanation_is_the_golden_one(detector: str, screen: Screen, golden: Golden) -> None:
+    golden(f"explain_{detector}.txt", screen("explain", screen.ids(detector)[0]))
+
+
+def test_the_shipped_questions_are_listed_as_in_the_golden_file(screen: Screen, golden: Golden) -> None:
+    golden("sql_list.txt", screen("sql", "--list"))
+
+
+def test_every_screen_can_be_plain_ascii(screen: Screen) -> None:
+    fancy = screen("report")
+    assert not fancy.isascii()
+    for command in (["report"], ["findings"], ["explain", screen.ids("duplicate_key")[0]], ["sql", "FROM findings"]):
+        assert screen(*command, "--ascii").isascii(), command
+
+
+def test_every_hint_names_the_state_and_can_be_typed(screen: Screen) -> None:
+    hints = re.findall(r"asynchealth (?:findings|explain|sql|rebuild)\b.*?--state (\S+)", screen("report"))
+    assert hints == ["demo-state"] * 3
+    for word in ("report", "findings"):
+        for hint in re.findall(r"asynchealth (explain \S+) --state", screen(word)):
+            assert screen(*hint.split())
+
+
+# --- lists and filters
+
+
+def test_findings_for_machines_are_one_object_a_line_with_the_names_of_the_columns(screen: Screen) -> None:
+    rows = [json.loads(line) for line in screen("findings", "--json").splitlines()]
+    assert len(rows) >= 8
+    columns = json.loads(screen("sql", "SELECT * FROM findings LIMIT 1", "--json"))
+    assert all(list(r) == list(columns) for r in rows)
+    assert all(isinstance(r["facts"], dict) for r in rows)
+
+
+def test_the_list_behind_a_doubled_key_has_every_key_with_both_effects(screen: Screen) -> None:
+    (finding,) = screen.ids("duplicate_key")
+    rows = list(csv.DictReader(io.StringIO(screen("findings", finding, "--csv"))))
+    assert len(rows) == len({r["idempotency_key"] for r in rows}) == 23
+    for row in rows[:3]:
+        both = [
+            f"({p}, {o})" for p, o in re.findall(r"requests/(\d+):(\d+)", row["record"] + " " + row["earlier_record"])
+        ]
+        query = (
+            f"""SELECT idempotency_key, applied FROM requests WHERE ("partition", "offset") IN ({", ".join(both)})"""
+        )
+        seen = [json.loads(line) for line in screen("sql", query, "--json").splitlines()]
+        assert seen == [{"idempotency_key": row["idempotency_key"], "applied": True}] * 2
+
+
+def test_the_list_behind_a_storm_has_as_many_rows_as_the_finding_counts(screen: Screen) -> None:
+    (finding,) = [json.loads(x) for x in screen("findings", "--json").splitlines() if '"retry_storm"' in x]
+    rows = list(csv.DictReader(io.StringIO(screen("findings", finding["finding_id"], "--csv"))))
+    assert len(rows) == finding["count"] > 1000
+    assert all(int(r["retry_count"]) > 0 for r in rows)
+
+
+def test_the_query_that_explain_shows_can_be_pasted_and_gives_the_rows_it_counts(screen: Screen) -> None:
+    shown = screen("explain", screen.ids("timeout_ratio")[0])
+    (counted,) = re.findall(r"Counted: ([\d,]+) rows", shown)
+    (query,) = re.findall(r'asynchealth sql "(.+?)" --state', shown, re.DOTALL)
+    assert len(screen("sql", query, "--csv").splitlines()) - 1 == int(counted.replace(",", "")) > 1000
+
+
+def test_a_filter_keeps_what_has_to_do_with_the_thing(screen: Screen) -> None:
+    def detectors(*args: str) -> set[str]:
+        return {json.loads(line)["detector"] for line in screen("findings", "--json", *args).splitlines()}
+
+    every = detectors()
+    (key, *_) = json.loads(screen("sql", "@keys_applied_twice", "--json").splitlines()[0]).values()
+    assert "duplicate_key" in detectors("--key", key) and "clock_skew" not in detectors("--key", key)
+    assert detectors("--node", "search-2") >= {"clock_skew"} and "retry_storm" not in detectors("--node", "search-2")
+    assert detectors("--service", "order") >= {"concurrent_writers"}
+    assert "duplicate_key" not in detectors("--service", "order")
+    assert "retry_storm" not in detectors("--since", "08:40") and "retry_storm" in detectors("--until", "08:40")
+    assert "retry_storm" not in detectors("--since", "20m") and "clock_skew" in detectors("--since", "20m")
+    assert detectors("--since", "08:00", "--until", "09:00") == every
+    assert detectors("--trace", "no-such-trace") == set()
+
+
+def test_a_filtered_screen_says_what_it_is_limited_to(screen: Screen) -> None:
+    assert "(only service search)" in screen("findings", "--service", "search")
+    assert "(only service search)" in screen("report", "--service", "search")
+
+
+# --- SQL
+
+
+def test_every_shipped_query_answers_its_question(screen: Screen) -> None:
+    every = library.queries()
+    assert len(every) >= 8
+    for name, query in every.items():
+        assert query.question.endswith("?"), name
+        assert "1 row" in (answer := screen("sql", f"@{name}")) or " rows" in answer
+    first = json.loads(screen("sql", "@max_clock_skew", "--json"))
+    assert 847 <= first["max_ahead_ms"] < 850 and first["nodes_ahead_over_100ms"] == 2 and first["nodes"] == 47
+
+
+def test_a_query_may_come_from_standard_input(screen: Screen) -> None:
+    assert screen("sql", "-", "--csv", stdin="SELECT 1 AS a, NULL AS b, 'x,y' AS c") == 'a,b,c\n1,,"x,y"\n'
+
+
+def test_an_answer_of_many_rows_ends_with_their_number(screen: Screen) -> None:
+    shown = screen("sql", "SELECT range AS n FROM range(1000)").splitlines()
+    assert shown[-1] == "1,000 rows (the first 200; all: --csv)" and len(shown) == 203
+    assert len(screen("sql", "SELECT range AS n FROM range(1000)", "--json").splitlines()) == 1000
+
+
+def test_nested_and_odd_values_are_json(screen: Screen) -> None:
+    query = "SELECT [1, 2] AS l, MAP {'a': 1} AS m, 1.50::DECIMAL(5, 2) AS d, DATE '2026-01-26' AS t, 1e400 AS i"
+    assert json.loads(screen("sql", query, "--json")) == {
+        "l": [1, 2], "m": {"a": 1}, "d": 1.5, "t": "2026-01-26", "i": None,
+    }  # fmt: skip
+
+
+# --- asking wrongly
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["explain", "xx-1234"], "no finding has an id that begins so"),
+        (["explain", "c"], "findings have ids that begin so: cw-"),
+        (["findings", "--since", "noon"], "not a time"),
+        (["findings", "--since", "25:00"], "not a time"),
+        (["findings", "--json", "--csv"], "one of the two"),
+        (["sql"], "no query"),
+        (["sql", "@nothing"], "no such query; there are concurrent_write_conflicts"),
+        (["sql", "DROP TABLE findings"], "this SQL only reads"),
+        (["sql", "SELECT * FROM requests, requests AS r, requests AS s", "--limit", "100ms"], "Stopped after 0.1 s"),
+    ],
+)
+def test_a_wrong_question_is_answered_with_what_to_type(args: list[str], said: str, screen: Screen) -> None:
+    with pytest.raises(Problem) as problem:
+        screen(*args)
+    assert said in str(problem.value)
+
+
+def test_a_folder_without_a_state_is_named_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    for args in (["report"], ["findings"], ["explain", "dk"], ["sql", "FROM findings"]):
+        with pytest.raises(Problem, match=r"no asynchealth state here\nNext: asynchealth replay"):
+            Screen(tmp_path)(*args)
+
+
+# --- detectors and runbooks
+
+
+def test_detectors_of_a_state_say_how_many_could_see(screen: Screen) -> None:
+    assert re.search(r"\d+ ran, 0 blind", screen("detectors"))
+    assert CliRunner().invoke(app, ["detectors"]).exit_code == 0
+
+
+def test_every_explained_finding_leads_to_a_runbook(screen: Screen) -> None:
+    findings = [json.loads(line) for line in screen("findings", "--json").splitlines()]
+    assert findings
+    for f in findings:
+        (name,) = re.findall(r"^Do now: asynchealth runbook (\w+)$", screen("explain", f["finding_id"]), re.MULTILINE)
+        assert CliRunner().invoke(app, ["runbook", name]).exit_code == 0, name

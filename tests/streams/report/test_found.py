@@ -1,0 +1,65 @@
+"""Ids, times and filters enter; what must leave is one finding, one moment, or a message that says what to type."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.problems import Problem
+from streams.report.found import LEAST_ID, Span, shortest, when
+
+HEX = st.text("0123456789abcdef", min_size=16, max_size=16)
+IDS = st.lists(st.builds(lambda a, b: f"{a}-{b}", st.sampled_from(["dk", "rs", "cs"]), HEX), unique=True)
+ALIKE = st.lists(st.text("01", min_size=16, max_size=16).map("dk-{}".format), unique=True, max_size=60)
+
+
+@given(ids=IDS | ALIKE)
+def test_a_short_id_is_a_prefix_of_one_id_only_and_no_shorter_one_is(ids: list[str]) -> None:
+    short = shortest(ids)
+    assert set(short) == set(ids)
+    for own, prefix in short.items():
+        assert own.startswith(prefix) and len(prefix.partition("-")[2]) >= LEAST_ID
+        assert [i for i in ids if i.startswith(prefix)] == [own]
+        if len(prefix.partition("-")[2]) > LEAST_ID:
+            assert len([i for i in ids if i.startswith(prefix[:-1])]) > 1
+
+
+def hour() -> Span:
+    start = datetime(2026, 1, 26, 8, 0, tzinfo=UTC)
+    return Span(start + timedelta(seconds=1), start + timedelta(minutes=59, seconds=59))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("08:15", "2026-01-26T08:15:00+00:00"),
+        ("8:15:30", "2026-01-26T08:15:30+00:00"),
+        ("2026-01-26T08:15Z", "2026-01-26T08:15:00+00:00"),
+        ("2026-01-26 09:15+01:00", "2026-01-26T08:15:00+00:00"),
+        ("2026-01-25", "2026-01-25T00:00:00+00:00"),
+        ("20m", "2026-01-26T08:40:00+00:00"),
+        ("2h", "2026-01-26T07:00:00+00:00"),
+    ],
+)
+def test_a_moment_may_be_typed_in_several_ways(text: str, moment: str) -> None:
+    assert when(text, hour()) == datetime.fromisoformat(moment)
+
+
+@pytest.mark.parametrize("text", ["noon", "24:00", "08:60", "-2h", "2 fortnights", ""])
+def test_what_is_no_moment_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(Problem, match="write 08:15"):
+        when(text, hour())
+
+
+def test_a_window_ends_at_the_minute_that_holds_its_last_row() -> None:
+    span = hour()
+    assert (f"{span.start:%H:%M}", f"{span.end:%H:%M}") == ("08:00", "09:00")
+    assert span.clock(span.start) == "08:00"
+
+
+def test_times_carry_their_date_where_the_data_has_several_days() -> None:
+    span = Span(hour().first, hour().last + timedelta(days=1))
+    assert span.clock(span.start) == "01-26 08:00"

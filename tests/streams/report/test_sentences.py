@@ -1,0 +1,62 @@
+"""Findings of every firing case enter; what must leave is a sentence of their detector's own, in the users' words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from detectors.detector import catalog
+from streams.cli import app
+from streams.landing.state import open_readable
+from streams.report.found import Found, all_findings
+from streams.report.sentences import SENTENCES, amount, duration, sentence
+from tests.cases import Case, cases
+from tests.streams.report.states import of_case
+
+FIRING = cases("fires")
+INNER_WORDS = re.compile(r"\b(slices?|fates?|frontiers?|match(es)?|None(?! detected)|nan|inf)\b")
+QUERY = re.compile(r'sql "[^"]*"')  # there `fate` is the name of a column
+
+
+def found_in(state: Path) -> Iterator[Found]:
+    con = open_readable(state)
+    yield from all_findings(con)
+    con.close()
+
+
+def test_every_detector_of_the_catalog_has_a_sentence_and_a_firing_case() -> None:
+    assert set(SENTENCES) == set(catalog())
+    assert {detector for detector, _, _ in FIRING} == set(catalog())
+
+
+@pytest.mark.parametrize(("detector", "name", "case"), FIRING, ids=[f"{d}-{n}" for d, n, _ in FIRING])
+def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str, case: Case, tmp_path: Path) -> None:
+    state = of_case(tmp_path, case)
+    found = list(found_in(state))
+    assert detector in {f.detector for f in found}, "nothing fired, so nothing was read"
+    for command in (["report"], ["report", "--json"], ["findings"], *(["explain", f.finding_id] for f in found)):
+        result = CliRunner().invoke(app, [*command, "--state", str(state)])
+        assert result.exit_code == 0, (command, result.exception)
+        shown = QUERY.sub("", result.output.replace(str(tmp_path), ""))
+        assert not INNER_WORDS.search(shown), shown
+    for f in found:
+        assert sentence(f).endswith(")") and f.level in sentence(f)
+        assert CliRunner().invoke(app, ["findings", f.finding_id, "--csv", "--state", str(state)]).exit_code == 0
+
+
+def test_a_detector_without_a_sentence_of_its_own_gets_its_value_unit_and_time(demo_state: Path) -> None:
+    f = next(f for f in found_in(demo_state) if f.detector == "retry_storm")
+    own = Found(**{**{n: getattr(f, n) for n in f.__dataclass_fields__}, "detector": "of_ours", "kind": "too_many"})
+    assert sentence(own) == f"too many: {amount(f, f.peak)} at {f.peak_at:%H:%M} (page: {amount(f, f.threshold)})"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0.4 s"), (45, "45 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (3e5, "3 days"), (2.3e9, "73 years")],
+)  # fmt: skip
+def test_a_duration_is_told_in_the_largest_unit_it_fills_twice(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
