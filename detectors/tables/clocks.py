@@ -3,6 +3,9 @@
 A fact is receive stamp - send stamp in µs: what the receiver's clock is ahead of the sender's, plus a delay ≥ 0. The
 four smallest are kept, so that one wrong stamp can be told from a clock that moved (see detectors.clocks). A stamp more
 than 26 h from its row's arrival gives no fact; any nearer one does, whatever its row's fate: that is the fault to find.
+
+A fact says "at most", so what may have been cut off a stamp counts for the delay: a stamp in whole milliseconds or
+seconds is known no better than that.
 """
 
 from __future__ import annotations
@@ -11,26 +14,45 @@ import numpy as np
 import polars as pl
 from polars import col
 
-from detectors.table import Low, Lowest, Meet, Rows, Sum, Table, meeting
-from detectors.windows import HOUR_US, MINUTE_US
+from detectors.table import SPACE, Low, Lowest, Meet, Rows, Sum, Table, meeting
+from detectors.windows import HOUR_US, MINUTE_US, SECOND_US
 
 KEPT = 4
 NEAR_US = 26 * HOUR_US  # a day and the largest difference of zones: a clock in another zone still gives facts
 PAIR_BACK_US = MINUTE_US
+MS_US = 1_000
 
 
-def _near(*stamps: str) -> pl.Expr:
-    return pl.all_horizontal((col(s).cast(pl.Int64) - col("arrived")).abs() <= NEAR_US for s in stamps)
+def _us(stamp: str) -> pl.Expr:
+    return col(stamp).cast(pl.Int64)
 
 
-def _fact(received: str, sent: str) -> pl.Expr:
-    return col(received).cast(pl.Int64) - col(sent).cast(pl.Int64)
+def _near(us: pl.Expr) -> pl.Expr:
+    return (us - col("arrived")).abs() <= NEAR_US
+
+
+def _cut(us: pl.Expr) -> pl.Expr:
+    """How much may have been cut off a stamp."""
+    return pl.when(us % SECOND_US == 0).then(SECOND_US - 1).when(us % MS_US == 0).then(MS_US - 1).otherwise(0)
+
+
+def _message(received: str, sent: str, src: str, dst: str) -> Rows:
+    to, since = _us(received), _us(sent)
+    return Rows(
+        stream="heartbeats",
+        where=_near(to) & _near(since),
+        project={"src": col(src), "dst": col(dst), "fact": to + _cut(to) - since},
+    )
 
 
 CLIENT = col("side") == "client"
 ATTEMPT = pl.concat_str("request_id", pl.lit("#"), col("retry_count").fill_null(0).cast(pl.String))
 SPAN = pl.when(CLIENT).then("span_id").otherwise("parent_span_id")
 IN_TRACE = pl.concat_str(col("trace_id").fill_null(""), pl.lit(":"), SPAN)
+START = _us("timestamp")
+TOOK = (col("duration_ms") * MS_US).round().cast(pl.Int64)
+ROUNDED = pl.when(TOOK % MS_US == 0).then(MS_US - 1).otherwise(0)  # up or down
+END = pl.when(_near(START + TOOK)).then(START + TOOK)
 
 
 def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
@@ -38,34 +60,17 @@ def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
 
     There: server start - client start. Back, only where the client did not give up: client end - server end.
     """
-    ordered = rows.sort("environment", "tenant", "pair", "window", "t", "coord")
-    met = meeting(ordered, ("pair",), PAIR_BACK_US)
-    later = np.flatnonzero(met.at - met.first == 1)
-    names = ["node_id", "client", "start", "took_us", "answered", "coord"]
-    both = pl.concat(
-        [
-            ordered[later].select("window", "environment", "tenant", "weight", "now", pl.col(names).name.suffix("_b")),
-            ordered[later - 1].select(pl.col(names).name.suffix("_a")),
-        ],
-        how="horizontal",
-    ).filter("now", col("client_a") != col("client_b"), col("node_id_a") != col("node_id_b"))
-    side = {
-        f"{who}_{n}": pl.when("client_a").then(f"{n}_{first}").otherwise(f"{n}_{second}")
-        for who, first, second in (("client", "a", "b"), ("server", "b", "a"))
-        for n in ("node_id", "start", "took_us", "answered")
-    }
-    calls = both.with_columns(**side).with_columns(coord=pl.min_horizontal("coord_a", "coord_b"))
-    common = ["window", "environment", "tenant", "weight", "coord"]
-    there = calls.select(
-        *common, src="client_node_id", dst="server_node_id", fact=col("server_start") - col("client_start")
-    )
-    back = calls.filter("client_answered").select(
-        *common,
-        src="server_node_id",
-        dst="client_node_id",
-        fact=col("client_start") + col("client_took_us") - col("server_start") - col("server_took_us"),
-    )
-    return pl.concat([there, back])
+    met, node, is_client = meeting(rows, ("pair",), PAIR_BACK_US), rows["node_id"], rows["client"].to_numpy()
+    later = np.flatnonzero((met.at - met.first == 1) & rows["now"].to_numpy())
+    later = later[is_client[later] != is_client[later - 1]]
+    later = later[(node[later] != node[later - 1]).to_numpy()]
+    client = rows[np.where(is_client[later], later, later - 1)]
+    server = rows[np.where(is_client[later], later - 1, later)]
+    both: pl.DataFrame = rows[later].select("window", *SPACE, "weight", "coord")
+    there = {"src": client["node_id"], "dst": server["node_id"], "fact": server["start_by"] - client["start"]}
+    back = {"src": server["node_id"], "dst": client["node_id"], "fact": client["end_by"] - server["end"]}
+    answered = both.with_columns(**back).filter(client["ok"], col("fact").is_not_null())
+    return pl.concat([both.with_columns(**there), answered])
 
 
 CLOCKS = Table(
@@ -73,30 +78,22 @@ CLOCKS = Table(
     clock="arrival",
     key=("src", "dst"),
     sources=(
-        Rows(
-            stream="heartbeats",
-            where=_near("client_time", "server_time"),
-            project={"src": col("node_id"), "dst": col("observer"), "fact": _fact("server_time", "client_time")},
-        ),
-        Rows(
-            stream="heartbeats",
-            where=_near("reply_sent", "reply_received"),
-            project={"src": col("observer"), "dst": col("node_id"), "fact": _fact("reply_received", "reply_sent")},
-        ),
+        _message("server_time", "client_time", "node_id", "observer"),
+        _message("reply_received", "reply_sent", "observer", "node_id"),
         Meet(
             stream="requests",
-            where=col("side").is_not_null()
-            & (SPAN.is_not_null() | col("request_id").is_not_null())
-            & _near("timestamp"),
+            where=col("side").is_not_null() & (SPAN.is_not_null() | col("request_id").is_not_null()) & _near(START),
             project={
                 "pair": pl.coalesce(IN_TRACE, ATTEMPT),
                 "client": CLIENT,
-                "start": col("timestamp").cast(pl.Int64),
-                "took_us": (col("duration_ms") * 1000).round().cast(pl.Int64),
-                "answered": (col("status") == "ok").fill_null(False) & col("duration_ms").is_not_null(),
+                "ok": (col("status") == "ok").fill_null(False),
+                "start": START,
+                "start_by": START + _cut(START),
+                "end": END - ROUNDED,
+                "end_by": END + _cut(START) + ROUNDED,
             },
             on=("pair",),
-            carry=("client", "node_id", "start", "took_us", "answered"),
+            carry=("client", "node_id", "ok", "start", "start_by", "end", "end_by"),
             back_us=PAIR_BACK_US,
             match=match_pairs,
         ),

@@ -56,7 +56,7 @@ def fires_ahead_since_a_step() -> Case:
 
 def fires_ahead_and_behind_beyond_any_delay() -> Case:
     rows = _beats({"n1": 130.0, "n2": -1700.0})
-    expect = frozenset({("n1", "", "warn"), ("n2", "", "page")})
+    expect = frozenset({("n1", "", "warn"), ("n2", "", "warn")})
     return Case({"heartbeats": partitions("heartbeats", rows)}, expect)
 
 
