@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +36,14 @@ class Old:
 
     parts: list[Part] = field(default_factory=list)
     known: list[Known] = field(default_factory=list)
-    rejects: pl.DataFrame | None = None
+    rejects: list[pl.DataFrame] = field(default_factory=list)
     coverage: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     runs: list[tuple[Any, ...]] = field(default_factory=list)
     lateness_us: int = LATENESS_US
+
+    def ledger(self) -> Ledger:
+        """To go on with."""
+        return Ledger(list(self.rejects), {key: list(count) for key, count in self.coverage.items()})
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,19 @@ def replay(
         raise Problem(f"--arrival {arrival}", f"not a time that events have; there are {', '.join(ARRIVALS)}")
     with _disk(folder), state.locked(folder), lake.undone(folder):
         old = Old() if fresh else load(folder)
-        intake = Intake(folder, lateness_us, arrival, Writer(folder), Ledger(), bar, list(old.known))
+        writer, ledger = Writer(folder, _relabelled(folder, old, lateness_us)), old.ledger()
+        intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
         bar.begin("reading")
         try:
             usable = sum(intake.take(path, name) for path, name in find(paths, folder))
         finally:
             shutil.rmtree(folder / "spool", ignore_errors=True)
-        notes = intake.ledger.notes
+        notes = ledger.notes
         if intake.known == old.known and not usable:
             raise Problem("nothing to analyse", "\n".join(notes), code=Exit.NOTHING)
-        old = _still_true(folder, old, intake)
-        parts = [*_relabelled(folder, old, lateness_us), *intake.writer.close()]
-        parts = lake.mark_repeats(folder, parts, lateness_us)
+        parts = lake.mark_repeats(folder, writer.close(), lateness_us)
         run = (started, command, lateness_us, notes)
-        outcome = _switch(folder, old, parts, intake.known, intake.ledger, settings, run, bar)
+        outcome = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
     if not usable:
         query = "SELECT source, field, reason, count(*) FROM rejects GROUP BY ALL"
         then = f'asynchealth sql "{query}" --state {folder}'
@@ -109,7 +112,8 @@ def rebuild(
             raise Problem(str(folder), "holds no rows", f"asynchealth replay PATH… --state {folder}", Exit.NOTHING)
         late = old.lateness_us if lateness_us is None else lateness_us
         parts = _relabelled(folder, old, late)
-        return _switch(folder, old, parts, old.known, Ledger(), settings, (started, command, late, []), bar)
+        run = (started, command, late, list[str]())
+        return _switch(folder, old.runs, parts, old.known, old.ledger(), settings, run, bar)
 
 
 @contextmanager
@@ -138,29 +142,13 @@ def load(folder: Path) -> Old:
         return Old(
             state.parts_of(con),
             state.known_of(con),
-            con.sql("FROM rejects").pl(),
+            [con.sql("FROM rejects").pl()],
             {(s, f): [rows, filled] for s, f, rows, filled in covered},
             runs,
             runs[-1][3],
         )
     finally:
         con.close()
-
-
-def _still_true(folder: Path, old: Old, intake: Intake) -> Old:
-    """The old state without what this run has read again: whole recordings, or the line that had no end yet."""
-    parts: list[Part] = []
-    for part in old.parts:
-        gone = [p for s, p in intake.again if s == part.stream]
-        rest, removed = lake.without(folder, part, gone) if gone else (part, None)
-        if removed is not None:
-            intake.ledger.cover(part.stream, removed, -1)
-        parts += [rest] if rest else []
-    if old.rejects is None:
-        return replace(old, parts=parts)
-    ends = [intake.resumed.get(who) for who in old.rejects.select("stream", "partition").rows()]
-    again = pl.col("offset") >= pl.Series(ends, dtype=pl.Int64)
-    return replace(old, parts=parts, rejects=old.rejects.filter(~again.fill_null(False)))
 
 
 def _relabelled(folder: Path, old: Old, lateness_us: int) -> list[Part]:
@@ -172,7 +160,7 @@ def _relabelled(folder: Path, old: Old, lateness_us: int) -> list[Part]:
 
 def _switch(
     folder: Path,
-    old: Old,
+    runs: Sequence[tuple[Any, ...]],
     parts: Sequence[Part],
     known: Sequence[Known],
     ledger: Ledger,
@@ -189,17 +177,17 @@ def _switch(
         analysis.run(parts)
         state.land_rows(con, "lake_parts", parts)
         state.land_rows(con, "recordings", known)
-        rejects = _rejects(old, ledger)
+        rejects = _rejects(ledger)
         state.land_frame(con, "rejects", rejects)
         state.land_frame(con, "accounting", _accounting(analysis.accounting, rejects, known))
-        covered = _covered(old, ledger)
+        covered = ledger.coverage
         state.land_rows(con, "coverage", [(s, f, *n) for (s, f), n in sorted(covered.items())])
         sight = {d.name: _missing(d, covered) for d in detectors}
         seen = [(d.name, d.version, _sight(sight[d.name], d), sight[d.name]) for d in detectors]
         state.land_rows(con, "detectors", seen)
         state.land_rows(con, "settings", [(n, str(v)) for n, v in sorted(settings.values.items())])
         ended = datetime.now(UTC)
-        state.land_rows(con, "runs", [*old.runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
+        state.land_rows(con, "runs", [*runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
         state.add_views(con, folder, parts)
         totals = con.sql(TOTALS).pl().row(0, named=True)
         levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
@@ -217,12 +205,11 @@ FROM accounting
 """
 
 
-def _rejects(old: Old, ledger: Ledger) -> pl.DataFrame:
-    frames = [f for f in (old.rejects, *ledger.rejects) if f is not None]
-    if not frames:
+def _rejects(ledger: Ledger) -> pl.DataFrame:
+    if not ledger.rejects:
         return pl.DataFrame(schema={"stream": pl.String, "source": pl.String, "partition": pl.Int64})
     columns = ["stream", "source", "partition", "offset", "sub", "reason", "field", "raw"]
-    return pl.concat([f.select(columns) for f in frames]).sort("stream", "partition", "offset", "sub")
+    return pl.concat([f.select(columns) for f in ledger.rejects]).sort("stream", "partition", "offset", "sub")
 
 
 def _accounting(counted: Sequence[pl.DataFrame], rejects: pl.DataFrame, known: Sequence[Known]) -> pl.DataFrame:
@@ -258,15 +245,6 @@ def _unplaced(stream: str, partition: int, rejected: int, tombstones: int) -> pl
             "tombstones": tombstones,
         }
     )
-
-
-def _covered(old: Old, ledger: Ledger) -> dict[tuple[str, str], list[int]]:
-    both = {k: list(v) for k, v in old.coverage.items()}
-    for key, (rows, filled) in ledger.coverage.items():
-        mine = both.setdefault(key, [0, 0])
-        mine[0] += rows
-        mine[1] += filled
-    return both
 
 
 def _missing(detector: Detector, covered: dict[tuple[str, str], list[int]]) -> list[str]:

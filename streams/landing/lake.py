@@ -36,7 +36,7 @@ class Part:
 
 @dataclass
 class Writer:
-    """Buffers placed rows by (stream, hour of arrival) and writes parts of about PART_ROWS."""
+    """Buffers placed rows by (stream, hour of arrival) and adds parts of about PART_ROWS to those there are."""
 
     state: Path
     parts: list[Part] = field(default_factory=list)
@@ -60,6 +60,23 @@ class Writer:
         if self._rows[key] >= PART_ROWS:
             self._write(key)
 
+    def take_back(self, stream: str, partition: int) -> list[pl.DataFrame]:
+        """The rows of a partition, which count no more: the same recording comes again, longer."""
+        removed = []
+        mine = pl.col("partition") == partition
+        for key in [k for k in self._waiting if k[0] == stream]:
+            frames = self._waiting[key]
+            removed += [f.filter(mine) for f in frames]
+            self._waiting[key] = [f.filter(~mine) for f in frames]
+            self._rows[key] = sum(map(len, self._waiting[key]))
+        kept = []
+        for part in self.parts:
+            rest, gone = _without(self.state, part, mine) if part.stream == stream else (part, None)
+            kept += [rest] if rest else []
+            removed += [gone] if gone is not None else []
+        self.parts = kept
+        return removed
+
     def close(self) -> list[Part]:
         for key in sorted(self._waiting):
             self._write(key)
@@ -69,7 +86,8 @@ class Writer:
         stream, hour = key
         rows = pl.concat(self._waiting.pop(key)).select(list(LANDED[stream]))
         del self._rows[key]
-        self.parts.append(write_part(self.state, stream, hour, rows))
+        if len(rows):
+            self.parts.append(write_part(self.state, stream, hour, rows))
 
 
 def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
@@ -93,14 +111,13 @@ def read(state: Path, part: Part, columns: list[str] | None = None) -> pl.DataFr
         ) from None
 
 
-def without(state: Path, part: Part, partitions: Sequence[int]) -> tuple[Part | None, pl.DataFrame | None]:
-    """The part without the rows of some partitions, as a new part, and those rows; None where there are none."""
+def _without(state: Path, part: Part, gone: pl.Expr) -> tuple[Part | None, pl.DataFrame | None]:
+    """The part without some rows, as a new part, and those rows; None where there are none."""
     rows = read(state, part)
-    gone = rows["partition"].is_in(partitions)
-    if not gone.any():
+    removed, rest = rows.filter(gone), rows.filter(~gone)
+    if not len(removed):
         return part, None
-    rest = None if gone.all() else write_part(state, part.stream, part.first_arrival // HOUR_US, rows.filter(~gone))
-    return rest, rows.filter(gone)
+    return (write_part(state, part.stream, part.first_arrival // HOUR_US, rest) if len(rest) else None), removed
 
 
 def relabel(state: Path, part: Part, lateness_us: int) -> Part:

@@ -23,7 +23,7 @@ from streams.sources.files import Known, Recording, look, read_before
 
 @dataclass
 class Ledger:
-    """What was not landed and why, which fields the rows fill, and what people should know about the files."""
+    """What was not landed and why, which fields the rows fill, and what people should know about this run's files."""
 
     rejects: list[pl.DataFrame] = field(default_factory=list)
     coverage: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (stream, field) to rows, filled
@@ -42,6 +42,11 @@ class Ledger:
             number = pl.lit(known.partition, dtype=pl.Int64).alias("partition")
             self.rejects.append(rejects.with_columns(*who, number))
 
+    def take_back(self, start: Known) -> None:
+        """What lies behind the start is read again: the whole recording, or the line that had no end yet."""
+        again = (pl.col("stream") == start.stream) & (pl.col("partition") == start.partition)
+        self.rejects = [f.filter(~(again & (pl.col("offset") >= start.records))) for f in self.rejects]
+
 
 Chunk = tuple[int, pl.DataFrame, Decoded]  # records, placed rows, what else was among them
 
@@ -50,8 +55,7 @@ Chunk = tuple[int, pl.DataFrame, Decoded]  # records, placed rows, what else was
 class Intake:
     """Reads recordings into the lake: which partition each has, what is known of it, where its clock stands.
 
-    resumed: for each partition that was read before, the record where this run began. That is the first one where no
-    arrivals are recorded, since there a row's place depends on the whole recording: its old rows count no more.
+    Writer, ledger and known begin as the old state left them and end as the new one.
     """
 
     folder: Path
@@ -61,12 +65,6 @@ class Intake:
     ledger: Ledger
     progress: Progress
     known: list[Known]
-    resumed: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    @property
-    def again(self) -> set[tuple[str, int]]:
-        """The partitions that were read again from their first record."""
-        return {who for who, record in self.resumed.items() if not record}
 
     def take(self, path: Path, name: str) -> bool:
         """Reads what is new of one file; False where nothing in it could be used."""
@@ -90,9 +88,7 @@ class Intake:
         if before and not next(chunks(Recording(recording.file), stream, before.records), None):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
             return True
-        start = Known(stream, name, 0, "", 0, before.partition if before else self._next_partition(stream), 0, None)
-        if before and before.clock is not None and self.arrival != "none":
-            start = replace(before, name=name)
+        start = self._start(stream, name, before)
         records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
         first_reject = len(self.ledger.rejects)
         for count, rows, decoded in self._placed(recording, start):
@@ -107,7 +103,6 @@ class Intake:
             self.progress.add(count)
         if before:
             self.known.remove(before)
-            self.resumed[stream, start.partition] = start.records
         elif not used:
             self.ledger.notes.append(f"{name}: {_nothing_used(records, self.ledger.rejects[first_reject:])}")
         whole = records - (1 if recording.torn else 0)
@@ -122,6 +117,18 @@ class Intake:
             )
         )
         return bool(used or before)
+
+    def _start(self, stream: str, name: str, before: Known | None) -> Known:
+        """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again."""
+        if not before:
+            return Known(stream, name, 0, "", 0, self._next_partition(stream), 0, None)
+        start = replace(before, name=name)
+        if before.clock is None or self.arrival == "none":
+            start = Known(stream, name, 0, "", 0, before.partition, 0, None)
+            for rows in self.writer.take_back(stream, before.partition):
+                self.ledger.cover(stream, rows, -1)
+        self.ledger.take_back(start)
+        return start
 
     def _next_partition(self, stream: str) -> int:
         number = 1 + max((k.partition for k in self.known if k.stream == stream), default=-1)
