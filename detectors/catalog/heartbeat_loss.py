@@ -1,0 +1,126 @@
+"""A node that sent heartbeats is silent and did not say goodbye.
+
+Formula: silence / interval at the end of each window of 10 s, by arrival. interval: the median of a node's last 30 gaps
+(from window to window: time between last beats / beats) within the past hour, of one observer; with fewer than 5 it is
+not known yet. With several observers the one that the node is least silent to decides. Warn above 3, page above 10
+intervals. A node whose last word was a goodbye (role `leaving`) is not lost; nor is anything that would have come after
+the recording's end. Unknown: arrivals are not recorded; beats are sampled; the observer heard nobody since the
+second beat was due (then it may be the observer); the silence lasts for an hour.
+Facts: interval_s, silence_s, observer.
+False alarms: a shipper that holds beats back for more than three intervals; nodes taken away without a goodbye.
+Misses: a node that hangs while its heartbeat thread goes on; all nodes of one observer at once; beats every ten minutes
+or less.
+Use it for nodes; a service that answers no calls while its nodes beat is found by timeout_ratio.
+Source: N. Hayashibara et al., "The φ accrual failure detector", SRDS 2004; the operators' playbook, 4.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from polars import col
+
+from detectors.detector import Detector, Threshold, View
+from detectors.table import SPACE, Ints
+from detectors.tables.beats import BEATS
+from detectors.windows import HOUR_US, WINDOW_US, window_of, windows
+
+NODE = [*SPACE, "node_id", "window"]
+LINK = [*SPACE, "node_id", "observer"]
+GAPS_KEPT, GAPS_NEEDED = 30, 5
+OVERDUE = 2  # intervals: an observer that heard nobody since then may be the one that is at fault
+LINK_SPAN = 2**40  # more than there are windows
+NO_GAP = 2**62
+
+
+def assess(view: View) -> pl.DataFrame:
+    links = _links(view).with_columns(
+        intervals=pl.when(col("interval_us") > 0).then(col("silence_us") / col("interval_us")),
+        said_goodbye=(col("last_us") <= col("goodbye_us").max().over(NODE)).fill_null(False),
+    )
+    overdue_us = OVERDUE * col("interval_us")
+    deaf = (col("silence_us") > overdue_us) & (col("observer_last_us") <= col("last_us") + overdue_us)
+    blind = (col("told") == 0) | (col("sampled") > 0) | (col("age") >= windows(HOUR_US))
+    unknown = (blind | deaf | col("intervals").is_null()) & ~col("said_goodbye")
+    value = pl.when(col("unknown") | col("said_goodbye")).then(0.0).otherwise("intervals")
+    missed = value.floor().cast(pl.Int64)
+    missed_before = col("silence_before_us") // col("interval_us")
+    return (
+        links.with_columns(unknown=unknown)
+        .with_columns(value=value)
+        .sort(*NODE, "unknown", "said_goodbye", "value", "observer")
+        .unique(NODE, keep="first", maintain_order=True)
+        .select(
+            "window",
+            *SPACE,
+            "value",
+            "unknown",
+            "observer",
+            subject="node_id",
+            first=window_of(col("last_us")),
+            total=missed,
+            fresh=(missed - missed_before).fill_null(0).clip(0),
+            proof=pl.concat_list("proof"),
+            interval_s=col("interval_us") / 1_000_000,
+            silence_s=col("silence_us") / 1_000_000,
+        )
+    )
+
+
+def _links(view: View) -> pl.DataFrame:
+    """Each link (node, observer) at each window of the view, for an hour after its last beat: what was heard till then.
+
+    age: in windows, of the last one with a beat. goodbye_us: null unless it was the last word.
+    """
+    rows = view.rows.sort(*LINK, "window")
+    link = rows.select(pl.struct(LINK).rle_id().cast(pl.Int64)).to_series().to_numpy()
+    place = link * LINK_SPAN + rows["window"].to_numpy() // WINDOW_US
+    now = np.arange(view.lo // WINDOW_US, view.to // WINDOW_US)
+    of_link, at = (a.ravel() for a in np.meshgrid(np.unique(link), now, indexing="ij"))
+    last = np.searchsorted(place, of_link * LINK_SPAN + at, side="right") - 1
+    age = of_link * LINK_SPAN + at - place[np.maximum(last, 0)]
+    known = (last >= 0) & (age <= windows(HOUR_US))
+    last, age, at, of_link = last[known], age[known], at[known], of_link[known]
+    first = np.searchsorted(place, of_link * LINK_SPAN + at - windows(HOUR_US) + 1)
+    last_us = rows["last_us"].to_numpy()[last]
+    silence, before = (np.maximum(np.minimum(end * WINDOW_US, view.heard_us) - last_us, 0) for end in (at + 1, at))
+    points: pl.DataFrame = rows[last].select(
+        *LINK,
+        "last_us",
+        "told",
+        "sampled",
+        "proof",
+        goodbye_us=pl.when(col("goodbye_us") == col("last_us")).then("goodbye_us"),
+    )
+    return points.with_columns(
+        window=pl.Series(at * WINDOW_US),
+        age=pl.Series(age),
+        silence_us=pl.Series(silence),
+        silence_before_us=pl.Series(before),
+        interval_us=_interval_us(rows, first, last),
+        observer_last_us=col("last_us").max().over(*SPACE, "observer", pl.Series(at)),
+    )
+
+
+def _interval_us(rows: pl.DataFrame, first: Ints, last: Ints) -> pl.Series:
+    """The median gap between the rows first .. last of one link, of the last ones if there are many; null for few."""
+    gap = rows["last_us"].diff().fill_null(0).to_numpy() // rows["beats"].to_numpy()
+    at = last[:, None] - np.arange(GAPS_KEPT)
+    gaps = np.sort(np.where(at > first[:, None], gap[np.maximum(at, 0)], NO_GAP), axis=1)
+    many = np.minimum(last - first, GAPS_KEPT)
+    median = gaps[np.arange(len(last)), np.maximum(many - 1, 0) // 2]
+    return pl.select(pl.when(pl.Series(many) >= GAPS_NEEDED).then(pl.Series(median))).to_series().cast(pl.Int64)
+
+
+heartbeat_loss = Detector(
+    name="heartbeat_loss",
+    reads=BEATS,
+    assess=assess,
+    subject_kind="node",
+    thresholds=(
+        Threshold("warn_intervals", "warn", 3, "intervals", 0, 1e6),
+        Threshold("page_intervals", "page", 10, "intervals", 0, 1e6),
+    ),
+    unit="intervals",
+    past_us=HOUR_US + WINDOW_US,
+)
