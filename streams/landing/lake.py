@@ -105,10 +105,12 @@ def read(state: Path, part: Part, columns: list[str] | None = None) -> pl.DataFr
     try:
         return pl.read_parquet(state / part.path, columns=columns, glob=False)
     except (OSError, pl.exceptions.ComputeError) as error:
-        reason = f"the state is damaged: {str(error).splitlines()[0]}"
-        raise Problem(
-            str(state / part.path), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE
-        ) from None
+        raise damaged(state, error) from None
+
+
+def damaged(state: Path, error: Exception) -> Problem:
+    reason = f"the state is damaged: {str(error).splitlines()[0]}"
+    return Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
 
 
 def _without(state: Path, part: Part, gone: pl.Expr) -> tuple[Part | None, pl.DataFrame | None]:

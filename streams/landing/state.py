@@ -21,7 +21,7 @@ import polars as pl
 from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
 from detectors.windows import parse_coordinate
-from streams.landing.lake import Part
+from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
@@ -104,8 +104,11 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
     if version != SCHEMA_VERSION:
         reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
         raise Problem(str(path), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
-    for stream, sql in view_sql(state, parts_of(con)).items():
-        con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
+    try:
+        for stream, sql in view_sql(state, parts_of(con)).items():
+            con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
+    except duckdb.Error as error:
+        raise damaged(state, error) from None
     return con
 
 

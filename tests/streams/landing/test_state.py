@@ -1,0 +1,205 @@
+"""The state folder: one writer at a time, readers always, and a full disk or damage costs nothing that was there."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+
+from detectors.detector import Settings
+from detectors.events import SCHEMA, STREAMS, ddl
+from streams.landing import lake, state
+from streams.problems import Exit, Problem
+from streams.replay import rebuild, replay
+from tests.streams.tape import COMMAND, ROOT, asynchealth, beats, contents, differing, lines, storm, write
+
+
+def run(folder: Path, *paths: Path) -> None:
+    replay([str(p) for p in paths], folder, Settings())
+
+
+def problem_of(folder: Path, *paths: Path) -> str:
+    with pytest.raises(Problem) as caught:
+        run(folder, *paths)
+    assert caught.value.code == Exit.STATE
+    return str(caught.value)
+
+
+# ---- one writer, any reader -----------------------------------------------------------------------------------------
+
+
+def test_a_locked_state_names_its_owner_and_lets_readers_in(tmp_path: Path) -> None:
+    """The owner waits for its standard input to end."""
+    folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
+    run(folder, file)
+    before = contents(folder)
+    more = tmp_path / "more.jsonl"
+    owner = subprocess.Popen([*COMMAND, "replay", "-", "--state", str(folder)], cwd=ROOT, stdin=subprocess.PIPE)
+    assert owner.stdin is not None
+    while not any(folder.glob("spool/*")):
+        assert owner.poll() is None
+        time.sleep(0.01)
+    second = asynchealth("replay", write(more, lines(storm(60))), "--state", folder)
+    assert second.returncode == Exit.STATE
+    assert second.stdout == b""
+    assert second.stderr.decode() == (
+        f"{folder}: locked by another asynchealth (process {owner.pid})\nNext: ps -p {owner.pid}\n"
+    )
+    assert differing(contents(folder), before) == []
+    owner.stdin.write(lines(beats(20)))
+    owner.stdin.close()
+    assert owner.wait() == Exit.FINE
+    assert len(contents(folder)["heartbeats"]) == 20
+    run(folder, more)  # the lock is free again
+
+
+def test_a_state_folder_that_is_a_file_says_so(tmp_path: Path) -> None:
+    file = write(tmp_path / "requests.jsonl", lines(storm(5)))
+    message = f"{file}: can't be written: File exists\nNext: ls -ld {file}"
+    assert problem_of(file, file) == message
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_readable_file_is_named_and_can_be_left_behind(tmp_path: Path) -> None:
+    folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
+    run(folder, file)
+    good = contents(folder)
+    readable = folder / state.READABLE
+    readable.write_bytes(b"garbage" * 1000)
+    assert problem_of(folder, file).startswith(f"{readable}: ")
+    readable.unlink()
+    with duckdb.connect(str(readable)) as con:
+        con.execute("CREATE TABLE other (i INTEGER)")
+    assert f"\nNext: mv {readable} {readable}.bad" in problem_of(folder, file)
+    replay([str(file)], folder, Settings(), fresh=True)
+    assert differing(contents(folder), good) == []
+
+
+def test_a_missing_or_damaged_lake_part_is_named(tmp_path: Path) -> None:
+    folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
+    run(folder, file)
+    before = (folder / state.READABLE).read_bytes()
+    [part] = (folder / "lake").rglob("*.parquet")
+    for damage in (lambda: part.write_bytes(b"PAR1 and nothing more"), part.unlink):
+        damage()
+        for again in (lambda: rebuild(folder, Settings()), lambda: run(folder, write(file, lines(storm(60))))):
+            with pytest.raises(Problem) as problem:
+                again()
+            assert problem.value.code == Exit.STATE
+            assert str(problem.value).startswith(f"{folder}: the state is damaged: ")
+            assert part.name in str(problem.value)
+            assert str(problem.value).endswith(f"\nNext: asynchealth replay PATH… --fresh --state {folder}")
+        assert (folder / state.READABLE).read_bytes() == before
+
+
+# ---- a full disk ----------------------------------------------------------------------------------------------------
+
+SMALL_BYTES = 12 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    filler = disk / "filler"
+    used = sum(p.stat().st_blocks * 512 for p in disk.rglob("*") if p.is_file())
+    filler.write_bytes(b"\0" * (SMALL_BYTES - used - leave - (64 << 10)))
+    with filler.open("ab", buffering=0) as f:
+        try:
+            while leave < (64 << 10):
+                f.write(b"\0" * 4096)
+        except OSError:
+            pass  # full to the last page
+    return filler
+
+
+def test_a_full_disk_leaves_the_state_as_it_was(tmp_path: Path, small_disk: Path) -> None:
+    """However much is left: for nothing, for a part, for half of the new file."""
+    folder = small_disk / "state"
+    first = write(tmp_path / "requests-0.jsonl", lines(storm(2_000)))
+    second = write(tmp_path / "requests-1.jsonl", lines(storm()[2_000:]))
+    run(tmp_path / "reference", first, second)
+    run(folder, first)
+    before = contents(folder)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    failed = 0
+    for leave_kib in (0, 100, 200, 400, 800, 1_200, 1_600):
+        filler = fill(small_disk, leave_kib << 10)
+        try:
+            run(folder, second)
+        except Problem as problem:
+            failed += 1
+            assert problem.code == Exit.STATE
+            assert str(problem) == (
+                f"{folder}: no space left on the disk; the state is as it was before this run\nNext: df -h {folder}"
+            )
+            assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == files
+            assert differing(contents(folder), before) == []
+        else:
+            break
+        finally:
+            filler.unlink()
+    assert failed >= 3
+    filler = fill(small_disk, 300 << 10)
+    command = asynchealth("replay", second, "--state", folder)
+    assert (command.returncode, command.stdout) == (Exit.STATE, b"")
+    assert command.stderr.decode().endswith(f"\nNext: df -h {folder}\n")
+    filler.unlink()
+    run(folder, second)
+    assert differing(contents(folder), contents(tmp_path / "reference")) == []
+
+
+# ---- what lands -----------------------------------------------------------------------------------------------------
+
+
+def columns(con: duckdb.DuckDBPyConnection, name: str) -> list[Any]:
+    return [row[:2] for row in con.execute(f'DESCRIBE "{name}"').fetchall()]
+
+
+def test_views_have_the_columns_of_the_ddl_with_rows_and_without(tmp_path: Path) -> None:
+    write_log = [{"timestamp": 1, "node_id": "n", "vector_clock": {"b": 2, "a": 1}, "arrival": 2}]
+    run(tmp_path / "some", write(tmp_path / "write_log.jsonl", lines(write_log)))
+    run(tmp_path / "none", write(tmp_path / "requests.jsonl", lines(storm(5))))
+    for folder in ("some", "none"):
+        con = state.open_readable(tmp_path / folder)
+        with duckdb.connect() as bare:
+            for stream in STREAMS:
+                bare.execute(ddl(stream))
+                assert columns(con, stream) == columns(bare, stream), (folder, stream)
+        con.close()
+    con = state.open_readable(tmp_path / "some")
+    assert con.execute("SELECT vector_clock FROM write_log").fetchall() == [({"a": 1, "b": 2},)]
+    con.close()
+
+
+def test_a_writer_cuts_by_hour_and_takes_back_a_partition(tmp_path: Path) -> None:
+    hour = pl.Series("arrival", [0, 1, 3_600_000_000, -1], dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
+    empty = pl.DataFrame(schema=lake.LANDED["signals"])
+    rows = pl.concat([empty, pl.DataFrame({"arrival": hour, "partition": [0, 1, 1, 0]})], how="diagonal")
+    writer = lake.Writer(tmp_path)
+    writer.add("signals", rows)
+    writer.close()
+    assert sorted((p.rows, p.first_arrival) for p in writer.parts) == [(1, -1), (1, 3_600_000_000), (2, 0)]
+    writer.add("signals", rows)
+    assert sum(map(len, writer.take_back("signals", 1))) == 4
+    left = [lake.read(tmp_path, p, ["partition"]) for p in writer.close()]
+    assert pl.concat(left)["partition"].to_list() == [0] * 4
+    assert set(SCHEMA["signals"]) <= set(lake.read(tmp_path, writer.parts[0]).columns)
