@@ -43,11 +43,19 @@ def register(app: typer.Typer) -> None:
 
 
 def say(lines: Iterable[str], ascii_only: bool = False) -> None:
+    """A screen for people; plain where the terminal can't show more."""
     from streams.report.render import plain
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    simple = ascii_only or not sys.stdout.encoding.lower().startswith("utf")
     for line in lines:
-        sys.stdout.write(plain(line, ascii_only, colour) + "\n")
+        sys.stdout.write(plain(line, simple, colour) + "\n")
+
+
+def give(lines: Iterable[str]) -> None:
+    """Output for machines, byte for byte."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def report(
         wanted = _filter(span, since, until, service, node, key, trace)
         known = gather(con, every, span, sight, wanted)
         if json:
-            typer.echo(ENCODER.encode(known.data).decode())
+            give([ENCODER.encode(known.data).decode()])
         else:
             say(rendered(known, invoke), ascii_only)
 
@@ -110,16 +118,15 @@ def findings(
         one = one_of(every, id_, invoke("findings")) if id_ else None
         if one and form == "csv":
             columns, rows = behind(con, one)
-            say(comma_separated(columns, iter(rows)))
+            give(comma_separated(columns, iter(rows)))
             return
         wanted = _filter(span, since, until, service, node, key, trace)
         found = about(con, [one] if one else every, wanted)
         if form == "json":
-            for f in found:
-                typer.echo(ENCODER.encode(f.columns).decode())
+            give(ENCODER.encode(f.columns).decode() for f in found)
         elif form == "csv":
             names = [n for n in Found.__dataclass_fields__ if n != "short"]
-            say(comma_separated(names, (list(f.columns.values()) for f in found)))
+            give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
             say(listing(found, span, sight, wanted, cache_size(con), invoke), ascii_only)
 
@@ -149,7 +156,7 @@ def sql(
 ) -> None:
     """Ask the rows and what was found, in SQL that can only read."""
     from streams.report import library
-    from streams.report.answers import shown
+    from streams.report.answers import lines, table
     from streams.settings import span_us
 
     if list_:
@@ -161,7 +168,12 @@ def sql(
     if not query:
         raise Problem("sql", "no query", 'asynchealth sql "SELECT * FROM findings", or asynchealth sql --list')
     text = sys.stdin.read() if query == "-" else library.query(query[1:]).text if query.startswith("@") else query
-    say(shown(_answer(state, text, span_us(limit) / 1e6), _form(json, csv), ascii_only), ascii_only)
+    form = _form(json, csv)
+    answer = _answer(state, text, span_us(limit) / 1e6)
+    if form == "table":
+        say(table(answer, ascii_only), ascii_only)
+    else:
+        give(lines(answer, form))
 
 
 def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
@@ -178,14 +190,13 @@ def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
             raise Problem("sql", str(error), code=Exit.USAGE) from None
 
 
-def detectors(
-    state: Annotated[Path | None, typer.Option("--state", help="Say which of them could see there.")] = None,
-) -> None:
-    """What can be found, from which table, and at which thresholds."""
+def detectors(state: State = STATE) -> None:
+    """What can be found, at which thresholds, and which of it could be seen in a state."""
     from detectors.detector import catalog
+    from streams.sources.files import READABLE
 
     sight = {}
-    if state is not None:
+    if state != STATE or (state / READABLE).exists():
         with opened(state) as (_, _, _, seen, _):
             sight = seen
     for name, entry in catalog().items():

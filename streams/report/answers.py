@@ -20,16 +20,14 @@ Form = Literal["table", "csv", "json"]
 ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
 
 
-def shown(answer: pa.Table, form: Form, ascii_only: bool = False) -> Iterator[str]:
-    """The lines to print."""
-    if form == "json":
-        for batch in answer.to_batches():
-            for row in batch.to_pylist(maps_as_pydicts="lossy"):
-                yield ENCODER.encode(row).decode()
-    elif form == "csv":
+def lines(answer: pa.Table, form: Form) -> Iterator[str]:
+    """CSV with a head, or JSON; every row, every value exact."""
+    if form == "csv":
         yield from comma_separated(answer.column_names, _rows(answer))
-    else:
-        yield from _table(answer, ascii_only)
+        return
+    for batch in answer.to_batches():
+        for row in batch.to_pylist(maps_as_pydicts="lossy"):
+            yield ENCODER.encode(row).decode()
 
 
 def comma_separated(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
@@ -47,8 +45,8 @@ def _rows(answer: pa.Table) -> Iterator[Sequence[Any]]:
 
 def _line(cells: Sequence[Any]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue()
+    csv.writer(out, lineterminator="\r\n").writerow(cells)  # it quotes what its line end is made of
+    return out.getvalue().removesuffix("\r\n")
 
 
 def _exact(value: Any) -> Any:
@@ -57,16 +55,17 @@ def _exact(value: Any) -> Any:
     return ENCODER.encode(value).decode() if isinstance(value, list | dict) else value
 
 
-def _table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
+def table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
+    """For eyes: the first rows, and how many there are."""
     rows = list(_rows(answer.slice(0, ON_SCREEN)))
-    table = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(answer.column_names):
         numeric = any(isinstance(r[i], NUMBERS) and not isinstance(r[i], bool) for r in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(v) for v in row))
+        grid.add_row(*(_cell(v) for v in row))
     out = io.StringIO()
-    Console(file=out, width=10_000, markup=False, highlight=False, color_system=None).print(table)
+    Console(file=out, width=10_000, markup=False, highlight=False, color_system=None).print(grid)
     yield from (line.rstrip() for line in out.getvalue().splitlines() if line.strip())
     total = answer.num_rows
     more = f" (the first {ON_SCREEN}; all: --csv)" if total > ON_SCREEN else ""

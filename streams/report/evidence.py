@@ -55,11 +55,20 @@ def evidence(con: duckdb.DuckDBPyConnection, f: Found) -> Evidence:
     """Of which subject, what counts, and when: the rows a finding was made from."""
     usual = STREAM.get(f.subject_kind, f.subject.split("/")[0])
     stream = f.proof[0].split("/")[0] if f.proof and f.detector != "clock_skew" else usual
-    space = [f"{n} = {text(v)}" for n, v in (("environment", f.environment), ("tenant", f.tenant)) if v]
+    space = [f"{n} = {text(v)}" for n, v in _space(f) if v]
     counts = COUNTS[f.detector](f) if f.detector in COUNTS else []
     time = _time(stream, f)
     parts = [*_subject(con, f, time), *counts, *space]
     return Evidence(stream, " AND ".join([*parts, time]))
+
+
+def _space(f: Found) -> list[tuple[str, str]]:
+    return [("environment", f.environment), ("tenant", f.tenant)]
+
+
+def in_space(f: Found) -> str:
+    """Environment and tenant prefix every key."""
+    return " AND ".join(f"{n} = {text(v)}" for n, v in _space(f))
 
 
 def _time(stream: str, f: Found) -> str:
@@ -109,9 +118,14 @@ def _doubled(f: Found) -> list[str]:
 def uses(f: Found) -> str:
     """The rows of the table `keys` that earned a key its verdict, each key once."""
     return (
-        f"service_name = {text(f.subject)} AND verdict = {text(f.kind)} AND number = 1 "
-        f"AND window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
+        f"{in_space(f)} AND service_name = {text(f.subject)} AND verdict = {text(f.kind)} AND number = 1 "
+        f"AND {in_episode(f)}"
     )
+
+
+def in_episode(f: Found) -> str:
+    """The windows of a table in which the finding was made."""
+    return f"window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
 
 
 def _impossible(f: Found) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from streams.landing.state import spell
-from streams.report.evidence import Row, evidence, fetch, proven_by, rows_at, text, uses
+from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
 
@@ -23,7 +23,7 @@ def explain(
 ) -> Iterator[str]:
     """The lines of the screen."""
     kind = f"{f.detector}: {f.kind.replace('_', ' ')}" if f.kind else f.detector
-    yield f"{f.level.upper()} {f.certainty}  {kind}  {f.subject}  {span.between(f)} UTC"
+    yield f"{f.level.upper()} {f.certainty}  {kind}  {f.name}  {span.between(f)} UTC"
     yield sentence(f) + over(f)
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
@@ -233,7 +233,7 @@ def _four(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
     mine = {r["record"]: r for r in rows_at(con, [use.record, use.earlier])}
     attempts = ", ".join(text(a) for a in use.attempts) or "NULL"
     where = (
-        f"idempotency_key = {text(use.key)} AND service_name = {text(f.subject)} AND side = 'client' "
+        f"{in_space(f)} AND idempotency_key = {text(use.key)} AND service_name = {text(f.subject)} AND side = 'client' "
         f"AND request_id || '#' || retry_count IN ({attempts})"
     )
     mine |= {r["record"]: r for r in fetch(con, "requests", where, limit=8)}

@@ -42,8 +42,7 @@ def _rows(found: Sequence[Found], span: Span) -> Iterator[str]:
         return
     heads = ("ID", "LEVEL", "SURE", "FROM", "TO", "DETECTOR", "SUBJECT")
     rows = [
-        (f.short, f.level.upper(), f.certainty, span.clock(f.onset), span.until(f), f.detector, f.subject)
-        for f in found
+        (f.short, f.level.upper(), f.certainty, span.clock(f.onset), span.until(f), f.detector, f.name) for f in found
     ]
     widths = [max(len(r[i]) for r in (heads, *rows)) for i in range(len(heads))]
 

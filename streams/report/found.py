@@ -53,6 +53,12 @@ class Found:
     proof: list[str]
 
     @property
+    def name(self) -> str:
+        """The subject as screens show it, with environment and tenant where there are any."""
+        space = "/".join(n for n in (self.environment, self.tenant) if n)
+        return f"{self.subject} [{space}]" if space else self.subject
+
+    @property
     def columns(self) -> dict[str, Any]:
         """What `--json` shows: the columns of the table `findings`, facts as an object."""
         return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "short"}

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from streams.replay import TOTALS
-from streams.report.evidence import about, evidence, instant, one_side, text, uses
+from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span
 from streams.report.sentences import ahead, count, impossible, sentence, share
@@ -151,7 +151,7 @@ WHERE node NOT IN (SELECT observer FROM heartbeats EXCEPT SELECT node_id FROM he
 
 def _clocks(s: Source) -> Section:
     found, stamps = s.of("clock_skew"), s.of("impossible_timestamp")
-    lines = [("Impossible stamps:", f"{impossible(f)}, of {f.subject} ({BADGE[f.level]})") for f in stamps]
+    lines = [("Impossible stamps:", f"{impossible(f)}, of {f.name} ({BADGE[f.level]})") for f in stamps]
     head = ("clock_skew", "⏰", "CLOCK SKEW")
     why = s.blind("clock_skew") or ("" if s.has("clocks") else "no heartbeats in any source")
     if why:
@@ -166,7 +166,7 @@ def _clocks(s: Source) -> Section:
     clock = "the majority" if against == "majority" else f"the {against}'s clock"
     lines = [
         ("Affected nodes:", f"{who}   (against {clock})"),
-        *((f"- {f.subject}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
+        *((f"- {f.name}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
         *lines,
         ("Action:", "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"),
     ]
@@ -201,7 +201,7 @@ def _storms(s: Source) -> Section:
         storms.append({"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals})
         load = f"load x{f.facts['load']:.2f}"
         peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts, {load}"
-        lines.append((f"- {f.subject}:", peak))
+        lines.append((f"- {f.name}:", peak))
         late = f"{totals['timeouts']:,} of {totals['attempts']:,} attempts timed out"
         percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
         lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
@@ -212,11 +212,10 @@ def _storms(s: Source) -> Section:
 def _totals(s: Source, f: Found) -> dict[str, int]:
     """Retries, timeouts and attempts of an edge over its whole episode."""
     caller, service = f.subject.split("->", 1)
-    edge = f"coalesce(caller, '?') = {text(caller)} AND service_name = {text(service)}"
+    edge = f"{in_space(f)} AND coalesce(caller, '?') = {text(caller)} AND service_name = {text(service)}"
     side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
-    time = f"window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
-    row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {time}")
+    row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")
     return dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
 
 
@@ -230,7 +229,7 @@ def _races(s: Source) -> Section:
         return _unknown(head, why)
     if not found:
         return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})
-    lines = [(f"- {f.subject}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
+    lines = [(f"- {f.name}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
     lines.append(("Action:", "Review optimistic lock"))
     conflicts = {f.subject: f.peak for f in found}
     numbers = {"incidents": len(found), "conflicts_per_hour": conflicts}
@@ -314,7 +313,7 @@ def _keys(s: Source) -> Section:
         return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
     numbers |= {"hits": hits, "lookups": lookups}
     verdict = _level(found) if found else "ok"
-    lines = [*((f"- {f.subject}:", f"{sentence(f)}, {s.span.between(f)}") for f in found), *lines]
+    lines = [*((f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found), *lines]
     rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
     return Section(*head, verdict, rate, lines, [*found, *doubled], numbers)
 
@@ -325,7 +324,7 @@ def _doubled_label(f: Found) -> str:
 
 def _doubled(f: Found) -> str:
     what = count(f.count, "retry", "retries") if f.kind == "missing" else count(f.count, "key")
-    return f"{what} at {f.subject}"
+    return f"{what} at {f.name}"
 
 
 def cache_size(con: duckdb.DuckDBPyConnection) -> str:
@@ -354,7 +353,7 @@ def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
     if report.other:
         yield f"🔎 {'ALSO:':<20}{count(len(report.other), 'finding')} ({BADGE[_level(report.other)]})"
         for f in report.other:
-            yield _line(f"- {f.subject}:", f"{f.detector}, {sentence(f)}, {span.between(f)}")
+            yield _line(f"- {f.name}:", f"{f.detector}, {sentence(f)}, {span.between(f)}")
     yield RULE
     yield from _footer(report, invoke)
 

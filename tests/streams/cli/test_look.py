@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +175,19 @@ def test_nested_and_odd_values_are_json(screen: Screen) -> None:
     assert json.loads(screen("sql", query, "--json")) == {
         "l": [1, 2], "m": {"a": 1}, "d": 1.5, "t": "2026-01-26", "i": None,
     }  # fmt: skip
+
+
+def test_csv_and_json_are_exact_where_a_screen_shows_control_characters(screen: Screen) -> None:
+    query = "SELECT 'a' || chr(10) || chr(9) || chr(155) || chr(27) || chr(13) AS text"
+    assert json.loads(screen("sql", query, "--json")) == {"text": "a\n\t\x9b\x1b\r"}
+    assert list(csv.reader(io.StringIO(screen("sql", query, "--csv"), newline="")))[1] == ["a\n\t\x9b\x1b\r"]
+    assert "\x1b" not in screen("sql", query)
+
+
+def test_a_terminal_that_knows_no_emoji_gets_plain_ascii(demo_state: Path) -> None:
+    command = [sys.executable, "-m", "streams.cli", "report", "--state", str(demo_state)]
+    run = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
+    assert run.stdout.isascii() and b"CLOCK SKEW" in run.stdout
 
 
 # --- asking wrongly

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from datetime import timedelta
@@ -91,6 +93,24 @@ def test_many_late_rows_are_said_with_the_command_that_brings_them_in(tmp_path: 
     assert re.search(r"\d+(\.\d)?% of the rows arrived too late", shown)
     (command,) = re.findall(r"asynchealth (rebuild --lateness 10m --state \S+)", shown)
     assert CliRunner().invoke(app, command.split()).exit_code == 0
+
+
+def test_two_tenants_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    def storm(tenant: str, retried: int) -> list[dict[str, Any]]:
+        every = [calls(2400, tenant=tenant, retry_count=0), calls(retried, tenant=tenant, retry_count=1)]
+        return [row for rows in every for row in rows]
+
+    rows = [*storm("blue", 1200), *storm("red", 1500), *calls(tenant="green", retry_count=0)]
+    state = of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"]))
+    listed = [json.loads(x) for x in screen(state, "findings", "--json").splitlines()]
+    storms = {f["tenant"]: f for f in listed if f["detector"] == "retry_storm"}
+    assert set(storms) == {"blue", "red"}
+    shown = screen(state, "report")
+    assert "gateway->payment [blue]" in shown and "gateway->payment [red]" in shown
+    for tenant, f in storms.items():
+        behind = list(csv.DictReader(io.StringIO(screen(state, "findings", f["finding_id"], "--csv"))))
+        assert len(behind) == f["count"] > 100 and {r["tenant"] for r in behind} == {tenant}
+        assert f"{f['count']:,} retries; " in shown
 
 
 def test_few_late_rows_are_only_counted(demo_state: Path) -> None:
