@@ -62,7 +62,7 @@ class Analysis:
         last_row = 0
         with _horizon(self.folder) as horizon:
             ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
-            for part, later in zip(ordered, [*ordered[1:], None], strict=True):
+            for part, later in zip(ordered, [*ordered[1:], None], strict=False):
                 rows = self._rows(part, columns[part.stream])
                 last_row = max(last_row, _latest(rows))
                 waiting.append(reduce(tables, part.stream, rows))
