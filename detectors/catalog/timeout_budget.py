@@ -2,7 +2,8 @@
 
 Formula: p99 over the last six windows of 10 s of duration / timeout_ms in percent: the smallest whole number that 99 %
 of the calls do not exceed. A timed-out call used at least 100 %. Client lines (server lines where a service has no
-client's), health checks left out; a minute with fewer than 100 lines is unknown, since there one call alone would be the p99. Warn above 80 %, page above 95 %.
+client's), health checks left out; a minute with fewer than 100 lines is unknown, since there one call alone would be
+the p99. Warn above 80 %, page above 95 %.
 Facts: headroom_ms (what is left of the longest timeout, negative beyond it), before_pct (p99 of the hour before, where
 the p99 is above 50 %).
 False alarms: deadlines that are meant to be used up (long polling, batch windows); callers that log the deadline that
