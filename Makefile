@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test truth bench lint lock clean
+.PHONY: help setup demo test truth bench evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,15 @@ truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (
 
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
+
+evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
+	$(MAKE) --silent demo > docs/demo.txt
+	$(BIN)/python -m pytest -n 2 -v tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+		| LC_ALL=C sort > docs/laws.txt
+	$(BIN)/python -m tests.truth > docs/truth.txt
+	$(BIN)/python -m pytest -n 2 -v tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+		| LC_ALL=C sort > docs/sql.txt
+	$(BIN)/python -m bench > docs/bench.md
 
 lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/ruff check .
