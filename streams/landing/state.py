@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -97,19 +97,26 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
         raise Problem(str(state), "no asynchealth state here", f"asynchealth replay PATH… --state {state}", Exit.STATE)
     try:
         con = duckdb.connect(str(path), read_only=True)
-        con.execute("SET TimeZone='UTC'")
-        version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
     except duckdb.Error as error:
         raise Problem(str(path), str(error).splitlines()[0], f"mv {path} {path}.bad", Exit.STATE) from None
-    if version != SCHEMA_VERSION:
-        reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
-        raise Problem(str(path), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
+    with ExitStack() as unusable:
+        unusable.callback(con.close)
+        _prepare(con, state)
+        unusable.pop_all()
+    return con
+
+
+def _prepare(con: duckdb.DuckDBPyConnection, state: Path) -> None:
     try:
+        con.execute("SET TimeZone='UTC'")
+        version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
+        if version != SCHEMA_VERSION:
+            reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
+            raise Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
         for stream, sql in view_sql(state, parts_of(con)).items():
             con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
     except duckdb.Error as error:
         raise damaged(state, error) from None
-    return con
 
 
 def parts_of(con: duckdb.DuckDBPyConnection) -> list[Part]:

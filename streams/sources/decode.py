@@ -41,16 +41,26 @@ def _parquet(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int
         raise Problem(recording.file.name, reason, "rename the columns, or leave the file out", Exit.NOTHING)
     wanted = frame.select(n for n in SCHEMA[stream] if n in there).slice(skip)
     offset = skip
+    for batch in _batches(recording, wanted):
+        numbered = batch.with_columns(
+            offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
+        )
+        events, rejects = conform(stream, numbered)
+        yield len(batch), Decoded(events, rejects)
+        offset += len(batch)
+
+
+def _batches(recording: Recording, wanted: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """As many as can be read. At some damage polars panics, and at some it panics unseen and ends early."""
+    left = int(wanted.select(pl.len()).collect().item())
     try:
         for batch in wanted.collect_batches(chunk_size=CHUNK, maintain_order=True):
-            numbered = batch.with_columns(
-                offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
-            )
-            events, rejects = conform(stream, numbered)
-            yield len(batch), Decoded(events, rejects)
-            offset += len(batch)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        recording.broken = f"damaged after record {offset} ({str(error).splitlines()[0]})"
+            left -= len(batch)
+            yield batch
+    except (OSError, pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+        recording.broken = f"damaged: {str(error).splitlines()[0]}"
+    if left and not recording.broken:
+        recording.broken = f"damaged: {left:,} records can't be read"
 
 
 def recognise(file: File) -> str:

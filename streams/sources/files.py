@@ -239,7 +239,7 @@ class Recording:
         try:
             frame = pl.scan_parquet(self.file.path, glob=False)
             frame.collect_schema()
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             reason = f"not a whole Parquet file: {str(error).splitlines()[0]}"
             raise Problem(self.file.name, reason, "write it again, or leave it out", Exit.NOTHING) from None
         for block in decoded(self.file):

@@ -142,7 +142,7 @@ def cut_off(times: list[int]) -> list[bool]:
     return [s in out for s in rows]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.sampled_from([1, 1, 2, 3, 150, 300])), max_size=6),
     st.randoms(use_true_random=False),

@@ -48,7 +48,14 @@ def test_the_command_uses_what_is_good_and_names_the_rest(tmp_path: Path) -> Non
     pl.DataFrame({"service_name": ["s"], "when": ["now"]}).write_parquet(logs / "other.parquet")
     cut = gzip.compress(lines(storm(300, tenant="c")))
     (logs / "requests-3.jsonl.gz").write_bytes(cut[: len(cut) // 2])
-    arguments = [logs, tmp_path / "l?gs" / "*.zst", "-", tmp_path / "missing", "--state", tmp_path / "state"]
+    arguments: list[str | Path] = [
+        logs,
+        tmp_path / "l?gs" / "*.zst",
+        "-",
+        tmp_path / "missing",
+        "--state",
+        tmp_path / "state",
+    ]
     done = asynchealth("replay", *arguments, stdin=lines(beats(50)))
     assert done.returncode == Exit.FINE, done.stderr
     assert done.stderr == b""

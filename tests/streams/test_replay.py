@@ -82,7 +82,7 @@ def mixed(kinds: Sequence[str], first: int = 0) -> list[Any]:
 kinds = st.lists(st.sampled_from(KINDS), max_size=12)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(kinds)
 def test_every_row_read_is_accounted_for_once(some: list[str]) -> None:
     with somewhere() as tmp:
@@ -199,7 +199,7 @@ def growing(arrivals: bool) -> bytes:
     return lines(events)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.booleans(), st.floats(0.1, 0.99), st.sampled_from(["", ".gz", ".zst"]))
 def test_a_recording_that_has_grown_is_as_if_read_at_once(arrivals: bool, share: float, packed: str) -> None:
     """Cut anywhere, mostly inside a line. Without arrivals a row's place depends on rows that came later."""

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 from detectors.detector import Settings
-from detectors.events import SCHEMA, STREAMS, ddl
+from detectors.events import LANDED, SCHEMA, STREAMS, ddl
 from streams.landing import lake, state
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
+from streams.sources.files import READABLE
 from tests.streams.tape import COMMAND, ROOT, asynchealth, beats, contents, differing, lines, storm, write
 
 
@@ -72,13 +73,15 @@ def test_a_damaged_readable_file_is_named_and_can_be_left_behind(tmp_path: Path)
     folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
     run(folder, file)
     good = contents(folder)
-    readable = folder / state.READABLE
+    readable = folder / READABLE
     readable.write_bytes(b"garbage" * 1000)
-    assert problem_of(folder, file).startswith(f"{readable}: ")
+    message = problem_of(folder, file)
+    assert message.startswith(f"{readable}: ")
+    assert message.endswith(f"\nNext: mv {readable} {readable}.bad")
     readable.unlink()
     with duckdb.connect(str(readable)) as con:
         con.execute("CREATE TABLE other (i INTEGER)")
-    assert f"\nNext: mv {readable} {readable}.bad" in problem_of(folder, file)
+    assert problem_of(folder, file).startswith(f"{folder}: the state is damaged: ")
     replay([str(file)], folder, Settings(), fresh=True)
     assert differing(contents(folder), good) == []
 
@@ -86,7 +89,7 @@ def test_a_damaged_readable_file_is_named_and_can_be_left_behind(tmp_path: Path)
 def test_a_missing_or_damaged_lake_part_is_named(tmp_path: Path) -> None:
     folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
     run(folder, file)
-    before = (folder / state.READABLE).read_bytes()
+    before = (folder / READABLE).read_bytes()
     [part] = (folder / "lake").rglob("*.parquet")
     for damage in (lambda: part.write_bytes(b"PAR1 and nothing more"), part.unlink):
         damage()
@@ -97,7 +100,7 @@ def test_a_missing_or_damaged_lake_part_is_named(tmp_path: Path) -> None:
             assert str(problem.value).startswith(f"{folder}: the state is damaged: ")
             assert part.name in str(problem.value)
             assert str(problem.value).endswith(f"\nNext: asynchealth replay PATH… --fresh --state {folder}")
-        assert (folder / state.READABLE).read_bytes() == before
+        assert (folder / READABLE).read_bytes() == before
 
 
 # ---- a full disk ----------------------------------------------------------------------------------------------------
@@ -192,7 +195,7 @@ def test_views_have_the_columns_of_the_ddl_with_rows_and_without(tmp_path: Path)
 
 def test_a_writer_cuts_by_hour_and_takes_back_a_partition(tmp_path: Path) -> None:
     hour = pl.Series("arrival", [0, 1, 3_600_000_000, -1], dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
-    empty = pl.DataFrame(schema=lake.LANDED["signals"])
+    empty = pl.DataFrame(schema=LANDED["signals"])
     rows = pl.concat([empty, pl.DataFrame({"arrival": hour, "partition": [0, 1, 1, 0]})], how="diagonal")
     writer = lake.Writer(tmp_path)
     writer.add("signals", rows)

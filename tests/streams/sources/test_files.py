@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,7 @@ from streams.sources.decode import chunks, recognise
 from streams.sources.files import BLOCK, Known, Recording, find, look, read_before, stream_of
 from tests.streams.tape import beats, lines, request, storm, write
 
-PACKERS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 
 
 def names(paths: list[str], state: Path = Path("nowhere")) -> list[str]:
@@ -139,6 +140,7 @@ def test_garbage_at_the_top_does_not_hide_what_a_recording_is_of(tmp_path: Path)
         (b"a,b\n1,2\n", "not recognised: its first records have none of the fields of requests"),
         (b"PAR1", "not a whole Parquet file: "),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_file_that_holds_nothing_says_why(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "x.jsonl"
