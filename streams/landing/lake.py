@@ -139,11 +139,12 @@ def mark_repeats(state: Path, parts: Sequence[Part], lateness_us: int) -> list[P
     """Of rows with one event_id the one with the smallest (arrival, coordinates) stays, the rest are repeated."""
     ids = []
     for i, part in enumerate(parts):
+        if not read(state, part, ["event_id"])["event_id"].count():
+            continue
         rows = read(state, part, ["environment", "tenant", "event_id", "arrival", "partition", "offset", "sub", "fate"])
         known = rows.with_row_index("row").filter(pl.col("event_id") != "")
-        if len(known):
-            who = [pl.lit(i).alias("part"), pl.lit(part.stream).alias("stream"), coordinate(part.stream).alias("coord")]
-            ids.append(known.select(*EVENT_ID, "arrival", "row", *who, was=pl.col("fate") == "repeated"))
+        who = [pl.lit(i).alias("part"), pl.lit(part.stream).alias("stream"), coordinate(part.stream).alias("coord")]
+        ids.append(known.select(*EVENT_ID, "arrival", "row", *who, was=pl.col("fate") == "repeated"))
     if not ids:
         return list(parts)
     ordered = pl.concat(ids).sort("stream", *EVENT_ID, "arrival", "coord")
