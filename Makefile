@@ -23,7 +23,7 @@ demo: setup  ## one hour of a simulated fleet, analysed: ends with the morning r
 	@$(BIN)/asynchealth report --state demo-state
 
 test: setup  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2
 
 truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (SEED=7 for one)
 	$(BIN)/python -m tests.truth $(if $(SEED),--seed $(SEED),)
@@ -33,10 +33,10 @@ bench: setup  ## events per second, memory, and the same work in DuckDB and pola
 
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
-	$(BIN)/python -m pytest -n 2 -v tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -v tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/laws.txt
 	$(BIN)/python -m tests.truth > docs/truth.txt
-	$(BIN)/python -m pytest -n 2 -v tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -v tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m bench > docs/bench.md
 

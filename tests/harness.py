@@ -169,8 +169,9 @@ def _through_json(episodes: Episodes) -> Episodes:
     return Episodes(dict(saved.open), dict(saved.ended))
 
 
-def everything() -> tuple[list[Table], list[Detector]]:
-    detectors = [e.detector for e in catalog().values()]
+def everything(only: str = "") -> tuple[list[Table], list[Detector]]:
+    """All detectors of the catalog and their tables, or one of them with its tables."""
+    detectors = [e.detector for n, e in catalog().items() if only in ("", n)]
     return list({t.name: t for d in detectors for t in d.tables}.values()), detectors
 
 
@@ -181,15 +182,15 @@ def ends(log: Log) -> tuple[int, int]:
     return heard, (max(heard, last) // WINDOW_US + 1) * WINDOW_US
 
 
-def begin(case: Case, log: Log) -> tuple[Run, int]:
-    tables, detectors = everything()
+def begin(case: Case, log: Log, only: str) -> tuple[Run, int]:
+    tables, detectors = everything(only)
     heard, to = ends(log)
     return Run(tables, detectors, case, heard), to
 
 
-def one_pass(case: Case, log: Log | None = None) -> Result:
+def one_pass(case: Case, log: Log | None = None, only: str = "") -> Result:
     log = log or placed(case)
-    run, to = begin(case, log)
+    run, to = begin(case, log, only)
     news = [reduce(run.tables, stream, pl.concat(parts)) for stream, parts in log.items() if parts]
     run.advance(news, to)
     return run.result()
@@ -200,11 +201,11 @@ def slices(part: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
         yield int(number), rows
 
 
-def sliced(case: Case, seed: int, log: Log | None = None, often: float = 0.2) -> Result:
+def sliced(case: Case, seed: int, log: Log | None = None, often: float = 0.2, only: str = "") -> Result:
     """Slice by slice; inside a slice rows in any order, over any number of producers, in any batches."""
     log = log or placed(case)
     dice = random.Random(seed)
-    run, to = begin(case, log)
+    run, to = begin(case, log, only)
     by_number: dict[int, list[tuple[str, pl.DataFrame]]] = {}
     for stream, parts in log.items():
         for part in parts:
@@ -227,11 +228,11 @@ def sliced(case: Case, seed: int, log: Log | None = None, often: float = 0.2) ->
 Message = tuple[tuple[str, int], int, Partials]  # producer, number, rows
 
 
-def restarted(case: Case, seed: int, log: Log | None = None) -> tuple[Result, int, int]:
+def restarted(case: Case, seed: int, log: Log | None = None, only: str = "") -> tuple[Result, int, int]:
     """Messages in any order between producers, some twice; killed at random: (result, kills, repeats dropped)."""
     log = log or placed(case)
     dice = random.Random(seed)
-    run, to = begin(case, log)
+    run, to = begin(case, log, only)
     messages: dict[tuple[str, int], list[Message]] = {}
     for stream, parts in log.items():
         for p, part in enumerate(parts):
