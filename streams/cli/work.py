@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
 State = Annotated[Path, typer.Option("--state", help="The folder with what was found.")]
 Sets = Annotated[list[str], typer.Option("--set", help="detector.threshold=value; may be given several times.")]
-FailOn = Annotated[str, typer.Option("--fail-on", help="Exit 1 if there is a finding at this level: warn or page.")]
+
+
+def _level(given: str) -> str:
+    if given not in ("", "warn", "page"):
+        raise Problem(f"--fail-on {given}", "not a level", "--fail-on page")
+    return given
+
+
+FailOn = Annotated[
+    str, typer.Option("--fail-on", callback=_level, help="Exit 1 if there is a finding at this level: warn or page.")
+]
 STATE = Path("asynchealth-state")
 
 chaos = typer.Typer(no_args_is_help=True, help="A simulated fleet and its faults.")
@@ -81,8 +91,6 @@ def rebuild(
 
 
 def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
-    if fail_on not in ("", "warn", "page"):
-        raise Problem(f"--fail-on {fail_on}", "not a level", "--fail-on page")
     for note in outcome.notes:
         typer.echo(note)
     t = outcome.totals
@@ -110,10 +118,16 @@ def fleet(
     from datetime import UTC
 
     from streams.chaos.fleet import START, make_hour, write_tape
+    from streams.chaos.plan import FAULTS_NEED_MIN
 
     if format_ not in ("jsonl", "parquet"):
         raise Problem(f"--format {format_}", "unknown", "--format jsonl or --format parquet")
     begin = start.replace(tzinfo=UTC) if start else START
+    if minutes < FAULTS_NEED_MIN and not calm:
+        reason = f"the faults need {FAULTS_NEED_MIN} minutes or more"
+        raise Problem(f"--minutes {minutes}", reason, f"--minutes {FAULTS_NEED_MIN}, or --calm")
+    if minutes < 1 or not 0 < scale <= 100:
+        raise Problem(f"--minutes {minutes} --scale {scale:g}", "nothing to record", "--minutes 60 --scale 1")
     tape = make_hour(seed, calm=calm, start=begin, minutes=minutes, scale=scale)
     files = write_tape(tape, folder, format_)
     faults = len(tape.labels["faults"])
