@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -41,13 +42,21 @@ def register(app: typer.Typer) -> None:
     chaos.callback()(lambda: None)
 
 
+def program() -> str:
+    """asynchealth where the shell finds it by that name, else as it was called."""
+    called = sys.argv[0]
+    if Path(called).name != "asynchealth" or called == shutil.which("asynchealth"):
+        return "asynchealth"
+    return shlex.quote(called)
+
+
 def invoked() -> str:
     return shlex.join(["asynchealth", *sys.argv[1:]])
 
 
 def with_state(command: str, state: Path) -> str:
     """A hint as it can be typed here."""
-    return f"asynchealth {command}" + ("" if state == STATE else f" --state {shlex.quote(str(state))}")
+    return f"{program()} {command}" + ("" if state == STATE else f" --state {shlex.quote(str(state))}")
 
 
 def replay(
