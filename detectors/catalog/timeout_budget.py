@@ -38,7 +38,7 @@ def assess(view: View) -> pl.DataFrame:
     warn = view.settings.get("timeout_budget", "warn_pct", WARN_PCT)
     least = view.settings.get("timeout_budget", "min_volume", MIN_VOLUME)
     over = col("used_pct") > warn
-    recent = used.filter(col("window") > view.lo - MINUTE_US).with_columns(
+    recent = used.filter(col("window") >= view.lo - MINUTE_US).with_columns(
         over=pl.when(over).then("rows").otherwise(0), proof=pl.when(over).then("proof")
     )
     seen = trailing(view, recent, col("subject"), ("rows", "over"), "over", MINUTE_US)
