@@ -82,7 +82,7 @@ def _cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.6g}"
+            return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
         case list() | dict():
             return ENCODER.encode(value).decode()
         case _:
