@@ -315,7 +315,8 @@ def _keys(s: Source) -> Section:
     verdict = _level(found) if found else "ok"
     lines = [*((f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found), *lines]
     rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
-    return Section(*head, verdict, rate, lines, [*found, *doubled], numbers)
+    every = [*found, *doubled]
+    return Section(*head, _level(every) if every else "ok", rate, lines, every, numbers)
 
 
 def _doubled_label(f: Found) -> str:
