@@ -67,8 +67,9 @@ def match_back(stream: str, rows: pl.DataFrame) -> pl.DataFrame:
     """
     before = [col(n).shift().alias(f"{n}_before") for n in ("window", "seq", "start_us", "stamp_us", "coord")]
     return (
-        rows.sort(*SCOPE, "arrived", "coord")
-        .with_columns(*before, same=pl.struct(SCOPE).rle_id().diff() == 0)
+        rows.with_columns(line=pl.struct(SCOPE).rle_id())  # rows come scope by scope, and integers are quick to sort
+        .sort("line", "arrived", "coord")
+        .with_columns(*before, same=col("line") == col("line").shift())
         .filter(
             "now",
             "same",
