@@ -33,10 +33,10 @@ bench: setup  ## events per second, memory, and the same work in DuckDB and pola
 
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
-	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -v tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/laws.txt
 	$(BIN)/python -m tests.truth > docs/truth.txt
-	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -v tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m bench > docs/bench.md
 
