@@ -60,6 +60,13 @@ class Writer:
         if self._rows[key] >= PART_ROWS:
             self._write(key)
 
+    def rows_of(self, stream: str, partition: int) -> Iterator[pl.DataFrame]:
+        """All rows of a partition, landed or about to."""
+        waiting = [f for (of, _), frames in self._waiting.items() if of == stream for f in frames]
+        mine = pl.col("partition") == partition
+        yield from (f.filter(mine) for f in waiting)
+        yield from (read(self.state, p).filter(mine) for p in self.parts if p.stream == stream)
+
     def take_back(self, stream: str, partition: int) -> list[pl.DataFrame]:
         """The rows of a partition, which count no more: the same recording comes again, longer."""
         removed = []

@@ -35,7 +35,8 @@ CREATE TABLE lake_parts (
     first_arrival BIGINT NOT NULL, last_arrival BIGINT NOT NULL);
 CREATE TABLE recordings (
     stream VARCHAR NOT NULL, name VARCHAR NOT NULL, length BIGINT NOT NULL, digest VARCHAR NOT NULL,
-    records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL, clock BIGINT);
+    records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL, clock BIGINT,
+    head VARCHAR NOT NULL);
 CREATE TABLE rejects (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL,
     sub BIGINT NOT NULL, reason VARCHAR NOT NULL, field VARCHAR NOT NULL, raw VARCHAR);

@@ -46,7 +46,7 @@ class File:
 class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
-    clock: where its arrivals stood at the end, in µs; None where it has none.
+    clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first line.
     """
 
     stream: str
@@ -57,6 +57,7 @@ class Known:
     partition: int
     tombstones: int
     clock: int | None
+    head: str = ""
 
 
 def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
@@ -188,7 +189,8 @@ class Recording:
     """The records of one file, once, with the hash of what was read.
 
     When all is read, length and digest say how much it was and broken where a truncated file ends. torn: the last line
-    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out.
+    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out. head: the hash of
+    the first line.
     """
 
     def __init__(self, file: File) -> None:
@@ -196,6 +198,7 @@ class Recording:
         self.length = 0
         self.torn = False
         self.broken = ""
+        self.head = ""
         self._hash = xxhash.xxh3_128()
 
     @property
@@ -212,17 +215,22 @@ class Recording:
                 self._took(*rest, block[: len(block) - len(tail)])
                 whole[0] = b"".join([*rest, whole[0]])
                 if not begun:
-                    whole[0] = whole[0].removeprefix(BOM)
+                    whole[0] = self._begin(whole[0])
                 begun, rest = True, []
                 yield [line for line in whole if line and not line.isspace()]
             rest.append(tail)
         end = b"".join(rest)
-        last = end if begun else end.removeprefix(BOM)
+        last = end if begun else self._begin(end)
         if last and not last.isspace():
             self.torn = not _is_json(last)
             if not self.torn:
                 self._took(end)
             yield [last]
+
+    def _begin(self, line: bytes) -> bytes:
+        line = line.removeprefix(BOM)
+        self.head = xxhash.xxh3_128_hexdigest(line)
+        return line
 
     def _blocks(self) -> Iterator[bytes]:
         try:
@@ -245,6 +253,14 @@ class Recording:
         for block in decoded(self.file):
             self._took(block)
         return frame
+
+
+def head(file: File) -> str:
+    """The hash of a file's first line; none of a Parquet file, of which no part can be read."""
+    recording = Recording(file)
+    if file.format != "parquet":
+        next(recording.lines(), None)
+    return recording.head
 
 
 def _is_json(line: bytes) -> bool:

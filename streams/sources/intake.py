@@ -17,6 +17,7 @@ from detectors.windows import PARTITION_BITS, event_time, place, running_arrival
 from streams.landing.lake import Writer
 from streams.problems import Exit, Problem
 from streams.progress import Progress
+from streams.sources.copies import longer
 from streams.sources.decode import chunks, recognise
 from streams.sources.files import Known, Recording, look, read_before
 
@@ -84,9 +85,12 @@ class Intake:
 
     def _read(self, recording: Recording, stream: str) -> bool:
         name = recording.file.name
-        before = read_before(recording.file, [k for k in self.known if k.stream == stream])
+        before = read_before(recording.file, self._of(stream))
         if before and not next(chunks(Recording(recording.file), stream, before.records), None):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
+            return True
+        if not before and (whole := longer(recording.file, self._of(stream), self.writer, self.ledger.rejects)):
+            self.ledger.notes.append(f"{name}: a shorter copy of {whole.name}, nothing new in it")
             return True
         start = self._start(stream, name, before)
         records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
@@ -105,18 +109,21 @@ class Intake:
             self.known.remove(before)
         elif not used:
             self.ledger.notes.append(f"{name}: {_nothing_used(records, self.ledger.rejects[first_reject:])}")
-        whole = records - (1 if recording.torn else 0)
         self.known.append(
             replace(
                 start,
                 length=recording.length,
                 digest=recording.digest,
-                records=whole,
+                records=records - recording.torn,
                 tombstones=tombstones,
                 clock=clock,
+                head=recording.head,
             )
         )
         return bool(used or before)
+
+    def _of(self, stream: str) -> list[Known]:
+        return [k for k in self.known if k.stream == stream]
 
     def _start(self, stream: str, name: str, before: Known | None) -> Known:
         """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again."""
@@ -131,7 +138,7 @@ class Intake:
         return start
 
     def _next_partition(self, stream: str) -> int:
-        number = 1 + max((k.partition for k in self.known if k.stream == stream), default=-1)
+        number = 1 + max((k.partition for k in self._of(stream)), default=-1)
         if number >= 2**PARTITION_BITS:
             raise Problem(
                 stream, f"more than {2**PARTITION_BITS} files of one stream", "join them, or use a new --state"

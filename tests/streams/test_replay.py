@@ -224,6 +224,39 @@ def test_a_longer_copy_beside_a_recording_is_the_same_recording(tmp_path: Path, 
     assert differing(contents(tmp_path / "both"), contents(tmp_path / "long"), but=["source"]) == []
 
 
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("arrivals", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_shorter_copy_beside_a_recording_counts_nothing(
+    tmp_path: Path, arrivals: bool, packed: str, at_once: bool
+) -> None:
+    """A backup that broke off halfway, mostly inside a line or a packed frame, read after the whole file."""
+    content = growing(arrivals)
+    whole = write(tmp_path / "requests-a.jsonl", content)
+    middle = 3 * len(content) // 5
+    half = write(tmp_path / f"requests-b.jsonl{packed}", content[:middle])
+    if packed:
+        rest = write(tmp_path / f"rest.jsonl{packed}", content[middle:])
+        half.write_bytes(half.read_bytes() + rest.read_bytes()[:-40])
+    run(tmp_path / "whole", whole)
+    if not at_once:
+        run(tmp_path / "both", whole)
+    outcome = run(tmp_path / "both", whole, half)
+    assert accounting(tmp_path / "whole")["rejected"] == 1
+    assert f"{half.name}: a shorter copy of {whole.name}, nothing new in it" in outcome.notes
+    assert differing(contents(tmp_path / "both"), contents(tmp_path / "whole")) == []
+
+
+def test_a_shorter_recording_that_says_something_else_is_another(tmp_path: Path) -> None:
+    """Equal in its first 99 records; the last one differs in one field, or could not be read in one of the two."""
+    events = storm(400)
+    whole = write(tmp_path / "requests-a.jsonl", lines(events))
+    other = write(tmp_path / "requests-b.jsonl", lines([*events[:99], events[99] | {"region": "elsewhere"}]))
+    bad = write(tmp_path / "requests-c.jsonl", lines([*events[:99], events[99] | {"duration_ms": -1}]))
+    run(tmp_path / "state", whole, other, bad)
+    assert accounting(tmp_path / "state") == {"read": 600, "used": 599, "rejected": 1}
+
+
 def test_a_torn_last_line_is_rejected_once_and_read_when_it_is_whole(tmp_path: Path) -> None:
     content = lines(storm(40))
     file = write(tmp_path / "requests.jsonl", content[:-30])
