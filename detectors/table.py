@@ -22,14 +22,22 @@ Ints = npt.NDArray[np.int64]
 
 
 class Column(Protocol):
-    """A column that adds up: `first` over rows, `again` over partial tables."""
+    """A column that adds up: `first` over a group's rows, `again` over its partial tables, `last` over their result."""
 
     def first(self) -> pl.Expr: ...
     def again(self, name: str) -> pl.Expr: ...
+    def last(self, name: str) -> pl.Expr: ...
+
+
+class Plain:
+    """What is whole once a group is aggregated."""
+
+    def last(self, name: str) -> pl.Expr:
+        return pl.col(name)
 
 
 @dataclass(frozen=True)
-class Sum:
+class Sum(Plain):
     """The sum of an integer, or the number of rows where a condition holds; a row counts `weight` times."""
 
     of: pl.Expr = field(default_factory=lambda: pl.lit(True))
@@ -44,7 +52,7 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Low:
+class Low(Plain):
     """The smallest value."""
 
     of: pl.Expr
@@ -57,7 +65,7 @@ class Low:
 
 
 @dataclass(frozen=True)
-class High:
+class High(Plain):
     """The largest value."""
 
     of: pl.Expr
@@ -71,16 +79,19 @@ class High:
 
 @dataclass(frozen=True)
 class Lowest:
-    """The n smallest values in ascending order, as a list."""
+    """The n smallest values in ascending order, as a list. Lists are cut afterwards: far quicker than in the groups."""
 
     n: int
     of: pl.Expr
 
     def first(self) -> pl.Expr:
-        return self.of.drop_nulls().bottom_k(self.n).sort()
+        return self.of
 
     def again(self, name: str) -> pl.Expr:
-        return pl.col(name).explode().drop_nulls().bottom_k(self.n).sort()
+        return pl.col(name).list.explode()
+
+    def last(self, name: str) -> pl.Expr:
+        return pl.col(name).list.drop_nulls().list.sort().list.head(self.n)
 
 
 Match = Callable[[pl.DataFrame], pl.DataFrame]
@@ -144,14 +155,15 @@ class Table:
 
     def first(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         assert self.columns is not None
-        return rows.group_by(self.full_key).agg(**{n: c.first() for n, c in self.columns.items()})
+        grouped = rows.group_by(self.full_key).agg(**{n: c.first() for n, c in self.columns.items()})
+        return grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()})
 
     def merge(self, partials: pl.DataFrame) -> pl.DataFrame:
         """Partial tables of any batches, slices and producers to the table: sorted by its full key."""
         if self.columns is None:
             return partials.sort([*self.full_key, "coord"])
-        again = {n: c.again(n) for n, c in self.columns.items()}
-        return partials.group_by(self.full_key).agg(**again).sort(self.full_key)
+        grouped = partials.group_by(self.full_key).agg(**{n: c.again(n) for n, c in self.columns.items()})
+        return grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()}).sort(self.full_key)
 
 
 def company(rows: pl.DataFrame, on: tuple[str, ...]) -> pl.DataFrame:

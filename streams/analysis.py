@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import polars as pl
@@ -36,7 +37,17 @@ from streams.progress import Progress
 from streams.settings import fingerprint
 
 BATCH_US = 30 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
+R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
+
+
+class Final(NamedTuple):
+    """Tables of the windows lo ≤ w < to; heard_us: arrivals are known up to here."""
+
+    tables: dict[str, pl.DataFrame]
+    lo: int
+    to: int
+    heard_us: int
 
 
 @dataclass
@@ -49,31 +60,59 @@ class Analysis:
     lateness_us: int
     con: duckdb.DuckDBPyConnection
     progress: Progress
-    matched: MatchState = field(default_factory=MatchState)
     judged: JudgeState = field(default_factory=JudgeState)
     closed: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounting: list[pl.DataFrame] = field(default_factory=list)
 
     def run(self, parts: Sequence[Part]) -> None:
+        """Each step is taken by a thread of its own, one ahead of the next step; this one lands."""
         tables = list({t.name: t for d in self.detectors for t in d.tables}.values())
-        columns = {s: _needed(tables, s) for s in STREAMS}
-        heard = max((p.last_arrival for p in parts), default=0)
-        waiting: list[Partials] = []
-        last_row = 0
+        ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
         with _horizon(self.folder) as horizon:
-            ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
-            for part, later in zip(ordered, [*ordered[1:], None], strict=False):
-                rows = self._rows(part, columns[part.stream])
-                last_row = max(last_row, _latest(rows))
-                waiting.append(reduce(tables, part.stream, rows))
-                self.progress.add(part.rows)
-                end = (max(heard, last_row) // WINDOW_US + 1) * WINDOW_US
-                to = final_before(later.first_arrival, self.lateness_us) if later else end
-                if later and self.matched.next is not None and to - self.matched.next < BATCH_US:
-                    continue
-                self._advance(tables, waiting, to, heard, horizon)
-                waiting = []
+            reduced = ahead(self._reduced(tables, ordered))
+            for final, judged in ahead(self._judged(ahead(self._final(tables, ordered, reduced, horizon)))):
+                for name, frame in final.items():
+                    state.land_table(self.con, name, frame)
+                self._land_changes(judged)
         self._land_findings()
+
+    def _reduced(self, tables: Sequence[Table], ordered: Sequence[Part]) -> Iterator[tuple[int, Partials]]:
+        """Of each part its latest event time, and its partial tables."""
+        columns = {s: _needed(tables, s) for s in STREAMS}
+        for part in ordered:
+            rows = self._rows(part, columns[part.stream])
+            yield _latest(rows), reduce(tables, part.stream, rows)
+            self.progress.add(part.rows)
+
+    def _final(
+        self,
+        tables: Sequence[Table],
+        ordered: Sequence[Part],
+        reduced: Iterable[tuple[int, Partials]],
+        horizon: Segments,
+    ) -> Iterator[Final]:
+        """The tables of windows that became final, many windows at once."""
+        heard = max((p.last_arrival for p in ordered), default=0)
+        matched, waiting, last_row = MatchState(), list[Partials](), 0
+        for later, (latest, partials) in zip([*ordered, None][1:], reduced, strict=True):
+            last_row = max(last_row, latest)
+            waiting.append(partials)
+            end = (max(heard, last_row) // WINDOW_US + 1) * WINDOW_US
+            to = final_before(later.first_arrival, self.lateness_us) if later else end
+            if later and matched.next is not None and to - matched.next < BATCH_US:
+                continue
+            before = matched.next
+            final, matched = match(tables, matched, waiting, to, horizon)
+            waiting = []
+            if matched.next is not None and matched.next != before:
+                starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
+                lo = before if before is not None else min(starts, default=to)
+                yield Final(final, lo, to, min(heard, to + self.lateness_us))
+
+    def _judged(self, final: Iterable[Final]) -> Iterator[tuple[dict[str, pl.DataFrame], Judged]]:
+        for f in final:
+            judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
+            yield f.tables, judged
 
     def _rows(self, part: Part, columns: list[str]) -> pl.DataFrame:
         raw = lake.read(self.folder, part, columns)
@@ -87,21 +126,6 @@ class Analysis:
         )
         self.accounting.append(counted.with_columns(stream=pl.lit(part.stream)))
         return rows.filter(~again) if again.any() else rows
-
-    def _advance(
-        self, tables: Sequence[Table], news: Sequence[Partials], to: int, heard: int, horizon: Segments
-    ) -> None:
-        before = self.matched.next
-        final, self.matched = match(tables, self.matched, news, to, horizon)
-        if self.matched.next is None or self.matched.next == before:
-            return
-        starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
-        lo = before if before is not None else min(starts, default=to)
-        for name, frame in final.items():
-            state.land_table(self.con, name, frame)
-        told = min(heard, to + self.lateness_us)
-        judged, self.judged = judge(self.detectors, self.judged, final, lo, to, told, self.settings)
-        self._land_changes(judged)
 
     def _land_changes(self, judged: Judged) -> None:
         config = fingerprint(self.settings)
@@ -121,6 +145,15 @@ class Analysis:
                 row = finding(d, config, key, episode)
                 rows[row["finding_id"]] = row
         state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
+
+
+def ahead(steps: Iterator[R]) -> Iterator[R]:
+    """The same steps, each taken while the one before is still in use."""
+    with ThreadPoolExecutor(1) as thread:
+        step = thread.submit(next, steps, None)
+        while (taken := step.result()) is not None:
+            step = thread.submit(next, steps, None)
+            yield taken
 
 
 def _latest(rows: pl.DataFrame) -> int:

@@ -73,17 +73,19 @@ def replay(
         raise Problem(f"--arrival {arrival}", f"not a time that events have; there are {', '.join(ARRIVALS)}")
     with _disk(folder), state.locked(folder), lake.undone(folder):
         old = Old() if fresh else load(folder)
-        writer, ledger = Writer(folder, _relabelled(folder, old, lateness_us)), old.ledger()
-        intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
+        ledger = old.ledger()
         bar.begin("reading")
-        try:
-            usable = sum(intake.take(path, name) for path, name in find(paths, folder))
-        finally:
-            shutil.rmtree(folder / "spool", ignore_errors=True)
+        with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
+            intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
+            try:
+                usable = sum(intake.take(path, name) for path, name in find(paths, folder))
+            finally:
+                shutil.rmtree(folder / "spool", ignore_errors=True)
+            written = writer.close()
         notes = ledger.notes
         if intake.known == old.known and not usable:
             raise Problem("nothing to analyse", "\n".join(notes), code=Exit.NOTHING)
-        parts = lake.mark_repeats(folder, writer.close(), lateness_us)
+        parts = lake.mark_repeats(folder, written, lateness_us)
         run = (started, command, lateness_us, notes)
         outcome = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
     if not usable:

@@ -59,8 +59,8 @@ class Facts(NamedTuple):
     def until(self, w: int) -> Facts:
         """The latest row of each ordered pair in the minute that ends with window w."""
         a, b = np.searchsorted(self.window, [w - MINUTE_US + WINDOW_US, w + WINDOW_US])
-        pair = np.stack([self.src[a:b], self.dst[a:b]])[:, ::-1]
-        return self.at(b - 1 - np.unique(pair, axis=1, return_index=True)[1])
+        pair = (self.src[a:b] * (1 << 32) + self.dst[a:b])[::-1]
+        return self.at(b - 1 - np.unique(pair, return_index=True)[1])
 
     def nodes(self) -> Ints:
         return np.unique(np.concatenate([self.src, self.dst]))
@@ -91,8 +91,8 @@ def _fleet(rows: pl.DataFrame, view: View) -> Iterator[dict[str, Any]]:
     rows = rows.sort("window", "src", "dst")
     facts = Facts(
         rows["window"].to_numpy(),
-        names.search_sorted(rows["src"]).to_numpy(),
-        names.search_sorted(rows["dst"]).to_numpy(),
+        names.search_sorted(rows["src"]).cast(pl.Int64).to_numpy(),
+        names.search_sorted(rows["dst"]).cast(pl.Int64).to_numpy(),
         rows.select(
             col("facts").list.get(i, null_on_oob=True).fill_null(OPEN).alias(str(i)) for i in range(KEPT)
         ).to_numpy(),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from detectors.events import LANDED
 from detectors.windows import HOUR_US, coordinate, place
@@ -20,6 +22,10 @@ from streams.problems import Exit, Problem
 from streams.sources.files import READABLE
 
 PART_ROWS = 250_000
+DISTINCT = {  # nearly every row has another value: a dictionary of them costs and saves nothing
+    *("timestamp", "client_time", "server_time", "started", "finished", "arrival", "duration_ms", "offset", "seq"),
+    *("request_id", "trace_id", "span_id", "parent_span_id", "idempotency_key", "event_id"),
+}
 LEFTOVER_S = 600  # replaced parts live this much longer, for readers who still have the old list
 
 
@@ -35,13 +41,22 @@ class Part:
 
 
 @dataclass
-class Writer:
-    """Buffers placed rows by (stream, hour of arrival) and adds parts of about PART_ROWS to those there are."""
+class Writer(AbstractContextManager["Writer"]):
+    """Buffers placed rows by (stream, hour of arrival) and adds parts of about PART_ROWS to those there are.
+
+    One part is written while the next one fills; what goes wrong with it is raised by the next call.
+    """
 
     state: Path
     parts: list[Part] = field(default_factory=list)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _writing: Future[Part] | None = None
     _waiting: dict[tuple[str, int], list[pl.DataFrame]] = field(default_factory=dict)
     _rows: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves nobody writing, whatever happened."""
+        self._thread.shutdown()
 
     def add(self, stream: str, rows: pl.DataFrame) -> None:
         hours = (rows["arrival"].cast(pl.Int64) // HOUR_US).alias("hour")
@@ -62,6 +77,7 @@ class Writer:
 
     def rows_of(self, stream: str, partition: int) -> Iterator[pl.DataFrame]:
         """All rows of a partition, landed or about to."""
+        self._wait()
         waiting = [f for (of, _), frames in self._waiting.items() if of == stream for f in frames]
         mine = pl.col("partition") == partition
         yield from (f.filter(mine) for f in waiting)
@@ -69,6 +85,7 @@ class Writer:
 
     def take_back(self, stream: str, partition: int) -> list[pl.DataFrame]:
         """The rows of a partition, which count no more: the same recording comes again, longer."""
+        self._wait()
         removed = []
         mine = pl.col("partition") == partition
         for key in [k for k in self._waiting if k[0] == stream]:
@@ -87,14 +104,21 @@ class Writer:
     def close(self) -> list[Part]:
         for key in sorted(self._waiting):
             self._write(key)
+        self._wait()
         return self.parts
 
     def _write(self, key: tuple[str, int]) -> None:
         stream, hour = key
         rows = pl.concat(self._waiting.pop(key)).select(list(LANDED[stream]))
         del self._rows[key]
+        self._wait()
         if len(rows):
-            self.parts.append(write_part(self.state, stream, hour, rows))
+            self._writing = self._thread.submit(write_part, self.state, stream, hour, rows)
+
+    def _wait(self) -> None:
+        if self._writing:
+            self.parts.append(self._writing.result())
+            self._writing = None
 
 
 def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
@@ -103,7 +127,16 @@ def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
     path = Path("lake") / stream / f"{name}-{uuid4().hex[:12]}.parquet"
     whole = state / path
     whole.parent.mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(whole, compression="lz4", row_group_size=PART_ROWS, statistics=False)
+    repeating = [n for n in rows.columns if n not in DISTINCT]
+    with whole.open("wb") as out:
+        pq.write_table(
+            rows.to_arrow(),
+            out,
+            compression="lz4",
+            use_dictionary=repeating,
+            write_statistics=False,
+            store_schema=False,
+        )
     arrival = rows["arrival"].cast(pl.Int64)
     return Part(stream, str(path), len(rows), int(arrival.min()), int(arrival.max()))  # type: ignore[arg-type]
 
