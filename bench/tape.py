@@ -54,15 +54,17 @@ def _name(prefix: str, numbers: np.ndarray) -> pl.Series:
 
 def _requests(rng: np.random.Generator, minute: int) -> pl.DataFrame:
     n = int(PER_MINUTE * 0.85) // 2
-    edge = rng.integers(0, EDGES, n)
+    edge = np.where(rng.random(n) < 0.03, rng.integers(0, 4, n), rng.integers(0, EDGES, n))  # four are busy
+    place = np.arange(n)
+    again = (rng.random(n) < 0.05) & (place > 1000)
+    before = np.where(again, place - rng.integers(1, 1000, n), place)
+    edge = edge[before]  # a key is used again on the edge where it was used first
     start = START_US + minute * MINUTE_US + rng.integers(0, MINUTE_US, n)
     bad = (edge < 4) & (minute % 20 >= 12) & (minute % 20 < 17)
     retry = np.where(rng.random(n) < np.where(bad, 0.5, 0.01), 1, 0)
     timeout = rng.random(n) < np.where(bad, 0.4, 0.002)
     took = np.where(timeout, 2_000_000, rng.lognormal(10.5, 0.8, n).clip(200, 1_500_000)).astype(np.int64)
-    number = minute * n + np.arange(n)
-    again = rng.random(n) < 0.05
-    key = np.where(again & (number > 1000), number - rng.integers(1, 1000, n), number)
+    number, key = minute * n + place, minute * n + before
     caller, service = edge // 10, edge % SERVICES
     common = {
         "caller": _name("svc-", caller),

@@ -284,18 +284,41 @@ def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list
     try:
         members = _MEMBERS.decode(record)
     except UNREADABLE:
-        return [], [], [(0, *_reason(error), _excerpt(record))]
+        try:
+            return [_whole(stream, record, error)], [0], []
+        except UNREADABLE as mistake:
+            return [], [], [(0, *_reason(mistake), _excerpt(record))]
     good: list[Any] = []
     where: list[int] = []
     wrong: list[tuple[int, str, str, str]] = []
     wrong += [(sub, TOO_MANY, "", "") for sub in range(LIST_MAX, len(members))]
     for sub, member in enumerate(members[:LIST_MAX]):
         try:
-            good.append(_ONE[stream].decode(member))
+            good.append(_member(stream, bytes(member)))
             where.append(sub)
         except UNREADABLE as mistake:
             wrong.append((sub, *_reason(mistake), _excerpt(bytes(member))))
     return good, where, wrong
+
+
+def _member(stream: str, member: bytes) -> Any:
+    try:
+        return _ONE[stream].decode(member)
+    except UNREADABLE as error:
+        return _whole(stream, member, error)
+
+
+def _whole(stream: str, record: bytes, error: Exception) -> Any:
+    """An event whose whole numbers are written 1.0, as tools that have only doubles do; for anything else the error."""
+    if "got `float`" not in str(error):
+        raise error
+    return msgspec.convert(_integers(msgspec.json.decode(record)), STREAMS[stream])
+
+
+def _integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _integers(v) for k, v in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _utf8(value: bytes) -> str | None:

@@ -73,8 +73,9 @@ def event_time(stream: str) -> pl.Expr:
 def running_arrival(arrival: pl.Series, clock_us: int = -NEVER) -> pl.Series:
     """The largest append time so far in its partition; clock_us is where the partition stood before this chunk."""
     seen = arrival.cast(pl.Int64).fill_null(strategy="forward")
-    first = seen.drop_nulls().first()
-    start = clock_us if clock_us > -NEVER else first
+    if not seen.count():
+        return seen.fill_null(clock_us)
+    start = clock_us if clock_us > -NEVER else seen.drop_nulls().first()
     return seen.fill_null(start).cum_max().clip(lower_bound=clock_us)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from detectors.detector import Detector, Settings
+from detectors.detector import Detector, Settings, Threshold
 from streams.problems import Problem
 
 CONFIG = "asynchealth.toml"
@@ -48,6 +48,8 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     values |= _checked(known, names, given.items(), "--set")
     at = {s: f"{path}, services.{s}" for s in own}
     per_subject = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
+    for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_subject.items())]:
+        _in_order(known, mine, where)
     ttl = {s: span_us(str(o["idempotency_ttl"])) for s, o in own.items() if "idempotency_ttl" in o}
     return Settings(values, per_subject, ttl)
 
@@ -107,6 +109,18 @@ def _checked(
             raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})", "asynchealth detectors")
         values[name] = number
     return values
+
+
+def _in_order(known: Mapping[str, Threshold], values: Mapping[str, float], where: str) -> None:
+    """A warning beyond the page would never be seen."""
+    for name, threshold in known.items():
+        page = name.replace(".warn_", ".page_")
+        if threshold.level != "warn" or page not in known:
+            continue
+        low, high = (values.get(n, known[n].default) for n in (name, page))
+        if low > high:
+            reason = f"{name} = {low:g} is above {page} = {high:g}, so it would never warn"
+            raise Problem(where, reason, f"--set {page}={low:g}, or a lower {name.partition('.')[2]}")
 
 
 LARGEST = 1e12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.work import STATE, State, with_state
+from streams.cli.work import STATE, FailOn, State, fail, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def _filter(span: Span, since: str, until: str, service: str, node: str, key: st
     from streams.report.found import Filter, when
 
     begin, end = (when(text, span) if text else None for text in (since, until))
+    if begin and end and begin >= end:
+        reason = f"ends at {end:%Y-%m-%d %H:%M}, before it begins at {begin:%Y-%m-%d %H:%M}"
+        raise Problem(f"--since {since} --until {until}", reason, f"the data is from {span.start:%Y-%m-%d %H:%M} on")
     return Filter(begin, end, service, node, key, trace)
 
 
@@ -86,7 +90,7 @@ def _form(json: bool, csv: bool) -> Form:
 
 def report(
     since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
-    json: Json = False, ascii_only: Ascii = False, state: State = STATE,
+    json: Json = False, ascii_only: Ascii = False, fail_on: FailOn = "", state: State = STATE,
 ) -> None:  # fmt: skip
     """The morning report."""
     from streams.report.answers import ENCODER
@@ -99,12 +103,13 @@ def report(
             give([ENCODER.encode(known.data).decode()])
         else:
             say(rendered(known, invoke), ascii_only)
+    fail(fail_on, known.levels)
 
 
 def findings(
     id_: Annotated[str, typer.Argument(metavar="[ID]", help="One finding; with --csv the list behind it.")] = "",
     since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
-    json: Json = False, csv: Csv = False, ascii_only: Ascii = False, state: State = STATE,
+    json: Json = False, csv: Csv = False, ascii_only: Ascii = False, fail_on: FailOn = "", state: State = STATE,
 ) -> None:  # fmt: skip
     """What was found: pages first, then in the order in which it began."""
     from streams.report.answers import ENCODER, comma_separated
@@ -129,6 +134,7 @@ def findings(
             give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
             say(listing(found, span, sight, wanted, cache_size(con), invoke), ascii_only)
+    fail(fail_on, Counter(f.level for f in found))
 
 
 def explain(

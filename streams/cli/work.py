@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,15 @@ from streams.problems import Exit, Problem
 if TYPE_CHECKING:
     from streams.replay import Outcome
 
-State = Annotated[Path, typer.Option("--state", help="The folder with what was found.")]
+
+def _folder(given: str | Path) -> Path:
+    if not str(given).strip():
+        raise Problem("--state", "no folder named", f"--state {STATE}, or leave it out")
+    return Path(given)
+
+
+STATE = Path("asynchealth-state")
+State = Annotated[Path, typer.Option("--state", parser=_folder, help="The folder with what was found.")]
 Sets = Annotated[list[str], typer.Option("--set", help="detector.threshold=value; may be given several times.")]
 
 
@@ -29,7 +38,6 @@ def _level(given: str) -> str:
 FailOn = Annotated[
     str, typer.Option("--fail-on", callback=_level, help="Exit 1 if there is a finding at this level: warn or page.")
 ]
-STATE = Path("asynchealth-state")
 
 chaos = typer.Typer(no_args_is_help=True, help="A simulated fleet and its faults.")
 
@@ -109,8 +117,15 @@ def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
     for name, missing in outcome.blind.items():
         typer.echo(f"Blind: {name} (no {', '.join(missing)} in any source)")
     page, warn = outcome.levels.get("page", 0), outcome.levels.get("warn", 0)
-    typer.echo(f"{page + warn} findings: {page} page, {warn} warn. Next: {with_state('findings', state)}")
-    if (fail_on == "page" and page) or (fail_on == "warn" and page + warn):
+    found = f"{page + warn:,} finding{'' if page + warn == 1 else 's'}"
+    typer.echo(f"{found}: {page} page, {warn} warn. Next: {with_state('findings', state)}")
+    fail(fail_on, outcome.levels)
+
+
+def fail(level: str, found: Mapping[str, int]) -> None:
+    """Ends with the exit code that says so, if there is a finding at the level asked for."""
+    page, warn = found.get("page", 0), found.get("warn", 0)
+    if (level == "page" and page) or (level == "warn" and page + warn):
         raise typer.Exit(Exit.FOUND)
 
 

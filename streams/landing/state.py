@@ -25,7 +25,7 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DDL = f"""
 CREATE TABLE meta (schema_version INTEGER NOT NULL);
@@ -36,7 +36,7 @@ CREATE TABLE lake_parts (
 CREATE TABLE recordings (
     stream VARCHAR NOT NULL, name VARCHAR NOT NULL, length BIGINT NOT NULL, digest VARCHAR NOT NULL,
     records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL, clock BIGINT,
-    head VARCHAR NOT NULL);
+    head VARCHAR NOT NULL, arrival VARCHAR NOT NULL);
 CREATE TABLE rejects (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL,
     sub BIGINT NOT NULL, reason VARCHAR NOT NULL, field VARCHAR NOT NULL, raw VARCHAR);
@@ -95,7 +95,8 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
     """The readable file, read-only, in UTC, with views on the rows where the file is now."""
     path = state / READABLE
     if not path.exists():
-        raise Problem(str(state), "no asynchealth state here", f"asynchealth replay PATH… --state {state}", Exit.STATE)
+        then = f"asynchealth replay PATH… --state {state}"
+        raise Problem(str(state), "no asynchealth state here", then, Exit.NOTHING)
     try:
         con = duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any, Literal
 
 import msgspec
@@ -25,9 +26,9 @@ def lines(answer: pa.Table, form: Form) -> Iterator[str]:
     if form == "csv":
         yield from comma_separated(answer.column_names, _rows(answer))
         return
-    for batch in answer.to_batches():
-        for row in batch.to_pylist(maps_as_pydicts="lossy"):
-            yield ENCODER.encode(row).decode()
+    names = _distinct(answer.column_names)
+    for row in _rows(answer):
+        yield ENCODER.encode(dict(zip(names, row, strict=True))).decode()
 
 
 def comma_separated(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
@@ -39,8 +40,33 @@ def comma_separated(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iter
 def _rows(answer: pa.Table) -> Iterator[Sequence[Any]]:
     """By position: two columns of an answer may have one name."""
     for batch in answer.to_batches():
-        columns = [c.to_pylist(maps_as_pydicts="lossy") for c in batch.columns]
+        columns = [[_plain(v, c.type) for v in c.to_pylist()] for c in batch.columns]
         yield from zip(*columns, strict=True)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """a, a_2, a_3: an object can hold a name but once."""
+    taken: list[str] = []
+    for name in names:
+        others = (f"{name}_{i}" for i in count(2))
+        taken.append(name if name not in taken else next(n for n in others if n not in taken and n not in names))
+    return taken
+
+
+def _plain(value: Any, kind: pa.DataType) -> Any:
+    """Maps, which Arrow gives as pairs, as objects; a key that is no text is written as JSON."""
+    if value is None or not pa.types.is_nested(kind):
+        return value
+    if pa.types.is_map(kind):
+        pairs = [(k if isinstance(k, str) else _json(_plain(k, kind.key_type)), v) for k, v in value]
+        return {k: _plain(v, kind.item_type) for k, v in pairs}
+    if pa.types.is_struct(kind):
+        return {f.name: _plain(value[f.name], f.type) for f in kind}
+    return [_plain(v, kind.value_type) for v in value]
+
+
+def _json(value: Any) -> str:
+    return ENCODER.encode(value).decode()
 
 
 def _line(cells: Sequence[Any]) -> str:
@@ -52,7 +78,7 @@ def _line(cells: Sequence[Any]) -> str:
 def _exact(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    return ENCODER.encode(value).decode() if isinstance(value, list | dict) else value
+    return _json(value) if isinstance(value, list | dict) else value
 
 
 def table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
@@ -84,6 +110,6 @@ def _cell(value: Any) -> str:
         case float():
             return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
         case list() | dict():
-            return ENCODER.encode(value).decode()
+            return _json(value)
         case _:
             return str(value)

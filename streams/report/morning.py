@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from detectors.catalog.timeout_budget import MIN_VOLUME
 from streams.replay import TOTALS
 from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
@@ -96,6 +97,12 @@ class Source:
         if sight is None:
             return f"{detector} did not run"
         return sight.why if sight.blind else ""
+
+    @property
+    def kept_by(self) -> str:
+        """What the filter asks for that findings can answer and measured tables, which add rows up, cannot."""
+        asked = {"node": self.wanted.node, "key": self.wanted.key, "trace": self.wanted.trace}
+        return ", ".join(n for n, v in asked.items() if v)
 
     def where(self) -> str:
         """The filter as SQL over a table with window_start and service_name."""
@@ -252,7 +259,7 @@ counted AS (
            sum(rows) OVER whole AS lines, max(timeout_us) OVER whole AS longest_us
     FROM summed WINDOW whole AS (PARTITION BY environment, tenant, service_name))
 SELECT service_name, min(used_pct) AS pct, max(longest_us) / 1e6 AS timeout_s
-FROM counted WHERE below * 100 >= attempts * 99 AND lines >= 50
+FROM counted WHERE below * 100 >= attempts * 99 AND lines >= {least}
 GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name LIMIT 1
 """
 
@@ -273,9 +280,11 @@ def _budget(s: Source) -> Section:
         lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}")]
         numbers = {"service": worst.subject, "used_pct": worst.peak, "headroom_s": headroom_s}
         return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
-    rows = s.ask(P99.format(where=s.where())) if s.has("durations") else []
+    if s.kept_by:
+        return _unknown(head, f"not kept by {s.kept_by}")
+    rows = s.ask(P99.format(where=s.where(), least=MIN_VOLUME)) if s.has("durations") else []
     if not rows:
-        return _unknown(head, "no service has 50 calls with a timeout")
+        return _unknown(head, f"no service has {MIN_VOLUME} calls with a timeout")
     service, pct, timeout_s = rows[0]
     headroom_s = max(0.0, timeout_s * (1 - pct / 100))
     lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({service}, the tightest: p99 of {timeout_s:.1f}s)")]
@@ -308,7 +317,8 @@ def _keys(s: Source) -> Section:
     lines.append(("Cache size:", size or "unknown (no source reports it)"))
     numbers: dict[str, Any] = {"keys": {f.kind: f.count for f in doubled}, "cache_size": size}
     hits, lookups = s.one(REPEATS.format(where=s.where())) if s.has("keys") else (0, 0)
-    why = s.blind("idempotency_cache") or ("" if lookups else "no look-up of a known key was logged")
+    why = s.blind("idempotency_cache") or (f"not kept by {s.kept_by}" if s.kept_by else "")
+    why = why or ("" if lookups else "no look-up of a known key was logged")
     if why and not found:
         return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
     numbers |= {"hits": hits, "lookups": lookups}

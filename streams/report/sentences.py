@@ -86,7 +86,8 @@ def _duplicate_key(f: Found) -> str:
 
 
 def _concurrent_writers(f: Found) -> str:
-    how = {"vector_clock": "by vector clocks", "base_version": "same base_version", "interval": "overlapping in time"}
+    based = "same base_version" if f.facts["same_base"] == 1 else "by base_version"
+    how = {"vector_clock": "by vector clocks", "base_version": based, "interval": "overlapping in time"}
     nodes = f.facts.get("nodes") or []
     who = f", {' and '.join(nodes)}" if len(nodes) == 2 else f", {', '.join(nodes)}" if nodes else ""
     return f"{count(f.peak, 'conflict')}/h{who}, {how[f.facts['how']]}"

@@ -99,7 +99,12 @@ def check(query: str) -> str:
         _check_node(node)
     if not explain:
         return statement
-    return f"EXPLAIN ANALYZE {statement}" if explain.group(1) else f"EXPLAIN {statement}"
+    explained = f"EXPLAIN ANALYZE {statement}" if explain.group(1) else f"EXPLAIN {statement}"
+    try:
+        _scratch().extract_statements(explained)
+    except duckdb.ParserException as error:
+        raise Refused(str(error)) from error
+    return explained
 
 
 def run(con: duckdb.DuckDBPyConnection, query: str, limit_s: float) -> pa.Table:

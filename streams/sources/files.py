@@ -47,6 +47,7 @@ class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
     clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first line.
+    arrival: the column that held its arrivals, as asked for.
     """
 
     stream: str
@@ -58,6 +59,7 @@ class Known:
     tombstones: int
     clock: int | None
     head: str = ""
+    arrival: str = "arrival"
 
 
 def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
@@ -68,6 +70,8 @@ def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     for given in dict.fromkeys(paths):
         path = Path(given)
+        if not given.strip():
+            raise Problem("replay", "an empty path", "asynchealth replay PATH…, or - for standard input")
         if given == "-":
             found.append((_spooled(sys.stdin.buffer, state, len(found)), "-"))
         elif path.is_fifo():

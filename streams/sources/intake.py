@@ -86,7 +86,8 @@ class Intake:
     def _read(self, recording: Recording, stream: str) -> bool:
         name = recording.file.name
         before = read_before(recording.file, self._of(stream))
-        if before and not next(chunks(Recording(recording.file), stream, before.records), None):
+        same = before is not None and before.arrival == self.arrival
+        if before and same and not next(chunks(Recording(recording.file), stream, before.records), None):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
             return True
         if not before and (whole := longer(recording.file, self._of(stream), self.writer, self.ledger.rejects)):
@@ -107,6 +108,9 @@ class Intake:
             self.progress.add(count)
         if before:
             self.known.remove(before)
+            if not same:
+                told = f"with --arrival {self.arrival}; before it was {before.arrival}"
+                self.ledger.notes.append(f"{name}: read again {told}")
         elif not used:
             self.ledger.notes.append(f"{name}: {_nothing_used(records, self.ledger.rejects[first_reject:])}")
         self.known.append(
@@ -118,6 +122,7 @@ class Intake:
                 tombstones=tombstones,
                 clock=clock,
                 head=recording.head,
+                arrival=self.arrival,
             )
         )
         return bool(used or before)
@@ -126,11 +131,12 @@ class Intake:
         return [k for k in self.known if k.stream == stream]
 
     def _start(self, stream: str, name: str, before: Known | None) -> Known:
-        """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again."""
+        """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again, and so
+        it is where another column now holds them."""
         if not before:
             return Known(stream, name, 0, "", 0, self._next_partition(stream), 0, None)
         start = replace(before, name=name)
-        if before.clock is None or self.arrival == "none":
+        if before.clock is None or before.arrival != self.arrival:
             start = Known(stream, name, 0, "", 0, before.partition, 0, None)
             for rows in self.writer.take_back(stream, before.partition):
                 self.ledger.cover(stream, rows, -1)

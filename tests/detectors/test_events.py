@@ -368,3 +368,12 @@ def test_a_vector_clock_is_a_map_of_nodes_to_counts_or_rejected(raw: Any, pairs:
         assert rejects.select("field", "reason").rows() == [("vector_clock", "expected map of node to count")]
     else:
         assert [(c["key"], c["value"]) for c in events["vector_clock"].to_list()[0]] == pairs
+
+
+def test_a_whole_number_may_be_written_as_a_double() -> None:
+    """As in columns of tools that know only doubles; a fraction is still a mistake, alone and in a list."""
+    event = b'{"timestamp":1700000000.0,"node_id":"a","version":%s,"vector_clock":{"a":1.0}}'
+    decoded = decode_json("write_log", [event % b"3.0", event % b"3.5", b"[%s,%s]" % (event % b"4.0", event % b"4.5")])
+    assert decoded.events.select("version", "offset", "sub").rows() == [(3, 0, 0), (4, 2, 0)]
+    assert decoded.events["vector_clock"].to_list() == [[{"key": "a", "value": 1}]] * 2
+    assert decoded.rejects.select("offset", "sub", "field").rows() == [(1, 0, "version"), (2, 1, "version")]

@@ -307,6 +307,18 @@ def test_another_column_can_hold_the_arrival_and_none_can(tmp_path: Path) -> Non
     assert not contents(tmp_path / "none")["heartbeats"]["told"].any()
 
 
+@pytest.mark.parametrize("modes", [("arrival", "timestamp"), ("none", "arrival"), ("timestamp", "none")])
+def test_a_recording_asked_for_with_another_arrival_is_read_again(tmp_path: Path, modes: tuple[str, str]) -> None:
+    file = write(tmp_path / "requests.jsonl", lines([*storm(400), {"bad": 1}]))
+    before, after = modes
+    run(tmp_path / "changed", file, arrival=before)
+    outcome = run(tmp_path / "changed", file, arrival=after)
+    assert outcome.notes == [f"requests.jsonl: read again with --arrival {after}; before it was {before}"]
+    run(tmp_path / "once", file, arrival=after)
+    assert accounting(tmp_path / "once") == {"read": 401, "used": 400, "rejected": 1}
+    assert differing(contents(tmp_path / "changed"), contents(tmp_path / "once")) == []
+
+
 def test_another_lateness_is_as_if_it_had_been_asked_for_at_first(tmp_path: Path) -> None:
     a, b = (write(tmp_path / f"requests-{i}.jsonl", lines(mixed(["late", "used", "late"], i))) for i in (0, 50))
     run(tmp_path / "changed", a)

@@ -7,17 +7,19 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
-from streams.problems import Problem
+from streams.problems import Exit, Problem
 from streams.report import library
 
 Golden = Callable[[str, str], None]
@@ -177,6 +179,34 @@ def test_nested_and_odd_values_are_json(screen: Screen) -> None:
     }  # fmt: skip
 
 
+def test_columns_of_one_name_are_all_there(screen: Screen) -> None:
+    answer = screen("sql", "SELECT 1 AS a, 2 AS a, 3 AS a_2, 4 AS a", "--json")
+    assert json.loads(answer) == {"a": 1, "a_3": 2, "a_2": 3, "a_4": 4}
+
+
+def test_a_map_may_have_any_keys(screen: Screen) -> None:
+    query = "SELECT MAP {[1]: 1} AS lists, MAP {2: [MAP {3: 4}]} AS nested, NULL::MAP(INT, INT) AS nothing"
+    assert json.loads(screen("sql", query, "--json")) == {
+        "lists": {"[1]": 1}, "nested": {"2": [{"3": 4}]}, "nothing": None,
+    }  # fmt: skip
+    assert '{"[1]":1}' in screen("sql", query)
+
+
+@pytest.mark.parametrize("command", ["report", "findings"])
+def test_a_command_can_fail_on_what_it_shows(command: str, demo_state: Path) -> None:
+    def code(*args: str) -> int:
+        return CliRunner().invoke(app, [command, *args, "--state", str(demo_state)]).exit_code
+
+    assert code() == 0 and code("--fail-on", "page") == 1 and code("--fail-on", "warn") == 1
+    assert code("--fail-on", "page", "--service", "nobody") == 0
+
+
+def test_figures_that_are_not_kept_by_key_are_unknown_rather_than_the_fleets(screen: Screen) -> None:
+    shown = screen("report", "--key", "nobody")
+    assert "TIMEOUT BUDGET:     unknown (not kept by key)" in shown
+    assert "IDEMPOTENCY:        unknown (not kept by key)" in shown
+
+
 def test_csv_and_json_are_exact_where_a_screen_shows_control_characters(screen: Screen) -> None:
     query = "SELECT 'a' || chr(10) || chr(9) || chr(155) || chr(27) || chr(13) AS text"
     assert json.loads(screen("sql", query, "--json")) == {"text": "a\n\t\x9b\x1b\r"}
@@ -201,6 +231,7 @@ def test_a_terminal_that_knows_no_emoji_gets_plain_ascii(demo_state: Path) -> No
         (["findings", "--since", "noon"], "not a time"),
         (["findings", "--since", "25:00"], "not a time"),
         (["findings", "--json", "--csv"], "one of the two"),
+        (["report", "--since", "08:30", "--until", "08:10"], "ends at 2026-01-26 08:10, before it begins"),
         (["sql"], "no query"),
         (["sql", "@nothing"], "no such query; there are concurrent_write_conflicts"),
         (["sql", "DROP TABLE findings"], "this SQL only reads"),
@@ -215,8 +246,18 @@ def test_a_wrong_question_is_answered_with_what_to_type(args: list[str], said: s
 
 def test_a_folder_without_a_state_is_named_with_the_command_that_makes_one(tmp_path: Path) -> None:
     for args in (["report"], ["findings"], ["explain", "dk"], ["sql", "FROM findings"]):
-        with pytest.raises(Problem, match=r"no asynchealth state here\nNext: asynchealth replay"):
+        with pytest.raises(Problem, match=r"no asynchealth state here\nNext: asynchealth replay") as problem:
             Screen(tmp_path)(*args)
+        assert problem.value.code == Exit.NOTHING
+
+
+def test_a_state_of_another_schema_is_refused_with_the_way_out(demo_state: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo_state, tmp_path / "old")
+    with duckdb.connect(str(tmp_path / "old" / "asynchealth.duckdb")) as con:
+        con.execute("UPDATE meta SET schema_version = 1")
+    for args in (["report"], ["findings"], ["sql", "FROM findings"], ["rebuild"]):
+        with pytest.raises(Problem, match=r"has schema 1, this asynchealth reads 2\nNext: .* --fresh"):
+            Screen(tmp_path / "old")(*args)
 
 
 # --- detectors and runbooks

@@ -454,6 +454,7 @@ PIECES = ["/*", "*/", "--", "\n", "\r", " ", ";", "(", ")", "EXPLAIN ", "ANALYZE
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=12))
+@example(pieces=["EXPLAIN ", ";", "SELECT 1 "])
 @example(pieces=["/*", " ", "/*", "*/", "EXPLAIN ", "SELECT 1 ", "--", "*/", COPY])
 def test_no_game_with_comments_and_explain_gets_a_copy_past_the_check(pieces: list[str]) -> None:
     try:
