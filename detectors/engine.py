@@ -50,14 +50,18 @@ def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame) -> Partials
                 continue
             chosen = table.select(source, rows.lazy())
             if isinstance(source, Meet):
-                key = pl.concat_str(
-                    [pl.col(n).cast(pl.String).fill_null("") for n in (*SPACE, *source.on)], separator="\0"
-                )
-                plans[table.name, i] = chosen.select(*source.kept, hash=key.nchash.xxh3_64())  # type: ignore[attr-defined]
+                plans[table.name, i] = chosen.select(*source.kept, hash=key_hash(source.on))
             else:
                 plans[table.name, i] = table.first(chosen)
     frames = pl.collect_all(list(plans.values()))
     return {place: frame for place, frame in zip(plans, frames, strict=True) if len(frame)}
+
+
+def key_hash(names: Sequence[str]) -> pl.Expr:
+    """xxh3 over a key, the same on every machine and in every version; environment and tenant prefix it."""
+    key = pl.concat_str([pl.col(n).cast(pl.String).fill_null("") for n in (*SPACE, *names)], separator="\0")
+    hashed: pl.Expr = key.nchash.xxh3_64()  # type: ignore[attr-defined]
+    return hashed
 
 
 # ---- match ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,142 @@
+"""Tables of final windows enter, changes of findings leave, and beside them what is open, for a successor to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from detectors.detector import Detector, Settings
+from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, judge
+from detectors.finding import Episode, Episodes, Key
+from detectors.table import Table
+from detectors.windows import LATENESS_US, NEVER, WINDOW_US
+from streams.live.numbered import Head, Reader, messages, pack
+from streams.live.reduce import Out
+from streams.settings import fingerprint
+
+PRODUCER = "judge"
+
+
+class Open(msgspec.Struct):
+    """One detector's episodes, as JSON can hold them."""
+
+    open: list[tuple[Key, Episode]]
+    ended: list[tuple[Key, int]]
+
+
+def saved_episodes(episodes: Mapping[str, Episodes]) -> bytes:
+    kept = {n: Open(sorted(e.open.items()), sorted(e.ended.items())) for n, e in sorted(episodes.items())}
+    return msgspec.json.encode(kept)
+
+
+def read_episodes(text: bytes) -> dict[str, Episodes]:
+    kept = msgspec.json.decode(text, type=dict[str, Open])
+    return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in kept.items()}
+
+
+@dataclass
+class Judge:
+    """next: the window (its index) not judged yet; episodes: what was open before it.
+
+    ends_us: where a recording that is played ends, since what is silent after its end is not silent.
+    """
+
+    queues: Sequence[str]
+    detectors: Sequence[Detector]
+    settings: Settings
+    position: int = 0
+    next: int = 0
+    episodes: Mapping[str, Episodes] = field(default_factory=dict)
+    lateness_us: int = LATENESS_US
+    ends_us: int = NEVER
+    reader: Reader = field(init=False)
+    state: JudgeState = field(init=False)
+    tables: dict[str, Table] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tables = {t.name: t for d in self.detectors for t in d.tables}
+        self.reader = Reader(self.queues, floor=self._needed())
+        self.state = JudgeState({}, self.episodes)
+        self._after: tuple[int, JudgeState] | None = None
+
+    def _needed(self) -> int:
+        past = max((d.past_us for d in self.detectors), default=0)
+        return max(0, self.next - -(-past // WINDOW_US))
+
+    def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        if offset >= self.position:
+            self.reader.take(offset, key, value)
+            self.position = offset + 1
+
+    def say(self) -> tuple[int, list[Out]]:
+        """(the first window not judged, the messages for those before it, the state last); done() makes it so."""
+        to = self.reader.upto(self.next)
+        if to == self.next:
+            return to, []
+        news: dict[str, list[pl.DataFrame]] = {}
+        for taken in self.reader.below(to):
+            for name, rows in taken.frames.items():
+                news.setdefault(name, []).append(rows)
+        merged = {n: self.tables[n].merge(pl.concat(frames)) for n, frames in news.items()}
+        lo_us = self.next * WINDOW_US
+        before, now = pl.col("window") < lo_us, pl.col("window") >= lo_us
+        past = {n: f.filter(before) for n, f in merged.items()}  # read again after a restart
+        state = JudgeState({**self.state.history, **{n: f for n, f in past.items() if len(f)}}, self.state.episodes)
+        tables = {n: f.filter(now) for n, f in merged.items()}
+        begin = self._begin(tables)
+        heard_us = min(self.ends_us, to * WINDOW_US + self.lateness_us)
+        judged, after = judge(self.detectors, state, tables, begin, to * WINDOW_US, heard_us, self.settings)
+        self._after = to, after
+        return to, self._messages(judged, to, after)
+
+    def _begin(self, tables: Mapping[str, pl.DataFrame]) -> int:
+        """The first window to judge: of a log that begins, the first with rows."""
+        starts = [int(f["window"].min()) for f in tables.values() if len(f)]  # type: ignore[arg-type]
+        known = self.next or any(e.open or e.ended for e in self.state.episodes.values())
+        return self.next * WINDOW_US if known else min(starts, default=0)
+
+    def _messages(self, judged: Judged, to: int, after: JudgeState) -> list[Out]:
+        lo, out = self.next, []
+        for window, rows in self._changes(judged):
+            head = Head(producer=PRODUCER, lo=lo, hi=window + 1, kind=self._kind(lo, window + 1, "rows"))
+            out += [Out(0, *m) for m in messages(head, pack({"changes": rows}))]
+            lo = window + 1
+        if lo < to:
+            empty = Head(producer=PRODUCER, lo=lo, hi=to, kind=self._kind(lo, to, "empty"))
+            out += [Out(0, *m) for m in messages(empty)]
+        state = Head(producer=PRODUCER, lo=self.next, hi=to, kind="state")
+        return out + [Out(0, *m) for m in messages(state, saved_episodes(after.episodes))]
+
+    def _kind(self, lo: int, hi: int, kind: Any) -> Any:
+        return "lost" if self.reader.is_lost(lo, hi) else kind
+
+    def _changes(self, judged: Judged) -> list[tuple[int, pl.DataFrame]]:
+        """Rows of finding_changes by the window (its index) with which they were final.
+
+        An episode that is resolved at the begin of a window was so with the end of the one before.
+        """
+        config = fingerprint(self.settings)
+        found: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for d in self.detectors:
+            for change in judged.changes.get(d.name, []):
+                row = finding(d, config, change.key, change.episode)
+                window = change.window // WINDOW_US - (change.episode.resolved is not None)
+                found.setdefault(window, []).append((change.window, row))
+        return [(w, _frame(found[w])) for w in sorted(found)]
+
+    def done(self) -> None:
+        assert self._after
+        (self.next, self.state), self._after = self._after, None
+        self.reader.forget(self._needed())
+
+    def saved(self) -> tuple[int, str]:
+        return self.reader.restart(self.position), str(self.next)
+
+
+def _frame(changes: Sequence[tuple[int, dict[str, Any]]]) -> pl.DataFrame:
+    at = pl.Series("final_at", [w for w, _ in changes], dtype=pl.Int64).cast(INSTANT)
+    return findings([row for _, row in changes]).with_columns(at).sort("finding_id", "final_at", "level")

@@ -1,0 +1,99 @@
+"""Slices of one queue enter, tables of final windows leave: what the partial tables of all source partitions add up to.
+
+A window is final when every source partition has said its slices up to the window's end and the lateness. After a
+restart the messages that a later window still needs are read again: a window's own slices, and those of the rows that
+its rows may meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from detectors.engine import Horizon, MatchState, Partials, match
+from detectors.table import Table
+from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US
+from streams.live.numbered import Frames, Head, Kind, Reader, messages
+from streams.live.numbered import pack as packed
+from streams.live.reduce import Out
+
+
+@dataclass
+class Matcher:
+    """One queue. next: the window (its index) not said yet; tables that meet reach back from it."""
+
+    queue: int
+    sources: Sequence[str]
+    tables: Sequence[Table]
+    horizon: Horizon
+    position: int = 0
+    next: int = 0
+    lateness_us: int = LATENESS_US
+    reader: Reader = field(init=False)
+    state: MatchState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.sources, floor=self._needed())
+        self.state = MatchState(self.next * WINDOW_US if self.next else None)
+        self._after: tuple[int, MatchState] | None = None
+
+    def _needed(self) -> int:
+        """The first slice that a window from `next` on can still need: late by nothing, ahead by at most AHEAD_US."""
+        back = max((t.back_us for t in self.tables), default=0)
+        return max(0, self.next * WINDOW_US - back - AHEAD_US) // SLICE_US
+
+    def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        if offset >= self.position:
+            self.reader.take(offset, key, value)
+            self.position = offset + 1
+
+    def say(self) -> tuple[int, list[Out]]:
+        """(the first window that is not final, the messages for those before it); done() makes it so."""
+        frontier = self.reader.upto(self._needed())
+        to = max(self.next, (frontier * SLICE_US - self.lateness_us) // WINDOW_US)
+        if to == self.next:
+            return to, []
+        news = [partials(t.frames) for t in self.reader.below(frontier)]
+        final, state = match(self.tables, self.state, news, to * WINDOW_US, self.horizon)
+        self._after = to, state
+        out: list[Out] = []
+        lo = self.next
+        for window, frames in _by_window(final):
+            out += self._message(lo, window + 1, "rows", packed(frames))
+            lo = window + 1
+        return to, out + (self._message(lo, to, "empty") if lo < to else [])
+
+    def _message(self, lo: int, hi: int, kind: Kind, body: bytes = b"") -> list[Out]:
+        own = self._own_slices(lo, hi)
+        head = Head(producer=str(self.queue), lo=lo, hi=hi, kind="lost" if self.reader.is_lost(*own) else kind)
+        return [Out(0, *m) for m in messages(head, body)]
+
+    def _own_slices(self, lo: int, hi: int) -> tuple[int, int]:
+        """The slices that can hold rows of windows lo ≤ w < hi."""
+        return (lo * WINDOW_US - AHEAD_US) // SLICE_US, (hi * WINDOW_US + self.lateness_us) // SLICE_US + 1
+
+    def done(self) -> None:
+        """All that was said is acknowledged."""
+        assert self._after
+        (self.next, self.state), self._after = self._after, None
+        self.reader.forget(self._needed())
+
+    def saved(self) -> tuple[int, str]:
+        """The offset and the metadata that a successor begins with."""
+        return self.reader.restart(self.position), str(self.next)
+
+
+def partials(frames: Frames) -> Partials:
+    named = ((name.rsplit("/", 1), frame) for name, frame in frames.items())
+    return {(name, int(source)): frame for (name, source), frame in named}
+
+
+def _by_window(final: dict[str, pl.DataFrame]) -> list[tuple[int, Frames]]:
+    """Window indexes in order, each with the rows of its tables."""
+    found: dict[int, Frames] = {}
+    for name, frame in final.items():
+        for (window,), rows in frame.partition_by("window", as_dict=True, maintain_order=True).items():
+            found.setdefault(int(window) // WINDOW_US, {})[name] = rows
+    return sorted(found.items())

@@ -1,0 +1,234 @@
+"""Bodies under absolute numbers enter, each (producer, number) leaves once: the one protocol between live processes.
+
+A number is a slice or a window, so it means the same whoever says it. A message says that its producer's numbers
+lo ≤ n < hi are complete: hi - 1 holds its body, those before it hold nothing; `lost` where the log was gone before it
+could be read. A reader keeps the first copy and acts on a number once every producer has delivered it. So repeats,
+zombies, restarts and reordering between producers need no fencing, no high-water marks and no transactions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import msgspec
+import polars as pl
+import xxhash
+
+PROTOCOL = 1
+PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
+
+Kind = Literal["rows", "empty", "lost", "state"]  # state: for the producer's successor alone, readers pass over it
+Frames = dict[str, pl.DataFrame]
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="protocol", tag=PROTOCOL):
+    """The key of a message; a body that is too large for one travels as part of parts."""
+
+    producer: str
+    lo: int
+    hi: int
+    kind: Kind
+    part: int = 0
+    parts: int = 1
+
+
+class OtherProtocol(Exception):
+    """A message that another version wrote: to guess at it would be worse than to stop."""
+
+
+_HEADS = msgspec.json.Decoder(Head)
+_PROTOCOL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def head_of(key: bytes | None) -> Head:
+    try:
+        return _HEADS.decode(key or b"")
+    except msgspec.DecodeError as error:
+        try:
+            other = bytes(_PROTOCOL.decode(key or b"")["protocol"]).decode()
+        except (msgspec.DecodeError, KeyError):
+            raise OtherProtocol(f"a message that no asynchealth wrote: key {key!r:.80}") from error
+        raise OtherProtocol(f"written by protocol {other}, this version reads {PROTOCOL}") from error
+
+
+def messages(head: Head, body: bytes = b"", limit: int = PART_BYTES) -> list[tuple[bytes, bytes]]:
+    """(key, value) of each part."""
+    parts = max(1, -(-len(body) // limit))
+    cut = [msgspec.structs.replace(head, part=i, parts=parts) for i in range(parts)]
+    return [(msgspec.json.encode(h), body[h.part * limit : (h.part + 1) * limit]) for h in cut]
+
+
+def pack(frames: Mapping[str, pl.DataFrame]) -> bytes:
+    """Frames by name, those without rows left out; nothing at all packs to nothing."""
+    packed = {}
+    for name, frame in sorted(frames.items()):
+        if len(frame):
+            out = io.BytesIO()
+            frame.write_ipc(out, compression="zstd")
+            packed[name] = out.getvalue()
+    return msgspec.msgpack.encode(packed) if packed else b""
+
+
+def unpack(body: bytes) -> Frames:
+    packed = msgspec.msgpack.decode(body, type=dict[str, bytes]) if body else {}
+    return {name: pl.read_ipc(io.BytesIO(ipc)) for name, ipc in packed.items()}
+
+
+def _print(frames: Mapping[str, pl.DataFrame]) -> int:
+    """What the frames say, for comparing copies in one process: equal rows may be packed into other bytes."""
+    said = xxhash.xxh3_64()
+    for name, frame in sorted(frames.items()):
+        said.update(name.encode())
+        said.update(frame.select(pl.struct(pl.all()).hash()).to_series().to_numpy().tobytes())
+    return said.intdigest()
+
+
+class Ranges:
+    """A set of integers, as ranges lo ≤ n < hi in ascending order that do not touch."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self.ranges: list[tuple[int, int]] = []
+        for lo, hi in ranges:
+            self.add(lo, hi)
+
+    def add(self, lo: int, hi: int) -> None:
+        if lo >= hi:
+            return
+        apart = [r for r in self.ranges if r[1] < lo or r[0] > hi]
+        touching = [r for r in self.ranges if not (r[1] < lo or r[0] > hi)]
+        whole = (min([lo, *(r[0] for r in touching)]), max([hi, *(r[1] for r in touching)]))
+        self.ranges = sorted([*apart, whole])
+
+    def missing(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        gaps = []
+        for a, b in self.ranges:
+            if b <= lo or a >= hi:
+                continue
+            if a > lo:
+                gaps.append((lo, a))
+            lo = max(lo, b)
+        return [*gaps, (lo, hi)] if lo < hi else gaps
+
+    def upto(self, lo: int) -> int:
+        """The first number from lo on that is not in the set."""
+        return next((b for a, b in self.ranges if a <= lo < b), lo)
+
+    def overlaps(self, lo: int, hi: int) -> bool:
+        return any(max(a, lo) < min(b, hi) for a, b in self.ranges)
+
+    def forget(self, below: int) -> None:
+        self.ranges = [(max(a, below), b) for a, b in self.ranges if b > below]
+
+
+class Taken(NamedTuple):
+    """One number of one producer, with what it said."""
+
+    producer: str
+    number: int
+    frames: Frames
+
+
+@dataclass
+class Reader:
+    """First copies, by producer and number. copies and unequal count what came again, and what then differed.
+
+    floor: numbers below it are of no use any more; what comes again of them is a copy that nobody compares.
+    """
+
+    producers: Sequence[str]
+    floor: int = 0
+    copies: int = 0
+    unequal: int = 0
+    cover: dict[str, Ranges] = field(init=False)
+    lost: dict[str, Ranges] = field(init=False)
+    _fresh: list[Taken] = field(default_factory=list)
+    _prints: dict[tuple[str, int], int] = field(default_factory=dict)
+    _parts: dict[Head, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
+    _offsets: list[tuple[int, int]] = field(default_factory=list)  # of each message, its last number and its offset
+
+    def __post_init__(self) -> None:
+        self.cover = {p: Ranges() for p in self.producers}
+        self.lost = {p: Ranges() for p in self.producers}
+
+    def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """One message as it was read. Raises OtherProtocol where it can't be understood."""
+        head = head_of(key)
+        if head.kind == "state":
+            return
+        if head.producer not in self.cover:
+            raise OtherProtocol(f"producer {head.producer!r} is none of this epoch's {len(self.producers)}")
+        if head.hi <= self.floor:
+            self.copies += head.part == 0
+            return
+        if (whole := self._joined(head, offset, value or b"")) is None:
+            return
+        first, body = whole
+        frames = unpack(body)
+        self._compare(head, frames)
+        missing = self.cover[head.producer].missing(head.lo, head.hi)
+        if not missing:
+            self.copies += 1
+            return
+        self.cover[head.producer].add(head.lo, head.hi)
+        if head.kind == "lost":
+            for lo, hi in missing:
+                self.lost[head.producer].add(lo, hi)
+        self._offsets.append((head.hi, first))
+        if frames and missing[-1][1] == head.hi:
+            self._fresh.append(Taken(head.producer, head.hi - 1, frames))
+
+    def _joined(self, head: Head, offset: int, value: bytes) -> tuple[int, bytes] | None:
+        """(the offset of the first part, the whole body) once all parts are there."""
+        if head.parts == 1:
+            return offset, value
+        parts = self._parts.setdefault(msgspec.structs.replace(head, part=0), {})
+        parts.setdefault(head.part, (offset, value))
+        if len(parts) < head.parts:
+            return None
+        del self._parts[msgspec.structs.replace(head, part=0)]
+        return min(o for o, _ in parts.values()), b"".join(parts[i][1] for i in range(head.parts))
+
+    def _compare(self, head: Head, frames: Frames) -> None:
+        """A number said before must say the same again; one that is empty has no print."""
+        last, now = head.hi - 1, _print(frames) if frames else None
+        said = {n: p for (who, n), p in self._prints.items() if who == head.producer and head.lo <= n <= last}
+        known = not self.cover[head.producer].missing(last, head.hi)
+        if (known and said.get(last) != now) or any(n < last for n in said):
+            self.unequal += 1
+        elif now is not None:
+            self._prints[head.producer, last] = now
+
+    def upto(self, number: int) -> int:
+        """Every producer has delivered the numbers from `number` to before this one."""
+        return min(c.upto(number) for c in self.cover.values())
+
+    def first(self) -> int | None:
+        """The first number that every producer says something of; None while one is silent."""
+        if any(not c.ranges for c in self.cover.values()):
+            return None
+        return max(c.ranges[0][0] for c in self.cover.values())
+
+    def is_lost(self, lo: int, hi: int) -> bool:
+        return any(r.overlaps(lo, hi) for r in self.lost.values())
+
+    def below(self, number: int) -> list[Taken]:
+        """What was taken of numbers before this one and not handed out yet, in the order of numbers."""
+        ready = sorted((t for t in self._fresh if t.number < number), key=lambda t: (t.number, t.producer))
+        self._fresh = [t for t in self._fresh if t.number >= number]
+        return ready
+
+    def forget(self, below: int) -> None:
+        self.floor = max(self.floor, below)
+        self._offsets = [(hi, o) for hi, o in self._offsets if hi > self.floor]
+        self._prints = {k: v for k, v in self._prints.items() if k[1] >= self.floor}
+        self._parts = {h: p for h, p in self._parts.items() if h.hi > self.floor}
+        for ranges in self.lost.values():
+            ranges.forget(self.floor)
+
+    def restart(self, position: int) -> int:
+        """The offset from which a successor must read: the first message that is still needed, else the position."""
+        waiting = [o for parts in self._parts.values() for o, _ in parts.values()]
+        return min([position, *waiting, *(o for _, o in self._offsets)])

@@ -1,0 +1,193 @@
+"""A case enters as records; reduce, match and judge run over logs in memory, in any steps and killed at any of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from detectors.detector import Detector
+from detectors.engine import finding, findings
+from detectors.events import encode_json
+from detectors.finding import Episodes
+from detectors.table import Table
+from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
+from streams.live.judge import PRODUCER, Judge, read_episodes
+from streams.live.match import Matcher
+from streams.live.numbered import Reader, Taken, head_of
+from streams.live.reduce import EVENTS, Out, Point, Reducer
+from tests.cases import Case
+from tests.harness import Memory, Result, everything
+
+Log = list[tuple[bytes, bytes]]
+
+
+@dataclass
+class Chain:
+    """Three stages over logs that only grow. Each stage is lost and resumed at `kill`, from what it had committed."""
+
+    case: Case
+    only: str
+    dice: random.Random
+    queues: int = 3
+    kills: int = 0
+    tables: list[Table] = field(init=False)
+    detectors: list[Detector] = field(init=False)
+    source: dict[tuple[str, int], tuple[list[int], list[int], list[bytes]]] = field(default_factory=dict)
+    slices: list[Log] = field(init=False)
+    events: Log = field(default_factory=list)
+    windows: Log = field(default_factory=list)
+    found: Log = field(default_factory=list)
+    reducers: dict[tuple[str, int], Reducer] = field(default_factory=dict)
+    committed: dict[object, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tables, self.detectors = everything(self.only)
+        self.slices = [[] for _ in range(self.queues)]
+        for stream, parts in self.case.streams.items():
+            for p, part in enumerate(parts):
+                values = encode_json(stream, part.drop("arrival"))
+                stamps = part["arrival"].cast(pl.Int64).to_list()
+                self.source[stream, p] = (list(range(1, len(part) + 1)), stamps, values)
+        for key in self.source:
+            self.reducers[key] = self._reducer(key)
+        self.matchers = [self._matcher(q) for q in range(self.queues)]
+        self.judge = self._judge()
+
+    @property
+    def producers(self) -> list[str]:
+        return [f"{s}/{p}" for s, p in self.source]
+
+    @property
+    def said_twice(self) -> int:
+        """Messages that came again, in all logs."""
+        logs = [*self.slices, self.events, self.windows, self.found]
+        return sum(len(log) - len({key for key, _ in log}) for log in logs)
+
+    # ---- what a process begins with ----
+
+    def _reducer(self, key: tuple[str, int]) -> Reducer:
+        offset, metadata = self.committed.get(key, (0, ""))
+        return Reducer(*key, self.tables, self.queues, Point.of(offset, metadata))
+
+    def _matcher(self, queue: int) -> Matcher:
+        offset, metadata = self.committed.get(queue, (0, "0"))
+        return Matcher(queue, self.producers, self.tables, Memory(), offset, int(metadata))
+
+    def _judge(self) -> Judge:
+        offset, metadata = self.committed.get("judge", (0, "0 -1"))
+        number, at = map(int, metadata.split())
+        episodes = read_episodes(self.found[at][1]) if at >= 0 else {}
+        queues = [str(q) for q in range(self.queues)]
+        return Judge(
+            queues, self.detectors, self.case.settings, offset, number, episodes, ends_us=last_arrival(self.case)
+        )
+
+    # ---- steps ----
+
+    def reduce(self, key: tuple[str, int], records: int, promised_us: int = 0, dies: bool = False) -> None:
+        r = self.reducers[key]
+        offsets, stamps, values = self.source[key]
+        at = next((i for i, o in enumerate(offsets) if o >= r.position), len(offsets))
+        some = slice(at, at + records)
+        r.feed(offsets[some], stamps[some], values[some])
+        promise = promised_us if at + records >= len(offsets) else 0
+        to = r.closable(promise)
+        if to == r.next:
+            return
+        self._publish(r.say(to))
+        if dies:
+            self.kills += 1
+            self.reducers[key] = self._reducer(key)
+            return
+        r.done(to)
+        if saved := r.saved():
+            self.committed[key] = (saved.offset, saved.metadata)
+
+    def _publish(self, said: Sequence[Out]) -> None:
+        for out in said:
+            (self.events if out.queue == EVENTS else self.slices[out.queue]).append((out.key, out.value))
+
+    def match(self, queue: int, dies: bool = False) -> None:
+        m = self.matchers[queue]
+        for offset in range(m.position, len(self.slices[queue])):
+            m.feed(offset, *self.slices[queue][offset])
+        _, said = m.say()
+        if not said:
+            return
+        self.windows += [(o.key, o.value) for o in said]
+        if dies:
+            self.kills += 1
+            self.matchers[queue] = self._matcher(queue)
+            return
+        m.done()
+        self.committed[queue] = m.saved()
+
+    def judged(self, dies: bool = False) -> None:
+        j = self.judge
+        for offset in range(j.position, len(self.windows)):
+            j.feed(offset, *self.windows[offset])
+        _, said = j.say()
+        if not said:
+            return
+        self.found += [(o.key, o.value) for o in said]
+        if dies:
+            self.kills += 1
+            self.judge = self._judge()
+            return
+        j.done()
+        offset, number = j.saved()
+        self.committed["judge"] = (offset, f"{number} {len(self.found) - 1}")
+
+    # ---- the whole ----
+
+    def run(self, kills: float, until_us: int) -> Result:
+        """All records, in steps of any size and order, then promises to the end; a stage dies with this probability."""
+        while any(r.position <= self.source[k][0][-1] for k, r in self.reducers.items()):
+            key = self.dice.choice(list(self.source))
+            self.reduce(key, self.dice.choice([1, 7, 30, 200]), dies=self.dice.random() < kills)
+            self.match(self.dice.randrange(self.queues), dies=self.dice.random() < kills)
+            if self.dice.random() < 0.5:
+                self.judged(dies=self.dice.random() < kills)
+        for key in self.source:
+            self.reduce(key, 0, promised_us=until_us)
+        for queue in range(self.queues):
+            self.match(queue)
+        self.judged()
+        return self.result()
+
+    def result(self) -> Result:
+        tables: dict[str, list[pl.DataFrame]] = {}
+        for taken in self._read(self.windows, [str(q) for q in range(self.queues)]):
+            for name, rows in taken.frames.items():
+                tables.setdefault(name, []).append(rows)
+        by_name = {t.name: t for t in self.tables}
+        merged = {n: by_name[n].merge(pl.concat(frames)) for n, frames in tables.items()}
+        changes = [t.frames["changes"].drop("final_at") for t in self._read(self.found, [PRODUCER])]
+        told = [row for f in changes for row in f.with_columns(config=pl.lit("")).to_dicts()]
+        last: dict[str, dict[str, Any]] = {row["finding_id"]: row for row in told}
+        for d in self.detectors:
+            for key, episode in self.judge.state.episodes.get(d.name, Episodes()).open.items():
+                row = finding(d, "", key, episode)
+                last[str(row["finding_id"])] = row
+        return Result(merged, findings(list(last.values())).sort("finding_id"))
+
+    def _read(self, log: Log, producers: list[str]) -> list[Taken]:
+        reader = Reader(producers)
+        for offset, (key, value) in enumerate(log):
+            reader.take(offset, key, value)
+        assert reader.unequal == 0
+        return reader.below(max(head_of(k).hi for k, _ in log))
+
+
+def last_arrival(case: Case) -> int:
+    return max(f["arrival"].cast(pl.Int64).max() for fs in case.streams.values() for f in fs if len(f))  # type: ignore[type-var, return-value]
+
+
+def until(case: Case) -> int:
+    """A promise after which every window of the case is final."""
+    window = (last_arrival(case) // WINDOW_US + 1) * WINDOW_US
+    return -(-(window + LATENESS_US) // SLICE_US) * SLICE_US
