@@ -36,7 +36,7 @@ from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_US = 30 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
+BATCH_US = 12 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
 

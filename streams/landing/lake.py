@@ -21,7 +21,7 @@ from detectors.windows import HOUR_US, coordinate, place
 from streams.problems import Exit, Problem
 from streams.sources.files import READABLE
 
-PART_ROWS = 250_000
+PART_ROWS = 200_000
 DISTINCT = {  # nearly every row has another value: a dictionary of them costs and saves nothing
     *("timestamp", "client_time", "server_time", "started", "finished", "arrival", "duration_ms", "offset", "seq"),
     *("request_id", "trace_id", "span_id", "parent_span_id", "idempotency_key", "event_id"),

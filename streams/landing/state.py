@@ -26,6 +26,7 @@ from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
 SCHEMA_VERSION = 2
+BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
 
 DDL = f"""
 CREATE TABLE meta (schema_version INTEGER NOT NULL);
@@ -148,18 +149,20 @@ def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
 
 @contextmanager
 def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new database aside; it becomes the readable file when the block ends without an error."""
+    """A new database aside; it becomes the readable file when the block ends without an error.
+
+    Not one transaction: DuckDB holds what is not committed in memory, and nobody reads the file before it is whole.
+    """
     aside = state / f"{READABLE}.building"
     _clear(state)
     con = duckdb.connect(str(aside))
     try:
         con.execute("SET TimeZone='UTC'")
+        con.execute(f"SET memory_limit='{BUILD_MEMORY}'")
         con.execute(DDL)
         con.execute(finding_ddl("findings"))
         con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
-        con.execute("BEGIN")
         yield con
-        con.execute("COMMIT")
         con.execute("CHECKPOINT")
         con.close()
         with aside.open("rb") as f:
