@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test truth bench evidence lint lock clean
+.PHONY: help setup demo test kafka truth bench evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,7 +23,10 @@ demo: setup  ## one hour of a simulated fleet, analysed: ends with the morning r
 	@$(BIN)/asynchealth report --state demo-state
 
 test: setup  ## the whole test suite
-	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+kafka: setup  ## Apache Kafka 4 on 127.0.0.1:9092, from Maven's artifacts; Ctrl-C ends it
+	$(BIN)/python -m tests.kafka
 
 truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (SEED=7 for one)
 	$(BIN)/python -m tests.truth $(if $(SEED),--seed $(SEED),)

@@ -1,0 +1,42 @@
+"""Real Kafka for the tests that need it: a given one, else one from Maven's artifacts, else a skip that says why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kafka import Broker, Unavailable
+
+
+def _started(folder: Path) -> Broker:
+    """Where a skip would hide that nothing was tried, as in CI, it is a failure."""
+    broker = Broker(folder)
+    try:
+        broker.start()
+    except Unavailable as why:
+        if os.environ.get("ASYNCHEALTH_NO_SKIP"):
+            raise
+        pytest.skip(f"no Kafka: {why}")
+    return broker
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker that the session shares; tests name their own topics."""
+    if given := os.environ.get("ASYNCHEALTH_TEST_KAFKA"):
+        yield given
+        return
+    broker = _started(tmp_path_factory.mktemp("kafka"))
+    yield broker.bootstrap
+    broker.stop()
+
+
+@pytest.fixture
+def private_kafka(tmp_path: Path) -> Iterator[Broker]:
+    """A broker of one's own, to kill."""
+    broker = _started(tmp_path / "kafka")
+    yield broker
+    broker.kill()
