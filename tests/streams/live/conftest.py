@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.live.embedded import EmbeddedBroker, embedded
 from tests.kafka import Broker, Unavailable
 
 
@@ -40,3 +41,10 @@ def private_kafka(tmp_path: Path) -> Iterator[Broker]:
     broker = _started(tmp_path / "kafka")
     yield broker
     broker.kill()
+
+
+@pytest.fixture
+def embedded_broker() -> Iterator[EmbeddedBroker]:
+    """The broker inside this process; topics are made with its `create`."""
+    with embedded() as broker:
+        yield broker
