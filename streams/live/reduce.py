@@ -28,15 +28,18 @@ COUNTS = ("messages", "tombstones", "undecodable", "events", "rejected", "stray"
 
 @dataclass(frozen=True)
 class Point:
-    """Where a successor begins: an offset, the next slice to say, and the partition's clock before that offset."""
+    """Where a successor begins: an offset, the next slice to say, the partition's clock before that offset, and the
+    promise that from the offset promised_at on no record lies in a slice before `promised`."""
 
     offset: int
     next: int = 0
     clock_us: int = 0
+    promised: int = 0
+    promised_at: int = 0
 
     @property
     def metadata(self) -> str:
-        return f"{self.next} {self.clock_us}"
+        return f"{self.next} {self.clock_us} {self.promised} {self.promised_at}"
 
     @classmethod
     def of(cls, offset: int, metadata: str) -> Point:
@@ -89,12 +92,15 @@ class Reducer:
     position: int = field(init=False)
     next: int = field(init=False)
     clock_us: int = field(init=False)  # the largest append time; promises are not in it
+    promised: int = field(init=False)
+    promised_at: int = field(init=False)
     pending: list[Pending] = field(default_factory=list)
     lost_until: int | None = None  # slices below it may have lost records
 
     def __post_init__(self) -> None:
         self.position = max(self.point.offset, self.log_start, 0)
         self.next, self.clock_us = self.point.next, self.point.clock_us
+        self.promised, self.promised_at = self.point.promised, self.point.promised_at
         self._gap = self.log_start > max(self.point.offset, 0)
 
     @property
@@ -110,7 +116,8 @@ class Reducer:
         some = values[fresh:]
         self.position = int(offset[-1]) + 1
         clock = np.maximum(np.maximum.accumulate(stamp), self.clock_us)
-        arrived = np.maximum(clock, self.next * SLICE_US)
+        complete = np.maximum(np.where(offset >= self.promised_at, self.promised, 0), self.next)
+        arrived = np.maximum(clock, complete * SLICE_US)
         before = np.concatenate([[self.clock_us], clock[:-1]])
         self.clock_us = int(clock[-1])
         if self._gap and self.lost_until is None:
@@ -145,9 +152,17 @@ class Reducer:
         fate = pl.when("stray").then(pl.lit("stray")).otherwise("fate").alias("fate")
         return place(rows, self.stream, self.lateness_us).with_columns(fate).drop("stray")
 
-    def closable(self, promised_us: int = 0) -> int:
-        """The slices before this one can be said; a promise is the brokers' clock, where the log has been read to."""
-        return max(self.next, self.clock_us // SLICE_US, promised_us // SLICE_US)
+    def promise(self, us: int) -> None:
+        """The log has been read to its end, and the brokers' clock was past this then: what is before it is complete.
+
+        It must be committed before it is said: a successor that did not know would put a late record into a table.
+        """
+        if us // SLICE_US > self.promised:
+            self.promised, self.promised_at = us // SLICE_US, self.position
+
+    def closable(self) -> int:
+        """The slices before this one can be said."""
+        return max(self.next, self.promised, self.clock_us // SLICE_US)
 
     def say(self, to: int) -> list[Out]:
         """The messages for slices next ≤ n < to, for every queue and for EVENTS.
@@ -239,6 +254,6 @@ class Reducer:
         if self._gap:
             return None
         if not self.pending:
-            return Point(self.position, self.next, self.clock_us)
+            return Point(self.position, self.next, self.clock_us, self.promised, self.promised_at)
         first = self.pending[0]
-        return Point(int(first.offset[0]), self.next, int(first.before_us[0]))
+        return Point(int(first.offset[0]), self.next, int(first.before_us[0]), self.promised, self.promised_at)

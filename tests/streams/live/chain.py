@@ -94,8 +94,10 @@ class Chain:
         at = next((i for i, o in enumerate(offsets) if o >= r.position), len(offsets))
         some = slice(at, at + records)
         r.feed(offsets[some], stamps[some], values[some])
-        promise = promised_us if at + records >= len(offsets) else 0
-        to = r.closable(promise)
+        if promised_us:
+            r.promise(promised_us)
+            self._commit(key)
+        to = r.closable()
         if to == r.next:
             return
         self._publish(r.say(to))
@@ -104,7 +106,10 @@ class Chain:
             self.reducers[key] = self._reducer(key)
             return
         r.done(to)
-        if saved := r.saved():
+        self._commit(key)
+
+    def _commit(self, key: tuple[str, int]) -> None:
+        if saved := self.reducers[key].saved():
             self.committed[key] = (saved.offset, saved.metadata)
 
     def _publish(self, said: Sequence[Out]) -> None:
@@ -153,7 +158,8 @@ class Chain:
             if self.dice.random() < 0.5:
                 self.judged(dies=self.dice.random() < kills)
         for key in self.source:
-            self.reduce(key, 0, promised_us=until_us)
+            self.reduce(key, 0, promised_us=until_us, dies=kills > 0)
+            self.reduce(key, 0)
         for queue in range(self.queues):
             self.match(queue)
         self.judged()

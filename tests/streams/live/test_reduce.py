@@ -91,8 +91,14 @@ def test_the_clock_of_a_partition_never_goes_back() -> None:
 def test_what_lands_in_a_promised_slice_is_a_stray_in_no_table() -> None:
     r = reducer()
     r.feed([0], [T0_US], [request(T0_US)])
-    to = r.closable(promised_us=T0_US + 5 * SLICE_US)
+    r.promise(T0_US + 5 * SLICE_US)
+    to = r.closable()
     assert to == T0_US // SLICE_US + 5
+    saved = r.saved()
+    assert saved
+    r = reducer(saved)  # dies between its promise and saying it
+    r.feed([0], [T0_US], [request(T0_US)])
+    assert r.closable() == to
     r.say(to)
     r.done(to)
     r.feed([1, 2], [T0_US + SLICE_US, T0_US + 9 * SLICE_US], [request(T0_US, retry_count=1)] * 2)
@@ -138,7 +144,8 @@ def test_a_log_that_was_cut_behind_us_is_said_as_lost() -> None:
 def test_a_log_that_is_empty_behind_us_is_lost_up_to_the_promise() -> None:
     r = reducer(Point(5, 100, 100 * SLICE_US), log_start=9)
     r.feed([], [], [])
-    to = r.closable(promised_us=120 * SLICE_US)
+    r.promise(120 * SLICE_US)
+    to = r.closable()
     reader = Reader([r.producer])
     for i, out in enumerate(o for o in r.say(to) if o.queue == 0):
         reader.take(i, out.key, out.value)
