@@ -1,0 +1,157 @@
+"""A number of partitions and a prefix enter, all topics of the live system leave: made, or compared with what is there.
+
+All carry LogAppendTime. Of the sources because arrival, the brokers' stamp, is the only clock that is trusted; of ours
+because retention goes by the stamp, and a producer whose clock is wrong must not delete or keep anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.cimpl import NewTopic
+
+from detectors.events import STREAMS
+from streams.live.connect import Connection
+from streams.problems import Problem
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+PARTITIONS = 8
+REPLICAS = 3  # or as many as there are brokers
+WAIT_S, LOOK_S = 10.0, 0.1
+APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
+
+
+class Topic(NamedTuple):
+    name: str
+    partitions: int
+    keep_ms: int
+    source: bool = False  # others write it
+
+    @property
+    def config(self) -> dict[str, str]:
+        return dict([APPEND_TIME, ("retention.ms", str(self.keep_ms)), ("cleanup.policy", "delete")])
+
+
+class Names(NamedTuple):
+    """Ours, each with the prefix of the installation."""
+
+    events: str  # rows, rejects and accounting, for the lander
+    slices: str  # partial tables by key, for match
+    tables: str  # final windows, for judge and the lander
+    findings: str  # for the lander and the notifier; judge's own state
+    ticks: str  # whose acknowledgements tell the brokers' time
+    keys: str  # what match remembers for a day
+
+
+def names(prefix: str = "") -> Names:
+    return Names(*(f"{prefix}ah.{name}" for name in Names._fields))
+
+
+def topics(partitions: int = PARTITIONS, prefix: str = "") -> list[Topic]:
+    """partitions: of each source and of what is spread by key, hence the most workers that can share the work."""
+    ours = names(prefix)
+    return [
+        *(Topic(prefix + stream, partitions, 7 * DAY_MS, source=True) for stream in STREAMS),
+        Topic(ours.events, partitions, 3 * DAY_MS),  # a lander may be away over a weekend
+        Topic(ours.slices, partitions, 3 * DAY_MS),
+        Topic(ours.tables, 1, 3 * DAY_MS),  # one writer of findings: windows have one order
+        Topic(ours.findings, 1, 30 * DAY_MS),
+        Topic(ours.ticks, 1, HOUR_MS),
+        Topic(ours.keys, partitions, 2 * DAY_MS),  # it looks back one day, from an hour that is still open
+    ]
+
+
+def admin(connection: Connection) -> AdminClient:
+    """A client that a broker has answered; it must outlive the futures it gives."""
+    reasons: list[str] = []
+    tell: dict[str, Any] = {"error_cb": lambda error: reasons.append(error.str()), "log_level": 0}
+    client = AdminClient({**connection.confluent(), **tell})
+    try:
+        client.list_topics(timeout=WAIT_S)
+    except KafkaException as error:
+        client.poll(0)  # only then are the reasons told
+        reason = reasons[0] if reasons else error.args[0].str()
+        then = "check --broker, and whether Kafka runs there and speaks " + connection.protocol
+        raise Problem(connection.broker, f"no Kafka answers ({reason})", then) from None
+    return client
+
+
+def create(client: AdminClient, wanted: Sequence[Topic]) -> list[str]:
+    """Makes what is not there, and says which; what is there stays as it is."""
+    replicas = min(REPLICAS, len(client.list_topics(timeout=WAIT_S).brokers))
+    there = partitions(client)
+    new = [NewTopic(t.name, t.partitions, replicas, config=t.config) for t in wanted if t.name not in there]
+    made = []
+    for name, future in (client.create_topics(new) if new else {}).items():
+        try:
+            future.result()
+            made.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else did meanwhile
+                then = "ask who runs Kafka for the right to create topics, or to create this one"
+                raise Problem(f"topic {name}", f"Kafka did not make it: {error.args[0].str()}", then) from None
+    _shown(client, made)
+    return made
+
+
+def _shown(client: AdminClient, made: Sequence[str]) -> None:
+    """The controller answers before the brokers know: who asked them at once would be told that a topic is missing."""
+    until = time.monotonic() + WAIT_S
+    while missing := set(made) - partitions(client).keys():
+        if time.monotonic() > until:
+            raise Problem(
+                ", ".join(sorted(missing)), "made, but the brokers do not show it yet", "asynchealth topics check"
+            )
+        time.sleep(LOOK_S)
+
+
+def partitions(client: AdminClient) -> dict[str, int]:
+    """How many every topic has."""
+    return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=WAIT_S).topics.items()}
+
+
+def faults(client: AdminClient, wanted: Sequence[Topic], broker: str, *, stamped: bool = False) -> list[Problem]:
+    """What would give wrong findings. stamped: the sources' own stamps are declared to be arrivals, as a tape's are."""
+    there = partitions(client)
+    found = _configs(client, [t.name for t in wanted if t.name in there])
+    return [p for t in wanted for p in _faults(t, there.get(t.name, 0), found.get(t.name, {}), broker, stamped)]
+
+
+def _configs(client: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    asked: dict[Any, Any] = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+    try:
+        return {r.name: {n: e.value for n, e in future.result().items()} for r, future in asked.items()}
+    except KafkaException as error:
+        then = "grant DescribeConfigs on the topics to this user"
+        raise Problem("the topics' settings", f"Kafka does not show them: {error.args[0].str()}", then) from None
+
+
+def _faults(topic: Topic, count: int, config: dict[str, str], broker: str, stamped: bool) -> Iterator[Problem]:
+    thing = f"topic {topic.name}"
+    if not count:
+        yield Problem(thing, "not there", f"asynchealth topics create --broker {broker}")
+        return
+    if not topic.source and count != topic.partitions:
+        reason = f"it has {count} partitions, not {topic.partitions}, and whoever reads it would wait for others"
+        yield Problem(thing, reason, f"--partitions {count}, or delete the topic and create it again")
+    if not (topic.source and stamped) and config[APPEND_TIME[0]] != APPEND_TIME[1]:
+        reason = "its records carry their producers' clocks, and one that is wrong would shift every finding"
+        yield Problem(thing, reason, altered(topic.name, "=".join(APPEND_TIME), broker))
+    if "compact" in config["cleanup.policy"]:
+        reason = "compaction removes all but the last record of each key, before they are read"
+        yield Problem(thing, reason, altered(topic.name, "cleanup.policy=delete", broker))
+    if not topic.source and 0 <= int(config["retention.ms"]) < topic.keep_ms:
+        reason = f"kept for {int(config['retention.ms']) / HOUR_MS:g} h, needed for {topic.keep_ms / HOUR_MS:g} h"
+        yield Problem(thing, reason, altered(topic.name, f"retention.ms={topic.keep_ms}", broker))
+
+
+def altered(topic: str, setting: str, broker: str) -> str:
+    """Kafka's own command that changes one setting of a topic."""
+    return f"kafka-configs.sh --bootstrap-server {broker} --alter --topic {topic} --add-config {setting}"
