@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import zstandard
 
 from detectors.detector import Detector, Settings
 from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, judge
@@ -30,11 +31,11 @@ class Open(msgspec.Struct):
 
 def saved_episodes(episodes: Mapping[str, Episodes]) -> bytes:
     kept = {n: Open(sorted(e.open.items()), sorted(e.ended.items())) for n, e in sorted(episodes.items())}
-    return msgspec.json.encode(kept)
+    return zstandard.compress(msgspec.json.encode(kept))
 
 
-def read_episodes(text: bytes) -> dict[str, Episodes]:
-    kept = msgspec.json.decode(text, type=dict[str, Open])
+def read_episodes(packed: bytes) -> dict[str, Episodes]:
+    kept = msgspec.json.decode(zstandard.decompress(packed), type=dict[str, Open])
     return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in kept.items()}
 
 

@@ -1,0 +1,242 @@
+"""Chunks enter the three stages, their messages leave: what Faust agents have to do around reduce, match and judge.
+
+Each partition that is ours has its stage, and the stage has the truth: where it goes on, what it said, what may be
+committed. A stage says its messages, all are acknowledged, then they count as said, and only then is that committed; so
+a worker that dies at any moment leaves numbers said twice or not yet, and never half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from detectors.detector import Detector, Settings
+from detectors.events import STREAMS
+from detectors.finding import Episodes
+from detectors.table import Table
+from detectors.windows import NEVER
+from streams.landing.horizon import Segments
+from streams.live.judge import Judge, read_episodes
+from streams.live.match import Matcher
+from streams.live.numbered import Head, head_of
+from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.topics import names
+from streams.live.transport import App, Chunk, Consumer, Held, fatal, fits, over_holes, raw
+
+Stage = Reducer | Matcher | Judge
+TICK_S = 1.0
+SKEW_US = 2_000_000  # brokers' clocks may differ by this much
+
+
+class Truncated(Exception):
+    """A topic of ours begins after our position: what lies between is gone."""
+
+
+@dataclass
+class Worker:
+    """The store of a worker's app. partitions: of each source and of slices; ends_us: where a played tape ends."""
+
+    app: App
+    bootstrap: str
+    partitions: int
+    detectors: Sequence[Detector]
+    settings: Settings
+    folder: Path
+    prefix: str = ""
+    ends_us: int | None = None
+    stages: dict[TP, Stage] = field(default_factory=dict)
+    locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
+    state_at: int = -1  # the offset in findings of judge's last acknowledged state
+
+    def __post_init__(self) -> None:
+        self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
+        self.names = names(self.prefix)
+        self.streams = {self.prefix + stream: stream for stream in STREAMS}
+        self.producers = [f"{stream}/{p}" for stream in STREAMS for p in range(self.partitions)]
+        self.out = {name: raw(self.app, name) for name in self.names}
+        self.app.store = self
+        self._agent("reduce", raw(self.app, *self.streams), self._reduce)
+        self._agent("match", self.out[self.names.slices], self._match)
+        self._agent("judge", self.out[self.names.tables], self._judge)
+        self.app.timer(TICK_S)(self._tick)
+
+    def _agent(self, name: str, topic: Any, work: Callable[[Any], Awaitable[None]]) -> None:
+        self.app.agent(topic, name=name)(fatal(work))
+
+    # ---- the store ----
+
+    async def assigned(self, held: Mapping[TP, Held]) -> Mapping[TP, int]:
+        self.stages = {tp: stage for tp, stage in self.stages.items() if tp in held}
+        for tp, known in held.items():
+            if tp not in self.stages:
+                self.stages[tp] = await self._begin(tp, known)
+                self.locks[tp] = asyncio.Lock()
+        return {tp: stage.position for tp, stage in self.stages.items()}
+
+    def committable(self) -> Mapping[TP, tuple[int, str]]:
+        points = {tp: self._point(stage) for tp, stage in self.stages.items()}
+        return {tp: point for tp, point in points.items() if point is not None}
+
+    def _point(self, stage: Stage) -> tuple[int, str] | None:
+        match stage:
+            case Reducer():
+                saved = stage.saved()
+                return (saved.offset, saved.metadata) if saved else None
+            case Matcher():
+                return stage.saved()
+            case Judge():
+                offset, number = stage.saved()
+                return (offset, f"{number} {self.state_at}") if self.state_at >= 0 else None
+
+    async def _begin(self, tp: TP, held: Held) -> Stage:
+        committed = max(held.committed, 0)
+        if stream := self.streams.get(tp.topic):
+            point = Point.of(committed, held.metadata)
+            return Reducer(stream, tp.partition, self.tables, self.partitions, point, held.log_start)
+        if held.log_start > committed and held.committed >= 0:
+            raise Truncated(f"{tp.topic}/{tp.partition} begins at {held.log_start}, we had read to {committed}")
+        position = max(committed, held.log_start)
+        if tp.topic == self.names.slices:
+            home = self.folder / f"horizon-{tp.partition}"
+            shutil.rmtree(home, ignore_errors=True)  # it is filled again from what is read again
+            number = int(held.metadata or 0)
+            return Matcher(tp.partition, self.producers, self.tables, Segments(home), position, number)
+        number, self.state_at = map(int, (held.metadata or "0 -1").split())
+        episodes = await self._episodes(self.state_at) if self.state_at >= 0 else {}
+        queues = [str(q) for q in range(self.partitions)]
+        ends_us = NEVER if self.ends_us is None else self.ends_us
+        return Judge(queues, self.detectors, self.settings, position, number, episodes, ends_us=ends_us)
+
+    async def _episodes(self, offset: int) -> dict[str, Episodes]:
+        """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            tp = TopicPartition(self.names.findings, 0)
+            consumer.assign([tp])
+            consumer.seek(tp, offset)
+            parts: dict[int, bytes] = {}
+            first: Head | None = None
+            while first is None or len(parts) < first.parts:
+                record = await consumer.getone()
+                head = head_of(record.key)
+                first = first or head
+                if (head.kind, head.lo, head.hi) == (first.kind, first.lo, first.hi):
+                    parts.setdefault(head.part, record.value)
+            return read_episodes(b"".join(parts[i] for i in sorted(parts)))
+        finally:
+            await consumer.stop()
+
+    # ---- the agents ----
+
+    async def _reduce(self, stream: Any) -> None:
+        async for chunk in stream:
+            await self._take(chunk, self._say_slices)
+
+    async def _match(self, stream: Any) -> None:
+        async for chunk in stream:
+            await self._take(chunk, self._say_windows)
+
+    async def _judge(self, stream: Any) -> None:
+        async for chunk in stream:
+            await self._take(chunk, self._say_findings)
+
+    async def _take(self, chunk: Chunk, say: Callable[[TP, Any], Awaitable[None]]) -> None:
+        """Rule one, then feed the partition's stage and let it say what it can."""
+        stage = self.stages.get(chunk.tp)
+        if stage is None:
+            return  # revoked meanwhile: its new owner reads it
+        async with self.locks[chunk.tp]:
+            stage.position = over_holes(chunk.tp, stage.position)
+            match fits(chunk, stage.position):
+                case "gap":
+                    await self._consumer.seek_all({chunk.tp: stage.position})
+                case "next":
+                    feed(stage, chunk)
+                    stage.position = max(stage.position, chunk.end)
+                    await say(chunk.tp, stage)
+
+    @property
+    def _consumer(self) -> Consumer:
+        assert isinstance(self.app.consumer, Consumer)
+        return self.app.consumer
+
+    async def _publish(self, topic: str, messages: Sequence[tuple[int, Out]]) -> list[Any]:
+        """All at once; returns when every one is acknowledged."""
+        sent = [await self.out[topic].send(key=m.key, value=m.value, partition=p) for p, m in messages]
+        return [await s for s in sent]
+
+    async def _say_slices(self, tp: TP, stage: Reducer) -> None:
+        to = stage.closable()
+        if to == stage.next:
+            return
+        said = stage.say(to)
+        await asyncio.gather(
+            self._publish(self.names.events, [(stage.partition, m) for m in said if m.queue == EVENTS]),
+            self._publish(self.names.slices, [(m.queue, m) for m in said if m.queue != EVENTS]),
+        )
+        stage.done(to)
+
+    async def _say_windows(self, tp: TP, stage: Matcher) -> None:
+        _, said = stage.say()
+        if said:
+            await self._publish(self.names.tables, [(0, m) for m in said])
+            stage.done()
+
+    async def _say_findings(self, tp: TP, stage: Judge) -> None:
+        _, said = stage.say()
+        if said:
+            acknowledged = await self._publish(self.names.findings, [(0, m) for m in said])
+            of_state = [a.offset for m, a in zip(said, acknowledged, strict=True) if head_of(m.key).kind == "state"]
+            stage.done()
+            self.state_at = min(of_state)
+
+    # ---- idle partitions ----
+
+    async def _tick(self) -> None:
+        """The brokers' clock, then each source partition that has been read to its end is promised up to it."""
+        if self.app.rebalancing:
+            return
+        now_us = await self._brokers_us()
+        held = self._consumer.assignment()
+        mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}
+        ends = await self._consumer.highwaters(*mine)  # asked after the clock: what came until then is below
+        for tp, stage in mine.items():
+            async with self.locks[tp]:
+                stage.position = over_holes(tp, stage.position)
+                if stage.position == ends[tp] and await self._promised(tp, stage, now_us):
+                    await self._say_slices(tp, stage)
+
+    async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
+        before = stage.promised, stage.promised_at
+        stage.promise(us)
+        if (stage.promised, stage.promised_at) == before:
+            return True
+        point = self._point(stage)
+        if point is None or (not self.app.rebalancing and await self._consumer.thread.commit_points({tp: point})):
+            return True
+        stage.promised, stage.promised_at = before
+        return False
+
+    async def _brokers_us(self) -> int:
+        if self.ends_us is not None:
+            return self.ends_us
+        (tick,) = await self._publish(self.names.ticks, [(0, Out(0, b"", b""))])
+        return int(tick.timestamp) * 1000 - SKEW_US
+
+
+def feed(stage: Stage, chunk: Chunk) -> None:
+    records = chunk.records
+    if isinstance(stage, Reducer):
+        stage.feed([r.offset for r in records], [r.timestamp * 1000 for r in records], [r.value for r in records])
+        return
+    for r in records:
+        stage.feed(r.offset, r.key, r.value)

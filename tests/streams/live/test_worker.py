@@ -1,0 +1,190 @@
+"""Workers on real Kafka: tables and findings equal those of one pass, by one worker and by several that are killed."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from detectors.engine import finding, findings
+from detectors.events import STREAMS, encode_json
+from streams.live.judge import PRODUCER, read_episodes
+from streams.live.numbered import Reader, Taken, head_of
+from streams.live.topics import create, topics
+from tests.cases import Case, cases
+from tests.harness import Result, everything, one_pass
+from tests.streams.live.chain import last_arrival, until
+from tests.streams.tape import ROOT
+
+pytestmark = pytest.mark.xdist_group("kafka")
+PARTITIONS = 2
+PATIENCE_S = 150
+
+
+def tape() -> Case:
+    """Every firing case at once; Kafka keeps milliseconds, so that is what arrivals are here."""
+    streams: dict[str, list[pl.DataFrame]] = {}
+    every = [case for _, _, case in cases("fires_")]
+    for stream in STREAMS:
+        for p in range(PARTITIONS):
+            parts = [c.streams[stream][p] for c in every if p < len(c.streams.get(stream, []))]
+            if not parts:
+                continue
+            whole = pl.concat(parts, how="diagonal").drop("offset", strict=False).sort("arrival", maintain_order=True)
+            number = pl.int_range(pl.len(), dtype=pl.Int64)
+            streams.setdefault(stream, []).append(
+                whole.with_columns(arrival=pl.col("arrival").dt.truncate("1ms"), offset=number)
+            )
+    return Case(streams)
+
+
+@dataclass
+class Play:
+    """One tape on topics of its own, and what workers made of it."""
+
+    bootstrap: str
+    case: Case
+    prefix: str
+    folder: Path
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        end = str(until(self.case))
+        arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
+        command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=None)
+
+    def produce(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        wanted = topics(PARTITIONS, self.prefix)
+        create(admin, [t for t in wanted if not t.source])
+        sources = [
+            NewTopic(t.name, t.partitions, 1) for t in wanted if t.source
+        ]  # their stamps are the tape's arrivals
+        for future in admin.create_topics(sources).values():
+            future.result()
+        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20})
+        for stream, parts in self.case.streams.items():
+            for p, part in enumerate(parts):
+                stamps = part["arrival"].dt.epoch("ms").to_list()
+                for stamp, value in zip(stamps, encode_json(stream, part.drop("arrival", "offset")), strict=True):
+                    producer.produce(self.prefix + stream, value, partition=p, timestamp=stamp)
+                    producer.poll(0)
+        assert producer.flush(PATIENCE_S) == 0
+
+    def log(self, topic: str) -> list[tuple[bytes, bytes]]:
+        name = f"{self.prefix}ah.{topic}"
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": name, "enable.auto.commit": False})
+        _, end = consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=30)
+        consumer.assign([TopicPartition(name, 0, 0)])
+        got: list[Any] = []
+        while not got or got[-1].offset() < end - 1:
+            got += consumer.consume(1_000, 5) if end else []
+            if not end:
+                break
+        consumer.close()
+        return [(m.key(), m.value()) for m in got]
+
+    def judged(self) -> int:
+        heads = [head_of(key) for key, _ in self.log("findings")]
+        return max((h.hi for h in heads if h.kind == "state"), default=0)
+
+    def wait(self) -> None:
+        end = (until(self.case) - 30_000_000) // 10_000_000
+        for _ in range(PATIENCE_S):
+            if self.judged() >= end:
+                return
+            time.sleep(1)
+        raise AssertionError(f"judged up to window {self.judged()} of {end} after {PATIENCE_S} s")
+
+    def result(self) -> tuple[Result, int]:
+        """Tables, findings, and how many copies came again."""
+        tables, detectors = everything()
+        by_name = {t.name: t for t in tables}
+        said, copies = taken(self.log("tables"), [str(q) for q in range(PARTITIONS)])
+        frames: dict[str, list[pl.DataFrame]] = {}
+        for one in said:
+            for name, rows in one.frames.items():
+                frames.setdefault(name, []).append(rows)
+        log = self.log("findings")
+        changes, again = taken([m for m in log if head_of(m[0]).kind != "state"], [PRODUCER])
+        told = [r for c in changes for r in c.frames["changes"].drop("final_at").to_dicts()]
+        last: dict[str, dict[str, Any]] = {r["finding_id"]: r | {"config": ""} for r in told}
+        states = {head_of(key).hi: value for key, value in log if head_of(key).kind == "state"}
+        open_ = read_episodes(states[max(states)])
+        for d in detectors:
+            for key, episode in open_[d.name].open.items():
+                row = finding(d, "", key, episode)
+                last[str(row["finding_id"])] = row
+        merged = {n: by_name[n].merge(pl.concat(f)) for n, f in frames.items()}
+        return Result(merged, findings(list(last.values())).sort("finding_id")), copies + again
+
+
+def taken(log: list[tuple[bytes, bytes]], producers: list[str]) -> tuple[list[Taken], int]:
+    reader = Reader(producers)
+    for offset, (key, value) in enumerate(log):
+        reader.take(offset, key, value)
+    assert reader.unequal == 0
+    return reader.below(2**62), reader.copies
+
+
+@pytest.fixture
+def play(kafka: str, tmp_path: Path) -> Play:
+    made = Play(kafka, tape(), f"w{uuid.uuid4().hex[:8]}.", tmp_path)
+    made.produce()
+    return made
+
+
+@contextmanager
+def workers(play: Play, n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    running = [play.worker() for _ in range(n)]
+    try:
+        yield running
+    finally:
+        for w in running:
+            w.kill()
+            w.wait()
+
+
+@pytest.fixture(scope="module")
+def expected() -> Result:
+    case = tape()
+    assert last_arrival(case) > 0
+    result = one_pass(case)
+    assert result.findings["detector"].n_unique() >= 8
+    return result
+
+
+def test_one_worker_gives_what_one_pass_gives(play: Play, expected: Result) -> None:
+    with workers(play, 1):
+        play.wait()
+    result, _ = play.result()
+    assert result.differs(expected) == []
+
+
+def test_workers_that_are_killed_and_replaced_give_it_too(play: Play, expected: Result) -> None:
+    dice = random.Random(1)
+    with workers(play, 2) as running:
+        for _ in range(4):
+            time.sleep(dice.uniform(4, 9))
+            victim = dice.choice(running)
+            victim.kill()
+            victim.wait()
+            running.remove(victim)
+            running.append(play.worker())
+        play.wait()
+    result, copies = play.result()
+    assert result.differs(expected) == []
+    assert copies > 0
