@@ -80,7 +80,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise Problem(files, f"no certificates that can be read: {error}", "name PEM files under [kafka]") from None
         return context
 
-    def confluent(self) -> dict[str, str]:
+    def confluent(self) -> dict[str, Any]:
         """For confluent-kafka, which knows how to fetch tokens."""
         bearer = self.mechanism == "OAUTHBEARER"
         names = ("oauthbearer.client.id", "oauthbearer.client.secret") if bearer else ("username", "password")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from detectors.events import STREAMS
@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 PARTITIONS = 8
 REPLICAS = 3  # or as many as there are brokers
-WAIT_S, LOOK_S = 10.0, 0.1
+WAIT_S, TRY_S, LOOK_S = 10.0, 1.0, 0.1
 APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
 
 
@@ -68,17 +68,20 @@ def topics(partitions: int = PARTITIONS, prefix: str = "") -> list[Topic]:
 
 def admin(connection: Connection) -> AdminClient:
     """A client that a broker has answered; it must outlive the futures it gives."""
-    reasons: list[str] = []
-    tell: dict[str, Any] = {"error_cb": lambda error: reasons.append(error.str()), "log_level": 0}
+    errors: list[KafkaError] = []
+    tell: dict[str, Any] = {"error_cb": errors.append, "log_level": 0}
     client = AdminClient({**connection.confluent(), **tell})
-    try:
-        client.list_topics(timeout=WAIT_S)
-    except KafkaException as error:
-        client.poll(0)  # only then are the reasons told
-        reason = reasons[0] if reasons else error.args[0].str()
-        then = "check --broker, and whether Kafka runs there and speaks " + connection.protocol
-        raise Problem(connection.broker, f"no Kafka answers ({reason})", then) from None
-    return client
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            client.list_topics(timeout=TRY_S)
+            return client
+        except KafkaException as error:
+            client.poll(0)  # only then the reasons are told
+            if time.monotonic() > until or KafkaError._ALL_BROKERS_DOWN in {e.code() for e in errors}:
+                reason = (errors or error.args)[0].str()
+                then = f"check --broker, and whether Kafka runs there and speaks {connection.protocol}"
+                raise Problem(connection.broker, f"no Kafka answers ({reason})", then) from None
 
 
 def create(client: AdminClient, wanted: Sequence[Topic]) -> list[str]:

@@ -80,6 +80,7 @@ class Broker:
     folder: Path
     port: int = field(default_factory=free_port)
     controller: int = field(default_factory=free_port)
+    more: str = ""  # lines of server.properties, stronger than ours
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -95,7 +96,8 @@ class Broker:
         config = self.folder / "server.properties"
         if not config.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            config.write_text(PROPERTIES.format(port=self.port, controller=self.controller, folder=self.folder))
+            ours = PROPERTIES.format(port=self.port, controller=self.controller, folder=self.folder)
+            config.write_text(ours + self.more)
             identity = subprocess.run(_java("kafka.tools.StorageTool", "random-uuid"), capture_output=True, check=True)
             cluster = identity.stdout.decode().strip()
             formatting = _java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config))
@@ -114,6 +116,7 @@ class Broker:
             except KafkaException:
                 if self.process.poll() is not None:
                     break
+        self.kill()
         raise Unavailable(f"Kafka did not come up:\n{self.log.read_text()[-800:]}")
 
     def stop(self) -> None:

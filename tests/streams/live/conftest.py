@@ -12,9 +12,8 @@ from streams.live.embedded import EmbeddedBroker, embedded
 from tests.kafka import Broker, Unavailable
 
 
-def _started(folder: Path) -> Broker:
+def started(broker: Broker) -> Broker:
     """Where a skip would hide that nothing was tried, as in CI, it is a failure."""
-    broker = Broker(folder)
     try:
         broker.start()
     except Unavailable as why:
@@ -30,7 +29,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("ASYNCHEALTH_TEST_KAFKA"):
         yield given
         return
-    broker = _started(tmp_path_factory.mktemp("kafka"))
+    broker = started(Broker(tmp_path_factory.mktemp("kafka")))
     yield broker.bootstrap
     broker.stop()
 
@@ -38,7 +37,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def private_kafka(tmp_path: Path) -> Iterator[Broker]:
     """A broker of one's own, to kill."""
-    broker = _started(tmp_path / "kafka")
+    broker = started(Broker(tmp_path / "kafka"))
     yield broker
     broker.kill()
 

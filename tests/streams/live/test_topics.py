@@ -6,7 +6,7 @@ import time
 import uuid
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
