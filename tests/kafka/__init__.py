@@ -73,6 +73,17 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def _free(port: int) -> bool:
+    """Else whoever listens there would answer in the new broker's place."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a killed broker may linger
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 @dataclass
 class Broker:
     """One process on 127.0.0.1; it keeps its folder and its port over stop, kill and start."""
@@ -93,6 +104,8 @@ class Broker:
 
     def start(self) -> None:
         """Returns when it answers."""
+        if not _free(self.port):
+            raise Unavailable(f"something listens on port {self.port} already")
         config = self.folder / "server.properties"
         if not config.exists():
             self.folder.mkdir(parents=True, exist_ok=True)

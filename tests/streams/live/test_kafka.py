@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.kafka import Broker
+from tests.kafka import Broker, Unavailable
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
@@ -51,3 +52,9 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(private_kafka: Bro
     private_kafka.start()
     send(private_kafka.bootstrap, name, b"b")
     assert [v for v, _ in received(private_kafka.bootstrap, name, 2)] == [b"a", b"b"]
+
+
+def test_a_broker_does_not_start_where_another_would_answer_for_it(private_kafka: Broker, tmp_path: Path) -> None:
+    second = Broker(tmp_path / "second", private_kafka.port)
+    with pytest.raises(Unavailable, match=f"something listens on port {private_kafka.port}"):
+        second.start()
