@@ -22,7 +22,7 @@ from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
 from detectors.finding import Episodes
 from detectors.table import Table
-from detectors.windows import NEVER
+from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
 from streams.landing.horizon import Segments
 from streams.live.judge import Judge, read_episodes
 from streams.live.match import Matcher
@@ -227,8 +227,8 @@ class Worker:
         return False
 
     async def _brokers_us(self) -> int:
-        if self.ends_us is not None:
-            return self.ends_us
+        if self.ends_us is not None:  # a tape's own clock: so far that its last window is final
+            return (self.ends_us // WINDOW_US + 1) * WINDOW_US + LATENESS_US + SLICE_US
         (tick,) = await self._publish(self.names.ticks, [(0, Out(0, b"", b""))])
         return int(tick.timestamp) * 1000 - SKEW_US
 

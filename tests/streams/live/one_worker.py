@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectors.detector import Settings, catalog
+from streams.live.reduce import Out
 from streams.live.transport import app
 from streams.live.worker import Worker
+
+
+@dataclass
+class Mortal(Worker):
+    """Killed when its n-th batch of messages is acknowledged: they are published, and nothing of it is committed."""
+
+    dies_after: int = 0
+
+    async def _publish(self, topic: str, messages: Sequence[tuple[int, Out]]) -> list[Any]:
+        acknowledged = await super()._publish(topic, messages)
+        self.dies_after -= bool(messages)
+        if self.dies_after == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return acknowledged
+
 
 if __name__ == "__main__":
     bootstrap, prefix, partitions, ends_us, folder = sys.argv[1:6]
@@ -23,6 +43,7 @@ if __name__ == "__main__":
         broker_rebalance_timeout=8.0,
     )
     detectors = [e.detector for e in catalog().values()]
-    Worker(made, bootstrap, int(partitions), detectors, Settings(), mine, prefix, int(ends_us))
+    after = int(os.environ.get("DIES_AFTER", "0"))
+    Mortal(made, bootstrap, int(partitions), detectors, Settings(), mine, prefix, int(ends_us), dies_after=after)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]
     made.main()
