@@ -40,7 +40,7 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     """The file where there is one, then each `detector.threshold=value` over it."""
     known = {f"{d.name}.{t.name}": t for d in detectors for t in d.thresholds}
     names = {d.name for d in detectors}
-    config = _read(path)
+    config = read(path)
     services = _table(config, "services", str(path))
     own = {s: _table(services, s, f"{path}, services") for s in services}
     values = _checked(known, names, _flat(_table(config, "thresholds", str(path))), str(path))
@@ -61,7 +61,7 @@ def _table(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

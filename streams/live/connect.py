@@ -32,7 +32,7 @@ import msgspec
 
 from streams.problems import Problem
 from streams.settings import CONFIG
-from streams.settings import _read as read_config
+from streams.settings import read as read_config
 
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
