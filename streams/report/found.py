@@ -196,10 +196,19 @@ class Filter:
     trace: str = ""
 
     @property
+    def subject(self) -> str:
+        """ "of service payment, key pay-1", or nothing."""
+        said = self._named()
+        return f"of {', '.join(said)}" if said else ""
+
+    def _named(self) -> list[str]:
+        named = [("service", self.service), ("node", self.node), ("key", self.key), ("trace", self.trace)]
+        return [f"{n} {v}" for n, v in named if v]
+
+    @property
     def words(self) -> str:
         """ "only service payment, key pay-1", or nothing."""
-        named = [("service", self.service), ("node", self.node), ("key", self.key), ("trace", self.trace)]
-        said = [f"{n} {v}" for n, v in named if v]
+        said = self._named()
         said += [f"since {self.since:%Y-%m-%d %H:%M}"] if self.since else []
         said += [f"until {self.until:%Y-%m-%d %H:%M}"] if self.until else []
         return f"only {', '.join(said)}" if said else ""

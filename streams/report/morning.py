@@ -166,7 +166,8 @@ def _clocks(s: Source) -> Section:
     of = s.one(CLOCKS_SEEN)[0]
     numbers = {"nodes": of, "affected": len({f.subject for f in found})}
     if not found:
-        return Section(*head, "ok", f"none of {of} nodes off by more than 100ms (OK)", lines, stamps, numbers)
+        who = f"none {s.wanted.subject}" if s.wanted.subject else f"none of {of} nodes"
+        return Section(*head, "ok", f"{who} off by more than 100ms (OK)", lines, stamps, numbers)
     worst = max(found, key=lambda f: f.peak)
     against = ", ".join(sorted({str(f.facts["reference"]) for f in found}))
     who = f"{numbers['affected']} of {of}"
