@@ -161,8 +161,9 @@ class Reducer:
             self.promised, self.promised_at = us // SLICE_US, self.position
 
     def closable(self) -> int:
-        """The slices before this one can be said."""
-        return max(self.next, self.promised, self.clock_us // SLICE_US)
+        """The slices before this one can be said. A promise holds once all is read that was read when it was made."""
+        promised = self.promised if self.position >= self.promised_at else 0
+        return max(self.next, promised, self.clock_us // SLICE_US)
 
     def say(self, to: int) -> list[Out]:
         """The messages for slices next ≤ n < to, for every queue and for EVENTS.

@@ -86,6 +86,10 @@ class Chain:
             queues, self.detectors, self.case.settings, offset, number, episodes, ends_us=last_arrival(self.case)
         )
 
+    def _dies_unheard(self, dies: bool) -> bool:
+        """Half of those that die do so before anything is published, the others before anything is committed."""
+        return dies and self.dice.random() < 0.5
+
     # ---- steps ----
 
     def reduce(self, key: tuple[str, int], records: int, promised_us: int = 0, dies: bool = False) -> None:
@@ -100,7 +104,9 @@ class Chain:
         to = r.closable()
         if to == r.next:
             return
-        self._publish(r.say(to))
+        said = r.say(to)
+        if not self._dies_unheard(dies):
+            self._publish(said)
         if dies:
             self.kills += 1
             self.reducers[key] = self._reducer(key)
@@ -123,7 +129,8 @@ class Chain:
         _, said = m.say()
         if not said:
             return
-        self.windows += [(o.key, o.value) for o in said]
+        if not self._dies_unheard(dies):
+            self.windows += [(o.key, o.value) for o in said]
         if dies:
             self.kills += 1
             self.matchers[queue] = self._matcher(queue)
@@ -138,7 +145,8 @@ class Chain:
         _, said = j.say()
         if not said:
             return
-        self.found += [(o.key, o.value) for o in said]
+        if not self._dies_unheard(dies):
+            self.found += [(o.key, o.value) for o in said]
         if dies:
             self.kills += 1
             self.judge = self._judge()
@@ -159,6 +167,8 @@ class Chain:
                 self.judged(dies=self.dice.random() < kills)
         for key in self.source:
             self.reduce(key, 0, promised_us=until_us, dies=kills > 0)
+            while self.reducers[key].position <= self.source[key][0][-1]:
+                self.reduce(key, 1)
             self.reduce(key, 0)
         for queue in range(self.queues):
             self.match(queue)

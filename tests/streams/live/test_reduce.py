@@ -97,6 +97,7 @@ def test_what_lands_in_a_promised_slice_is_a_stray_in_no_table() -> None:
     saved = r.saved()
     assert saved
     r = reducer(saved)  # dies between its promise and saying it
+    assert r.closable() == 0  # what the promise was made behind must be read again first
     r.feed([0], [T0_US], [request(T0_US)])
     assert r.closable() == to
     r.say(to)

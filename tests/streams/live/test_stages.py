@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from streams.live.numbered import Reader
+from streams.live.reduce import Point, Reducer
 from tests.cases import Case, cases
 from tests.harness import one_pass
 from tests.streams.live.chain import Chain, until
@@ -21,3 +23,36 @@ def test_any_steps_any_queues_and_any_kills_are_one_pass(detector: str, case: Ca
     result = chain.run(0.2, until(case))
     assert chain.kills > 0 and chain.said_twice > 0
     assert result.differs(expected) == []
+
+
+def broken(patch: pytest.MonkeyPatch, mutant: str) -> None:
+    match mutant:
+        case "a number is acted upon when one producer has said it":
+            patch.setattr(Reader, "upto", lambda self, n: max(c.upto(n) for c in self.cover.values()))
+        case "a successor reads on where its predecessor had read to":
+            patch.setattr(Reader, "restart", lambda self, position: position)
+        case "records that were read count as said":
+            patch.setattr(Reducer, "saved", lambda self: Point(self.position, self.next, self.clock_us))
+        case _:
+            raise ValueError(mutant)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        "a number is acted upon when one producer has said it",
+        "a successor reads on where its predecessor had read to",
+        "records that were read count as said",
+    ],
+)
+def test_a_broken_protocol_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = {(d, n): c for d, n, c in cases("fires_")}
+    (detector, _), case = next((k, c) for k, c in every.items() if k[0] == "retry_storm")
+    expected = one_pass(case, only=detector)
+    assert Chain(case, detector, random.Random(2)).run(0.2, until(case)).differs(expected) == []
+    broken(monkeypatch, mutant)
+    try:
+        differs = Chain(case, detector, random.Random(2)).run(0.2, until(case)).differs(expected)
+    except AssertionError:
+        return  # copies that say something else, or a table that never came
+    assert differs != []
