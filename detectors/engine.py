@@ -250,5 +250,11 @@ def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict
     }
 
 
+def open_findings(detectors: Iterable[Detector], config: str, episodes: Mapping[str, Episodes]) -> list[dict[str, Any]]:
+    """The open episodes as rows of FINDING."""
+    mine = [(d, episodes.get(d.name, Episodes())) for d in detectors]
+    return [finding(d, config, key, episode) for d, e in mine for key, episode in e.open.items()]
+
+
 def findings(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=FINDING, orient="row")

@@ -24,10 +24,10 @@ from detectors.engine import (
     findings,
     judge,
     match,
+    open_findings,
     reduce,
 )
 from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
-from detectors.finding import Episodes
 from detectors.table import Meet, Table
 from detectors.windows import WINDOW_US, event_time, final_before, place
 from streams.landing import lake, state
@@ -140,10 +140,7 @@ class Analysis:
     def _land_findings(self) -> None:
         config = fingerprint(self.settings)
         rows = dict(self.closed)
-        for d in self.detectors:
-            for key, episode in self.judged.episodes.get(d.name, Episodes()).open.items():
-                row = finding(d, config, key, episode)
-                rows[row["finding_id"]] = row
+        rows |= {r["finding_id"]: r for r in open_findings(self.detectors, config, self.judged.episodes)}
         state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
 
 

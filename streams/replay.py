@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from detectors.detector import Detector, Settings, catalog
+from detectors.detector import Settings, catalog
 from detectors.events import INSTANT, SCHEMA
 from detectors.windows import LATENESS_US
 from streams.analysis import Analysis
@@ -72,7 +72,7 @@ def replay(
     if arrival not in ARRIVALS:
         raise Problem(f"--arrival {arrival}", f"not a time that events have; there are {', '.join(ARRIVALS)}")
     with _disk(folder), state.locked(folder), lake.undone(folder):
-        old = Old() if fresh else load(folder)
+        old = load(folder, fresh)
         ledger = old.ledger()
         bar.begin("reading")
         with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
@@ -133,9 +133,12 @@ def _disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def load(folder: Path) -> Old:
-    """What the state holds; an empty folder holds nothing."""
-    if not (folder / READABLE).exists():
+def load(folder: Path, fresh: bool = False) -> Old:
+    """What the state holds; an empty folder holds nothing. One that is fed live has another writer."""
+    if (folder / state.LANDING).exists():
+        reason = "fed live by asynchealth land; what is replayed or judged again needs a state of its own"
+        raise Problem(str(folder), reason, "asynchealth replay PATH… --state NEW", Exit.STATE)
+    if fresh or not (folder / READABLE).exists():
         return Old()
     con = state.open_readable(folder)
     try:
@@ -184,9 +187,7 @@ def _switch(
         state.land_frame(con, "accounting", _accounting(analysis.accounting, rejects, known))
         covered = ledger.coverage
         state.land_rows(con, "coverage", [(s, f, *n) for (s, f), n in sorted(covered.items())])
-        sight = {d.name: _missing(d, covered) for d in detectors}
-        seen = [(d.name, d.version, _sight(sight[d.name], d), sight[d.name]) for d in detectors]
-        state.land_rows(con, "detectors", seen)
+        sight = state.land_sight(con, detectors, covered)
         state.land_rows(con, "settings", [(n, str(v)) for n, v in sorted(settings.values.items())])
         ended = datetime.now(UTC)
         state.land_rows(con, "runs", [*runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
@@ -247,15 +248,3 @@ def _unplaced(stream: str, partition: int, rejected: int, tombstones: int) -> pl
             "tombstones": tombstones,
         }
     )
-
-
-def _missing(detector: Detector, covered: dict[tuple[str, str], list[int]]) -> list[str]:
-    """The fields without which a detector sees nothing: streams that are absent, columns that are never filled."""
-    streams = {s.stream for s in detector.reads.sources}
-    if not any(covered.get((s, "environment"), [0, 0])[0] for s in streams):
-        return sorted(streams)
-    return [n for n in detector.needs if not any(covered.get((s, n), [0, 0])[1] for s in streams)]
-
-
-def _sight(missing: Sequence[str], detector: Detector) -> str:
-    return "runs" if not missing else "blind"

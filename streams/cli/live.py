@@ -1,14 +1,18 @@
-"""Commands around Kafka: topics."""
+"""Commands around Kafka: topics, worker, land."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.problems import Exit
+from streams.cli.work import STATE, Sets, State, invoked
+from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
+    from streams.live.connect import Connection
     from streams.live.topics import Topic
 
 Broker = Annotated[str, typer.Option("--broker", help="host:port of Kafka; several with commas between them.")]
@@ -26,6 +30,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(topics, name="topics")
     topics.command()(create)
     topics.command()(check)
+    app.command()(worker)
+    app.command()(land)
 
 
 def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8, prefix: Prefix = "") -> None:  # noqa: B006
@@ -72,3 +78,60 @@ def check(
 def _line(topic: Topic) -> str:
     kept = f"kept {topic.keep_ms // 3_600_000:>3} h" if not topic.source else "of your services"
     return f"{topic.name:<16}  {topic.partitions:>3} partition{'s' if topic.partitions > 1 else ' '}  {kept}"
+
+
+def _partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
+    """Of each stream and of what is spread by key, on topics that are as they must be."""
+    from detectors.events import STREAMS
+    from streams.live import topics as kafka_topics
+
+    client = kafka_topics.admin(at)
+    there = kafka_topics.partitions(client)
+    queues = there.get(kafka_topics.names(prefix).slices, kafka_topics.PARTITIONS)
+    if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix), at.broker):
+        first = str(faults[0]).splitlines()[0]
+        then = f"asynchealth topics check --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
+        raise Problem(first, f"the first of {len(faults)} faults of the topics", then)
+    return {stream: there[prefix + stream] for stream in STREAMS}, queues
+
+
+def worker(
+    broker: Broker = "",
+    kafka: Security = [],  # noqa: B006
+    prefix: Prefix = "",
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="For what does not fit in memory: a day of keys. It is filled anew at each start."),
+    ] = None,
+    set_: Sets = [],  # noqa: B006
+) -> None:
+    """Read the logs in Kafka and judge them, alone or with other workers. Exit code 70: start it again."""
+    from detectors.detector import catalog
+    from streams.live.connect import connection
+    from streams.live.worker import Worker, serve
+    from streams.settings import load
+
+    at = connection(broker, kafka)
+    detectors = [e.detector for e in catalog().values()]
+    settings = load(detectors, set_)
+    sources, queues = _partitions(at, prefix)
+    with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
+        home = Path(mine)
+        serve(at, home, prefix, lambda app: Worker(app, at, queues, detectors, settings, home, prefix, sources=sources))
+
+
+def land(
+    broker: Broker = "",
+    kafka: Security = [],  # noqa: B006
+    prefix: Prefix = "",
+    state: State = STATE,
+) -> None:
+    """Write what workers say into DuckDB, and put a new readable file in place every few seconds."""
+    from detectors.detector import catalog
+    from streams.live.connect import connection
+    from streams.live.land import Landing, run
+
+    at = connection(broker, kafka)
+    sources, queues = _partitions(at, prefix)
+    detectors = [e.detector for e in catalog().values()]
+    run(Landing(state, at, detectors, sources, queues, prefix, invoked()))

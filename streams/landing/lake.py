@@ -162,6 +162,12 @@ def _without(state: Path, part: Part, gone: pl.Expr) -> tuple[Part | None, pl.Da
     return (write_part(state, part.stream, part.first_arrival // HOUR_US, rest) if len(rest) else None), removed
 
 
+def joined(state: Path, parts: Sequence[Part]) -> Part:
+    """Parts of one stream and hour as one."""
+    rows = pl.concat([read(state, p) for p in parts])
+    return write_part(state, parts[0].stream, parts[0].first_arrival // HOUR_US, rows)
+
+
 def relabel(state: Path, part: Part, lateness_us: int) -> Part:
     """The same rows with their fate by another lateness, as a new part."""
     rows = read(state, part)

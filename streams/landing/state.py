@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from detectors.detector import Detector
 from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
 from detectors.windows import parse_coordinate
@@ -25,7 +26,8 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
 BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
 
 DDL = f"""
@@ -44,7 +46,7 @@ CREATE TABLE rejects (
 CREATE TABLE accounting (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, minute TIMESTAMPTZ,
     read BIGINT NOT NULL, used BIGINT NOT NULL, late BIGINT NOT NULL, implausible BIGINT NOT NULL,
-    rejected BIGINT NOT NULL, repeated BIGINT NOT NULL, tombstones BIGINT NOT NULL);
+    rejected BIGINT NOT NULL, repeated BIGINT NOT NULL, tombstones BIGINT NOT NULL, stray BIGINT NOT NULL DEFAULT 0);
 CREATE TABLE coverage (stream VARCHAR NOT NULL, field VARCHAR NOT NULL, rows BIGINT NOT NULL, filled BIGINT NOT NULL);
 CREATE TABLE detectors (
     name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL);
@@ -157,11 +159,8 @@ def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     _clear(state)
     con = duckdb.connect(str(aside))
     try:
-        con.execute("SET TimeZone='UTC'")
-        con.execute(f"SET memory_limit='{BUILD_MEMORY}'")
-        con.execute(DDL)
-        con.execute(finding_ddl("findings"))
-        con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
+        prepare(con)
+        make(con)
         yield con
         con.execute("CHECKPOINT")
         con.close()
@@ -171,6 +170,19 @@ def build(state: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     finally:
         con.close()
         _clear(state)
+
+
+def prepare(con: duckdb.DuckDBPyConnection) -> None:
+    """A connection that writes."""
+    con.execute("SET TimeZone='UTC'")
+    con.execute(f"SET memory_limit='{BUILD_MEMORY}'")
+
+
+def make(con: duckdb.DuckDBPyConnection) -> None:
+    """The tables of an empty database."""
+    con.execute(DDL)
+    con.execute(finding_ddl("findings"))
+    con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
 
 
 def _clear(state: Path) -> None:
@@ -203,7 +215,7 @@ def land_table(con: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) ->
 def add_views(con: duckdb.DuckDBPyConnection, state: Path, parts: Sequence[Part]) -> None:
     """Views that anyone with `duckdb` sees; our own commands lay TEMP views from where the file is now over them."""
     for stream, sql in view_sql(state, parts).items():
-        con.execute(f"CREATE VIEW {stream} AS {sql}")
+        con.execute(f"CREATE OR REPLACE VIEW {stream} AS {sql}")
 
 
 def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -> None:
@@ -213,6 +225,24 @@ def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -
     plain = [astuple(r) if hasattr(r, "__dataclass_fields__") else tuple(r) for r in rows]
     marks = ", ".join("?" * len(plain[0]))
     con.executemany(f"INSERT INTO {table} VALUES ({marks})", plain)
+
+
+def land_sight(
+    con: duckdb.DuckDBPyConnection, detectors: Sequence[Detector], covered: Mapping[tuple[str, str], Sequence[int]]
+) -> dict[str, list[str]]:
+    """Which detectors run on the fields that are filled; of each the fields it lacks."""
+    sight = {d.name: _missing(d, covered) for d in detectors}
+    seen = [(d.name, d.version, "blind" if sight[d.name] else "runs", sight[d.name]) for d in detectors]
+    land_rows(con, "detectors", seen)
+    return sight
+
+
+def _missing(detector: Detector, covered: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
+    """The fields without which a detector sees nothing: streams that are absent, columns that are never filled."""
+    streams = {s.stream for s in detector.reads.sources}
+    if not any(covered.get((s, "environment"), [0, 0])[0] for s in streams):
+        return sorted(streams)
+    return [n for n in detector.needs if not any(covered.get((s, n), [0, 0])[1] for s in streams)]
 
 
 def land_frame(con: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:

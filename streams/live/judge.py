@@ -8,14 +8,13 @@ from typing import Any
 
 import msgspec
 import polars as pl
-import zstandard
 
 from detectors.detector import Detector, Settings
-from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, judge
+from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, judge, open_findings
 from detectors.finding import Episode, Episodes, Key
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
-from streams.live.numbered import Head, Reader, messages, pack
+from streams.live.numbered import Head, Reader, messages, pack, unpack
 from streams.live.reduce import Out
 from streams.settings import fingerprint
 
@@ -29,13 +28,14 @@ class Open(msgspec.Struct):
     ended: list[tuple[Key, int]]
 
 
-def saved_episodes(episodes: Mapping[str, Episodes]) -> bytes:
+def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
     kept = {n: Open(sorted(e.open.items()), sorted(e.ended.items())) for n, e in sorted(episodes.items())}
-    return zstandard.compress(msgspec.json.encode(kept))
+    return pl.DataFrame({"saved": [msgspec.json.encode(kept)]})
 
 
-def read_episodes(packed: bytes) -> dict[str, Episodes]:
-    kept = msgspec.json.decode(zstandard.decompress(packed), type=dict[str, Open])
+def read_episodes(body: bytes) -> dict[str, Episodes]:
+    """Out of the body of a state."""
+    kept = msgspec.json.decode(unpack(body)["episodes"]["saved"][0], type=dict[str, Open])
     return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in kept.items()}
 
 
@@ -110,7 +110,12 @@ class Judge:
             empty = Head(producer=PRODUCER, lo=lo, hi=to, kind=self._kind(lo, to, "empty"))
             out += [Out(0, *m) for m in messages(empty)]
         state = Head(producer=PRODUCER, lo=self.next, hi=to, kind="state")
-        return out + [Out(0, *m) for m in messages(state, saved_episodes(after.episodes))]
+        return out + [Out(0, *m) for m in messages(state, self._state(after.episodes))]
+
+    def _state(self, episodes: Mapping[str, Episodes]) -> bytes:
+        """For a successor the episodes, for readers what is open as it stands now: changes tell only of its levels."""
+        open_ = findings(open_findings(self.detectors, fingerprint(self.settings), episodes)).sort("finding_id")
+        return pack({"episodes": saved_episodes(episodes), "open": open_})
 
     def _kind(self, lo: int, hi: int, kind: Any) -> Any:
         return "lost" if self.reader.is_lost(lo, hi) else kind

@@ -20,7 +20,7 @@ import xxhash
 PROTOCOL = 1
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
-Kind = Literal["rows", "empty", "lost", "state"]  # state: for the producer's successor alone, readers pass over it
+Kind = Literal["rows", "empty", "lost", "state"]  # state: how the producer stands before hi, of which the last counts
 Frames = dict[str, pl.DataFrame]
 
 
@@ -67,7 +67,9 @@ def pack(frames: Mapping[str, pl.DataFrame]) -> bytes:
     for name, frame in sorted(frames.items()):
         if len(frame):
             out = io.BytesIO()
-            frame.write_ipc(out, compression="zstd")
+            frame.rechunk().write_ipc(
+                out, compression="zstd"
+            )  # equal rows, equal bytes: parts of two copies may be mixed
             packed[name] = out.getvalue()
     return msgspec.msgpack.encode(packed) if packed else b""
 
@@ -144,8 +146,10 @@ class Reader:
     unequal: int = 0
     cover: dict[str, Ranges] = field(init=False)
     lost: dict[str, Ranges] = field(init=False)
+    state: Taken | None = None  # of a producer that says how it stands, the last: what was open before its number
     _fresh: list[Taken] = field(default_factory=list)
     _prints: dict[tuple[str, int], int] = field(default_factory=dict)
+    _compared: dict[str, int] = field(default_factory=dict)  # of each producer, the first number that copies must equal
     _parts: dict[Head, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     _offsets: list[tuple[int, int]] = field(default_factory=list)  # of each message, its last number and its offset
 
@@ -156,8 +160,6 @@ class Reader:
     def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """One message as it was read. Raises OtherProtocol where it can't be understood."""
         head = head_of(key)
-        if head.kind == "state":
-            return
         if head.producer not in self.cover:
             raise OtherProtocol(f"producer {head.producer!r} is none of this epoch's {len(self.producers)}")
         if head.hi <= self.floor:
@@ -167,7 +169,12 @@ class Reader:
             return
         first, body = whole
         frames = unpack(body)
-        self._compare(head, frames)
+        if head.kind == "state":
+            if self.state is None or head.hi > self.state.number:
+                self.state = Taken(head.producer, head.hi, frames)
+            return
+        if head.hi > self._compared.get(head.producer, 0):
+            self._compare(head, frames)
         missing = self.cover[head.producer].missing(head.lo, head.hi)
         if not missing:
             self.copies += 1
@@ -219,6 +226,23 @@ class Reader:
         ready = sorted((t for t in self._fresh if t.number < number), key=lambda t: (t.number, t.producer))
         self._fresh = [t for t in self._fresh if t.number >= number]
         return ready
+
+    def restore(self, producer: str, lo: int, hi: int, lost: bool = False) -> None:
+        """Numbers that this reader's predecessor has taken."""
+        (self.lost if lost else self.cover)[producer].add(lo, hi)
+        self._compared[producer] = max(self._compared.get(producer, 0), hi)
+
+    def drain(self, compared: int) -> list[Taken]:
+        """All that was not handed out yet, for a reader that keeps it: nothing of it need be read again.
+
+        Copies are still compared in the last `compared` numbers of each producer.
+        """
+        fresh, self._fresh, self._offsets = self._fresh, [], []
+        for producer, cover in self.cover.items():
+            last = cover.ranges[-1][1] if cover.ranges else 0
+            self._compared[producer] = max(self._compared.get(producer, 0), last - compared)
+        self._prints = {(p, n): v for (p, n), v in self._prints.items() if n >= self._compared[p]}
+        return sorted(fresh, key=lambda t: (t.number, t.producer))
 
     def forget(self, below: int) -> None:
         self.floor = max(self.floor, below)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from detectors.engine import INSTANT, key_hash, reduce
-from detectors.events import REJECTS, decode_json
+from detectors.events import LANDED, REJECTS, decode_json
 from detectors.table import Meet, Table
 from detectors.windows import FATES, LATENESS_US, SLICE_US, place
 from streams.live.numbered import Frames, Head, Kind, messages, pack
@@ -102,6 +102,7 @@ class Reducer:
         self.next, self.clock_us = self.point.next, self.point.clock_us
         self.promised, self.promised_at = self.point.promised, self.point.promised_at
         self._gap = self.log_start > max(self.point.offset, 0)
+        self._landed = list(LANDED[self.stream])
 
     @property
     def producer(self) -> str:
@@ -182,7 +183,7 @@ class Reducer:
 
         for number, (rows, rejects, counts) in self._by_slice(to).items():
             bodies = {} if number < lost else {q: pack(f) for q, f in self._spread(rows).items()}
-            bodies[EVENTS] = pack({"rows": rows, "rejects": rejects, "accounting": counts})
+            bodies[EVENTS] = pack({"rows": rows.select(self._landed), "rejects": rejects, "accounting": counts})
             for queue, body in bodies.items():
                 if begin[queue] < lost <= number:
                     complete(queue, lost)

@@ -227,7 +227,7 @@ def app(name: str, bootstrap: str, folder: Path, **settings: Any) -> App:
     folder.mkdir(parents=True, exist_ok=True)
     made = App(
         name,
-        broker=f"kafka://{bootstrap}",
+        broker=[f"kafka://{address}" for address in bootstrap.split(",")],
         datadir=folder,
         topic_disable_leader=True,
         topic_allow_declare=False,

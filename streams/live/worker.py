@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,13 @@ from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
 from streams.landing.horizon import Segments
+from streams.live.connect import Connection
 from streams.live.judge import Judge, read_episodes
 from streams.live.match import Matcher
 from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
 from streams.live.topics import names
-from streams.live.transport import App, Chunk, Consumer, Held, fatal, fits, over_holes, raw
+from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
 
 Stage = Reducer | Matcher | Judge
 TICK_S = 1.0
@@ -42,16 +44,20 @@ class Truncated(Exception):
 
 @dataclass
 class Worker:
-    """The store of a worker's app. partitions: of each source and of slices; ends_us: where a played tape ends."""
+    """The store of a worker's app. partitions: of slices; sources: those of each stream, as many where it is empty.
+
+    ends_us: where a played tape ends.
+    """
 
     app: App
-    bootstrap: str
+    connection: Connection
     partitions: int
     detectors: Sequence[Detector]
     settings: Settings
     folder: Path
     prefix: str = ""
     ends_us: int | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
     stages: dict[TP, Stage] = field(default_factory=dict)
     locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
     state_at: int = -1  # the offset in findings of judge's last acknowledged state
@@ -60,7 +66,8 @@ class Worker:
         self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
         self.names = names(self.prefix)
         self.streams = {self.prefix + stream: stream for stream in STREAMS}
-        self.producers = [f"{stream}/{p}" for stream in STREAMS for p in range(self.partitions)]
+        counts = {stream: self.sources.get(stream, self.partitions) for stream in STREAMS}
+        self.producers = [f"{stream}/{p}" for stream, n in counts.items() for p in range(n)]
         self.out = {name: raw(self.app, name) for name in self.names}
         self.app.store = self
         self._agent("reduce", raw(self.app, *self.streams), self._reduce)
@@ -117,7 +124,7 @@ class Worker:
 
     async def _episodes(self, offset: int) -> dict[str, Episodes]:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
+        consumer = AIOKafkaConsumer(**self.connection.aiokafka(), enable_auto_commit=False)
         await consumer.start()
         try:
             tp = TopicPartition(self.names.findings, 0)
@@ -180,7 +187,9 @@ class Worker:
             return
         said = stage.say(to)
         await asyncio.gather(
-            self._publish(self.names.events, [(stage.partition, m) for m in said if m.queue == EVENTS]),
+            self._publish(
+                self.names.events, [(stage.partition % self.partitions, m) for m in said if m.queue == EVENTS]
+            ),
             self._publish(self.names.slices, [(m.queue, m) for m in said if m.queue != EVENTS]),
         )
         stage.done(to)
@@ -240,3 +249,11 @@ def feed(stage: Stage, chunk: Chunk) -> None:
         return
     for r in records:
         stage.feed(r.offset, r.key, r.value)
+
+
+def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker]) -> None:
+    """One process of the group that shares the work, until a signal ends it."""
+    made = app(f"{prefix}asynchealth", connection.broker, folder / "faust", **connection.faust())
+    work(made)
+    sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]  # Faust's own command line runs the app
+    made.main()

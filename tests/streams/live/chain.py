@@ -34,6 +34,8 @@ class Chain:
     dice: random.Random
     queues: int = 3
     kills: int = 0
+    steps: Sequence[int] = (1, 7, 30, 200)  # records that are read at once
+    first: int = 1  # the offset of each partition's first record
     tables: list[Table] = field(init=False)
     detectors: list[Detector] = field(init=False)
     source: dict[tuple[str, int], tuple[list[int], list[int], list[bytes]]] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Chain:
             for p, part in enumerate(parts):
                 values = encode_json(stream, part.drop("arrival"))
                 stamps = part["arrival"].cast(pl.Int64).to_list()
-                self.source[stream, p] = (list(range(1, len(part) + 1)), stamps, values)
+                self.source[stream, p] = (list(range(self.first, self.first + len(part))), stamps, values)
         for key in self.source:
             self.reducers[key] = self._reducer(key)
         self.matchers = [self._matcher(q) for q in range(self.queues)]
@@ -161,7 +163,7 @@ class Chain:
         """All records, in steps of any size and order, then promises to the end; a stage dies with this probability."""
         while any(r.position <= self.source[k][0][-1] for k, r in self.reducers.items()):
             key = self.dice.choice(list(self.source))
-            self.reduce(key, self.dice.choice([1, 7, 30, 200]), dies=self.dice.random() < kills)
+            self.reduce(key, self.dice.choice(self.steps), dies=self.dice.random() < kills)
             self.match(self.dice.randrange(self.queues), dies=self.dice.random() < kills)
             if self.dice.random() < 0.5:
                 self.judged(dies=self.dice.random() < kills)

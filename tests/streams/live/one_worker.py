@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detectors.detector import Settings, catalog
+from streams.live.connect import Connection
 from streams.live.reduce import Out
 from streams.live.transport import app
 from streams.live.worker import Worker
@@ -44,6 +45,7 @@ if __name__ == "__main__":
     )
     detectors = [e.detector for e in catalog().values()]
     after = int(os.environ.get("DIES_AFTER", "0"))
-    Mortal(made, bootstrap, int(partitions), detectors, Settings(), mine, prefix, int(ends_us), dies_after=after)
+    at = Connection(broker=bootstrap)
+    Mortal(made, at, int(partitions), detectors, Settings(), mine, prefix, int(ends_us), dies_after=after)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]
     made.main()

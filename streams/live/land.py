@@ -1,0 +1,131 @@
+"""Our topics enter, the readable file leaves every few seconds: the process around the lander.
+
+It is in no group: which messages it has is in its own database, with what they said.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from kafka import KafkaConsumer, TopicPartition
+
+from detectors.detector import Detector
+from streams.landing import lake, state
+from streams.landing.lander import Lander
+from streams.landing.publish import publish
+from streams.live.connect import Connection
+from streams.live.topics import names
+from streams.problems import Exit, Problem, disk_full
+from streams.sources.files import READABLE
+
+POLL_MS = 200
+POLL_MESSAGES = 2_000
+LAND_S = 1.0
+PUBLISH_S = 2.0
+COPY_SHARE = 5  # a publication may take a fifth of the time: of a large file there are fewer
+SWEEP_S = 60.0
+
+
+@dataclass
+class Landing:
+    """One lander on one state folder; run() ends with what was landed published."""
+
+    folder: Path
+    connection: Connection
+    detectors: Sequence[Detector]
+    sources: Mapping[str, int]  # the partitions of each stream
+    queues: int
+    prefix: str = ""
+    command: str = ""
+    client: Mapping[str, Any] = field(default_factory=dict)  # more settings of the consumer
+    stopping: bool = False
+
+    def run(self) -> None:
+        with ExitStack() as open_:
+            open_.enter_context(state.locked(self.folder))
+            con = open_.enter_context(opened(self.folder))
+            producers = [f"{s}/{p}" for s, n in self.sources.items() for p in range(n)]
+            self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
+            consumer = KafkaConsumer(
+                **self.connection.kafka_python(),
+                enable_auto_commit=False,
+                auto_offset_reset="none",  # a position that is gone is said, not passed over
+                max_poll_records=POLL_MESSAGES,
+                **self.client,
+            )
+            open_.callback(consumer.close)
+            try:
+                self._begin(consumer)
+                self._work(consumer, con)
+            except (OSError, duckdb.Error) as error:
+                if not disk_full(error):
+                    raise
+                reason = "no space left on the disk; what was landed before is whole, the rest is read again"
+                raise Problem(str(self.folder), reason, f"df -h {self.folder}", Exit.STATE) from error
+
+    def stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _begin(self, consumer: KafkaConsumer) -> None:
+        """To where the database stands."""
+        topics = names(self.prefix)._asdict()
+        self.places = {TopicPartition(topics[p.topic], p.partition): p for p in self.lander.readers}
+        consumer.assign(list(self.places))
+        starts = consumer.beginning_offsets(list(self.places))
+        for tp, place in self.places.items():
+            position = self.lander.positions[place]
+            if starts[tp] > position > 0:
+                reason = f"begins at {starts[tp]}, landed was up to {position}: what lies between was deleted"
+                raise Problem(f"{tp.topic}/{tp.partition}", reason, "asynchealth land --state NEW", Exit.STATE)
+            self.lander.positions[place] = max(position, starts[tp])
+            consumer.seek(tp, self.lander.positions[place])
+
+    def _work(self, consumer: KafkaConsumer, con: duckdb.DuckDBPyConnection) -> None:
+        landed = published = swept = 0.0
+        changed, wait_s = not (self.folder / READABLE).exists(), PUBLISH_S
+        while True:
+            for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
+                for r in records:
+                    self.lander.feed(self.places[tp], r.offset, r.key, r.value)
+            if self.stopping or time.monotonic() > landed + LAND_S:
+                changed = self.lander.land() or changed
+                landed = time.monotonic()
+            if changed and (self.stopping or time.monotonic() > published + wait_s):
+                began = time.monotonic()
+                self.lander.tidy()
+                publish(con, self.folder / state.LANDING)
+                published, changed = time.monotonic(), False
+                wait_s = max(PUBLISH_S, COPY_SHARE * (published - began))
+            if time.monotonic() > swept + SWEEP_S:
+                lake.sweep(self.folder, [p.path for p in self.lander.parts])
+                swept = time.monotonic()
+            if self.stopping:
+                return
+
+
+def opened(folder: Path) -> duckdb.DuckDBPyConnection:
+    """The database that only the lander writes. Recordings have a state of their own."""
+    landing = folder / state.LANDING
+    if not landing.exists() and (folder / READABLE).exists():
+        raise Problem(str(folder), "holds what was replayed from files", "asynchealth land --state LIVE", Exit.STATE)
+    try:
+        con = duckdb.connect(str(landing))
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise Problem(str(landing), reason, f"fuser {landing}, or mv {landing} {landing}.bad", Exit.STATE) from None
+    state.prepare(con)
+    return con
+
+
+def run(landing: Landing) -> None:
+    """Until it is told to stop; one signal ends it cleanly."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, landing.stop)
+    landing.run()
