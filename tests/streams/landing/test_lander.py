@@ -24,16 +24,26 @@ from tests.harness import everything
 from tests.streams.live.chain import Chain, until
 from tests.streams.tape import contents, differing
 
+pytestmark = pytest.mark.xdist_group("lander")  # they share one recording
 QUEUES = 3
+PIECES = (1, 5, 100)  # messages that are read at once
 LIVE_ONLY = {"positions", "taken", "landed"}
+
+
+def rows_of(case: Case) -> int:
+    return sum(len(p) for parts in case.streams.values() for p in parts)
 
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """Every firing case at once, a record that can't be read, and an empty one."""
+    """Of each detector the shortest firing case, all at once."""
+    firing: dict[str, list[Case]] = {}
+    for detector, _, c in cases("fires_"):
+        firing.setdefault(detector, []).append(c)
+    chosen = [min(some, key=rows_of) for some in firing.values()]
     streams: dict[str, list[pl.DataFrame]] = {}
     for stream in STREAMS:
-        parts = [p for _, _, c in cases("fires_") for p in c.streams.get(stream, [])]
+        parts = [p for c in chosen for p in c.streams.get(stream, [])]
         if parts:
             whole = pl.concat(parts, how="diagonal").drop("offset", strict=False).sort("arrival", maintain_order=True)
             streams[stream] = [whole.with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64))]
@@ -62,7 +72,8 @@ def logs(chain: Chain) -> dict[Place, list[tuple[bytes, bytes]]]:
     made: dict[Place, list[tuple[bytes, bytes]]] = {Place("events", q): [] for q in range(QUEUES)}
     for key, value in chain.events:
         made[Place("events", int(head_of(key).producer.rpartition("/")[2]) % QUEUES)].append((key, value))
-    return made | {Place("tables", 0): chain.windows, Place("findings", 0): chain.found}
+    said = made | {Place("tables", 0): chain.windows, Place("findings", 0): chain.found}
+    return {place: log + log for place, log in said.items()}  # and all of it again, as by one who slept meanwhile
 
 
 def lander(folder: Path, chain: Chain) -> Lander:
@@ -78,7 +89,7 @@ def landed(folder: Path, chain: Chain, dice: random.Random, kills: float) -> Ite
     while any(mine.positions[p] < len(log) for p, log in said.items()):
         place = dice.choice([p for p, log in said.items() if mine.positions[p] < len(log)])
         at = mine.positions[place]
-        for offset in range(at, min(at + dice.choice([1, 5, 100]), len(said[place]))):
+        for offset in range(at, min(at + dice.choice(PIECES), len(said[place]))):
             mine.feed(place, offset, *said[place][offset])
         dies, after = dice.random() < kills, dice.random() < 0.5
         if not dies or after:
@@ -113,7 +124,7 @@ def test_killed_at_any_point_it_lands_what_replay_lands(
     deaths = list(landed(tmp_path, chain, random.Random(seed), kills=0.1))
     assert set(deaths) == {"before", "after"}
     live = published(tmp_path)
-    assert len(live["findings"]) > 8 and len(live["requests"]) > 1_000
+    assert live["findings"]["detector"].n_unique() >= 8 and len(live["requests"]) > 1_000
     assert unlike(live, replayed) == []
 
 

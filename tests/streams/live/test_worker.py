@@ -23,9 +23,11 @@ from confluent_kafka.cimpl import NewTopic
 
 from detectors.engine import finding, findings
 from detectors.events import STREAMS, encode_json
+from streams.landing import state
 from streams.live.judge import PRODUCER, read_episodes
 from streams.live.numbered import Reader, Taken, head_of
 from streams.live.topics import create, topics
+from streams.sources.files import READABLE
 from tests.cases import Case, cases
 from tests.harness import Result, everything, one_pass
 from tests.streams.live.chain import last_arrival, until
@@ -67,6 +69,36 @@ class Play:
         arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
         command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DIES_AFTER": str(dies_after)})
+
+    def lander(self) -> subprocess.Popen[bytes]:
+        arguments = [self.bootstrap, self.prefix, str(PARTITIONS), str(self.folder / "state")]
+        command = [sys.executable, "-m", "tests.streams.live.one_lander", *arguments]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+
+    def wait_landed(self) -> None:
+        """Until the readable file tells of all that was judged, and of all rows."""
+        rows = sum(len(p) for parts in self.case.streams.values() for p in parts)
+        for _ in range(PATIENCE_S):
+            con = state.open_readable(self.folder / "state")
+            judged, next_window = con.execute("SELECT judged, next_window FROM landed").fetchall()[0]
+            (read,) = con.execute("SELECT coalesce(sum(read), 0) FROM accounting").fetchall()[0]
+            con.close()
+            if judged == self.judged() and next_window >= judged and read == rows:
+                return
+            time.sleep(1)
+        raise AssertionError(f"landed {read} of {rows} rows, findings up to {judged} of {self.judged()}")
+
+    def landed_differs(self, expected: Result) -> list[str]:
+        """Tables whose rows are not as many, streams whose rows are not, and findings that are not the same."""
+        con = state.open_readable(self.folder / "state")
+        count = {n: con.execute(f'SELECT count(*) FROM "{n}"').fetchall()[0][0] for n in (*expected.tables, *STREAMS)}
+        wanted = {n: len(f) for n, f in expected.tables.items()}
+        wanted |= {s: sum(map(len, self.case.streams.get(s, []))) for s in STREAMS}
+        columns = ["finding_id", "level", "certainty", "onset", "last", "resolved", "value", "count", "facts"]
+        found = con.sql("FROM findings ORDER BY finding_id").pl().select(columns)
+        con.close()
+        same = found.equals(expected.findings.select(columns))
+        return [n for n in wanted if wanted[n] != count[n]] + ([] if same else ["findings"])
 
     def produce(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
@@ -172,11 +204,39 @@ def expected() -> Result:
     return result
 
 
-def test_one_worker_gives_what_one_pass_gives(play: Play, expected: Result) -> None:
+def test_one_worker_gives_what_one_pass_gives_and_a_killed_lander_lands_it(play: Play, expected: Result) -> None:
     with workers(play, 1):
+        first = play.lander()
         play.wait()
+        first.kill()
+        first.wait()
     result, _ = play.result()
     assert result.differs(expected) == []
+    for _ in range(2):
+        killed = play.lander()
+        time.sleep(2)
+        killed.kill()
+        killed.wait()
+    last = play.lander()
+    play.wait_landed()
+    last.terminate()
+    assert last.wait(PATIENCE_S) == 0
+    assert play.landed_differs(expected) == []
+
+
+def test_a_second_lander_on_one_state_is_refused(play: Play) -> None:
+    first = play.lander()
+    try:
+        for _ in range(PATIENCE_S):
+            if (play.folder / "state" / READABLE).exists():
+                break
+            time.sleep(0.2)
+        second = play.lander()
+        _, said = second.communicate(timeout=PATIENCE_S)
+        assert b"locked by another asynchealth" in said and second.returncode != 0
+    finally:
+        first.kill()
+        first.wait()
 
 
 def test_workers_killed_between_published_and_committed_give_it_too(play: Play, expected: Result) -> None:
