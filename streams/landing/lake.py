@@ -128,7 +128,7 @@ def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
     whole = state / path
     whole.parent.mkdir(parents=True, exist_ok=True)
     repeating = [n for n in rows.columns if n not in DISTINCT]
-    with whole.open("wb") as out:
+    with _whole_or_gone(whole), whole.open("wb") as out:
         pq.write_table(
             rows.to_arrow(),
             out,
@@ -139,6 +139,16 @@ def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
         )
     arrival = rows["arrival"].cast(pl.Int64)
     return Part(stream, str(path), len(rows), int(arrival.min()), int(arrival.max()))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _whole_or_gone(path: Path) -> Iterator[None]:
+    """Half a file on a full disk would only make it fuller."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def read(state: Path, part: Part, columns: list[str] | None = None) -> pl.DataFrame:

@@ -6,7 +6,8 @@ the one before or the one after, and what is read again after it is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -79,13 +80,12 @@ class Lander:
         return [p for p in self.producers if int(p.rpartition("/")[2]) % self.queues == partition]
 
     def _make(self) -> None:
-        self.con.execute("BEGIN")
-        state.make(self.con)
-        self.con.execute(DDL)
-        state.add_views(self.con, self.folder, [])
         run = (datetime.now(UTC), datetime.now(UTC), self.command, LATENESS_US, version("asynchealth"), list[str]())
-        state.land_rows(self.con, "runs", [run])
-        self.con.execute("COMMIT")
+        with transaction(self.con):
+            state.make(self.con)
+            self.con.execute(DDL)
+            state.add_views(self.con, self.folder, [])
+            state.land_rows(self.con, "runs", [run])
 
     def _restore(self) -> None:
         for topic, partition, offset in self.con.execute("FROM positions").fetchall():
@@ -117,16 +117,11 @@ class Lander:
         changes, open_ = self._findings()
         windows.forget(to)
         fresh = self._write(rows)
-        self.con.execute("BEGIN")
-        try:
+        with transaction(self.con):
             self._land_rows(rows, fresh)
             self._land_tables(tables)
             self._land_findings(changes, open_)
             self._land_numbers(to)
-            self.con.execute("COMMIT")
-        except BaseException:
-            self.con.execute("ROLLBACK")
-            raise
         self.window = to
         return bool(rows or tables or changes or open_ is not None)
 
@@ -244,14 +239,26 @@ class Lander:
         gone = {p.path for some in merged.values() for p in some}
         parts = [p for p in self.parts if p.path not in gone] + fresh
         covered = {(s, f): [n, filled] for s, f, n, filled in self.con.execute("FROM coverage").fetchall()}
-        self.con.execute("BEGIN")
-        for table in ("lake_parts", "detectors"):
-            self.con.execute(f"DELETE FROM {table}")
-        state.land_rows(self.con, "lake_parts", parts)
-        state.land_sight(self.con, self.detectors, covered)
-        state.add_views(self.con, self.folder, parts)
-        self.con.execute("COMMIT")
+        with transaction(self.con):
+            for table in ("lake_parts", "detectors"):
+                self.con.execute(f"DELETE FROM {table}")
+            state.land_rows(self.con, "lake_parts", parts)
+            state.land_sight(self.con, self.detectors, covered)
+            state.add_views(self.con, self.folder, parts)
         self.parts = parts
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All of the block or nothing of it."""
+    con.execute("BEGIN")
+    try:
+        yield
+        con.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a commit that failed has been rolled back, and its reason is what counts
+            con.execute("ROLLBACK")
+        raise
 
 
 def _stream(taken: Taken) -> str:

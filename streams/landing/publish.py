@@ -21,6 +21,7 @@ def publish(con: duckdb.DuckDBPyConnection, landing: Path) -> None:
     aside = landing.with_name(f"{READABLE}.publishing")
     copied = subprocess.run(["cp", str(landing), str(aside)], capture_output=True, text=True, check=False)
     if copied.returncode:
+        aside.unlink(missing_ok=True)
         raise OSError(copied.stderr.strip())
     with aside.open("rb") as file:
         os.fsync(file.fileno())

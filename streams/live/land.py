@@ -26,8 +26,9 @@ from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE
 
 POLL_MS = 200
-POLL_MESSAGES = 2_000
+POLL_MESSAGES = 200
 LAND_S = 1.0
+LAND_BYTES = 32 << 20  # packed, as messages are: a lander that was away reads its backlog in such pieces
 PUBLISH_S = 2.0
 COPY_SHARE = 5  # a publication may take a fifth of the time: of a large file there are fewer
 SWEEP_S = 60.0
@@ -89,14 +90,16 @@ class Landing:
 
     def _work(self, consumer: KafkaConsumer, con: duckdb.DuckDBPyConnection) -> None:
         landed = published = swept = 0.0
+        waiting = 0
         changed, wait_s = not (self.folder / READABLE).exists(), PUBLISH_S
         while True:
             for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
                 for r in records:
                     self.lander.feed(self.places[tp], r.offset, r.key, r.value)
-            if self.stopping or time.monotonic() > landed + LAND_S:
+                    waiting += len(r.value or b"")
+            if self.stopping or waiting > LAND_BYTES or time.monotonic() > landed + LAND_S:
                 changed = self.lander.land() or changed
-                landed = time.monotonic()
+                landed, waiting = time.monotonic(), 0
             if changed and (self.stopping or time.monotonic() > published + wait_s):
                 began = time.monotonic()
                 self.lander.tidy()

@@ -17,10 +17,11 @@ from streams.landing import state
 from streams.landing.lander import Lander, Place
 from streams.landing.publish import publish
 from streams.live.numbered import Reader, head_of
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, disk_full
 from streams.replay import rebuild, replay
 from tests.cases import Case, cases
 from tests.harness import everything
+from tests.streams.landing.disk import fill
 from tests.streams.live.chain import Chain, until
 from tests.streams.tape import contents, differing
 
@@ -184,3 +185,34 @@ def test_many_small_parts_become_one_and_the_rows_stay(chain: Chain, tmp_path: P
         == len(mine.con.sql("SELECT 1 FROM requests"))
         + sum(len(mine.con.sql(f"SELECT 1 FROM {s}")) for s in STREAMS if s != "requests")
     )
+
+
+DISK_BYTES = 128 << 20
+
+
+@pytest.mark.parametrize("small_disk", [DISK_BYTES], indirect=True)
+def test_a_full_disk_loses_nothing(chain: Chain, replayed: dict[str, pl.DataFrame], small_disk: Path) -> None:
+    """However much is left: for nothing, for a part, for half of a transaction. It is read again once there is room."""
+    folder = small_disk / "state"
+    dice, failed = random.Random(5), 0
+    for leave in (0, 64 << 10, 256 << 10, 1 << 20, 2 << 20):
+        mine = lander(folder, chain)
+        for place, log in logs(chain).items():
+            at = mine.positions[place]
+            for offset in range(at, min(len(log), at + dice.choice([50, 200]))):
+                mine.feed(place, offset, *log[offset])
+        filler = fill(small_disk, leave, DISK_BYTES)
+        try:
+            mine.land()
+            mine.tidy()
+            publish(mine.con, folder / state.LANDING)
+        except (OSError, duckdb.Error) as error:
+            assert disk_full(error), error
+            failed += 1
+        finally:
+            filler.unlink()
+            mine.con.close()
+        assert not list(folder.glob("*.publishing"))
+    assert failed >= 3
+    assert list(landed(folder, chain, dice, kills=0)) == []
+    assert unlike(published(folder), replayed) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from streams.landing import lake, state
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
 from streams.sources.files import READABLE
+from tests.streams.landing.disk import fill
 from tests.streams.tape import COMMAND, ROOT, asynchealth, beats, contents, differing, lines, storm, write
 
 
@@ -104,34 +104,6 @@ def test_a_missing_or_damaged_lake_part_is_named(tmp_path: Path) -> None:
 
 
 # ---- a full disk ----------------------------------------------------------------------------------------------------
-
-SMALL_BYTES = 12 << 20
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    filler = disk / "filler"
-    used = sum(p.stat().st_blocks * 512 for p in disk.rglob("*") if p.is_file())
-    filler.write_bytes(b"\0" * (SMALL_BYTES - used - leave - (64 << 10)))
-    with filler.open("ab", buffering=0) as f:
-        try:
-            while leave < (64 << 10):
-                f.write(b"\0" * 4096)
-        except OSError:
-            pass  # full to the last page
-    return filler
 
 
 def test_a_full_disk_leaves_the_state_as_it_was(tmp_path: Path, small_disk: Path) -> None:
