@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
+from streams.landing.state import SCHEMA_VERSION
 from streams.problems import Exit, Problem
 from streams.report import library
 
@@ -257,7 +258,7 @@ def test_a_state_of_another_schema_is_refused_with_the_way_out(demo_state: Path,
     with duckdb.connect(str(tmp_path / "old" / "asynchealth.duckdb")) as con:
         con.execute("UPDATE meta SET schema_version = 1")
     for args in (["report"], ["findings"], ["sql", "FROM findings"], ["rebuild"]):
-        with pytest.raises(Problem, match=r"has schema 1, this asynchealth reads 2\nNext: .* --fresh"):
+        with pytest.raises(Problem, match=rf"has schema 1, this asynchealth reads {SCHEMA_VERSION}\nNext: .* --fresh"):
             Screen(tmp_path / "old")(*args)
 
 
