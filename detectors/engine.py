@@ -41,8 +41,11 @@ class Horizon(Protocol):
 # ---- reduce ---------------------------------------------------------------------------------------------------------
 
 
-def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame) -> Partials:
-    """One batch of placed rows of one stream to partial tables, and to the rows that have others to meet."""
+def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame, by: Sequence[str] = ()) -> Partials:
+    """One batch of placed rows of one stream to partial tables, and to the rows that have others to meet.
+
+    by: columns of the rows that keep apart what would else be added up.
+    """
     plans: dict[Place, pl.LazyFrame] = {}
     for table in tables:
         for i, source in enumerate(table.sources):
@@ -50,9 +53,9 @@ def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame) -> Partials
                 continue
             chosen = table.select(source, rows.lazy())
             if isinstance(source, Meet):
-                plans[table.name, i] = chosen.select(*source.kept, hash=key_hash(source.on))
+                plans[table.name, i] = chosen.select(*source.kept, *by, hash=key_hash(source.on))
             else:
-                plans[table.name, i] = table.first(chosen)
+                plans[table.name, i] = table.first(chosen, by)
     frames = pl.collect_all(list(plans.values()))
     return {place: frame for place, frame in zip(plans, frames, strict=True) if len(frame)}
 

@@ -6,7 +6,7 @@ rows meet under a key, and a `match` function says what each later member has to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -153,9 +153,9 @@ class Table:
         kept = rows if self.clock == "arrival" else rows.filter(pl.col("fate") != "late")
         return kept.filter(source.where).with_columns(window=window_of(clock), **source.project)
 
-    def first(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+    def first(self, rows: pl.LazyFrame, by: Sequence[str] = ()) -> pl.LazyFrame:
         assert self.columns is not None
-        grouped = rows.group_by(self.full_key).agg(**{n: c.first() for n, c in self.columns.items()})
+        grouped = rows.group_by([*self.full_key, *by]).agg(**{n: c.first() for n, c in self.columns.items()})
         return grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()})
 
     def merge(self, partials: pl.DataFrame) -> pl.DataFrame:

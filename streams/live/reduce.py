@@ -7,9 +7,8 @@ after a restart, from the offset and the two numbers that `point` gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,13 +180,12 @@ class Reducer:
                     out.extend(self._message(queue, begin[queue], end, kind))  # type: ignore[arg-type]
                     begin[queue] = end
 
-        for number, (rows, rejects, counts) in self._by_slice(to).items():
-            bodies = {} if number < lost else {q: pack(f) for q, f in self._spread(rows).items()}
-            bodies[EVENTS] = pack({"rows": rows.select(self._landed), "rejects": rejects, "accounting": counts})
-            for queue, body in bodies.items():
+        for number, bodies in self._bodies(lost, to):
+            for queue, frames in bodies.items():
                 if begin[queue] < lost <= number:
                     complete(queue, lost)
-                out += self._message(queue, begin[queue], number + 1, "lost" if number < lost else "rows", body)
+                kind: Kind = "lost" if number < lost else "rows"
+                out += self._message(queue, begin[queue], number + 1, kind, pack(frames))
                 begin[queue] = number + 1
         for queue in begin:
             complete(queue, to)
@@ -205,43 +203,38 @@ class Reducer:
         head = Head(producer=self.producer, lo=lo, hi=hi, kind=kind)
         return [Out(queue, *m) for m in messages(head, body)]
 
-    def _by_slice(self, to: int) -> dict[int, tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]]:
-        """Rows, rejects and counts of each slice before `to` that has a record."""
+    def _bodies(self, lost: int, to: int) -> Iterator[tuple[int, dict[int, Frames]]]:
+        """Of each slice before `to` that has a record, what every queue gets; before `lost` only EVENTS gets any."""
         mine = [p for p in self.pending if p.slice.size and p.slice[0] < to]
         if not mine:
-            return {}
-        rows, rejects = pl.concat([p.rows for p in mine]), pl.concat([p.rejects for p in mine])
-        slices, empty = (np.concatenate([getattr(p, n) for p in mine]) for n in ("slice", "tombstone"))
-        found = {}
-        for number in np.unique(slices[slices < to]).tolist():
-            of = pl.col("slice") == number
-            some, bad = rows.filter(of).drop("slice"), rejects.filter(of).drop("slice")
-            found[number] = (some, bad, self._counts(some, bad, slices == number, empty))
-        return found
+            return
+        before = pl.col("slice") < to
+        rows, rejects = (pl.concat([getattr(p, n) for p in mine]).filter(before) for n in ("rows", "rejects"))
+        messages = pl.DataFrame(
+            {n: np.concatenate([getattr(p, n) for p in mine]) for n in ("slice", "tombstone")}
+        ).filter(before)
+        told = {n: _by_slice(f) for n, f in (("rows", rows), ("rejects", rejects))}
+        none = {"rows": rows.drop("slice").clear(), "rejects": rejects.drop("slice").clear()}
+        spread = self._spread(rows.filter(pl.col("slice") >= lost))
+        for number, counts in _by_slice(counted(messages, rows, rejects)).items():
+            said = {n: frames.get(number, none[n]) for n, frames in told.items()}
+            events = {"rows": said["rows"].select(self._landed), "rejects": said["rejects"], "accounting": counts}
+            yield number, {**spread.get(number, {}), EVENTS: events}
 
-    def _counts(self, rows: pl.DataFrame, rejects: pl.DataFrame, mine: Any, empty: Any) -> pl.DataFrame:
-        """messages = with events + tombstones + undecodable; events = used + late + implausible + rejected + stray."""
-        fates = dict(rows.group_by("fate").len().iter_rows())
-        whole = rejects.filter(pl.col("sub") == 0)["offset"]
-        undecodable = whole.filter(~whole.is_in(rows["offset"].implode())).n_unique()
-        counts = {n: fates.get(n, 0) for n in ("stray", *FATES)}
-        counts |= {"messages": int(mine.sum()), "tombstones": int((mine & empty).sum()), "undecodable": undecodable}
-        counts |= {"rejected": len(rejects), "events": len(rows) + len(rejects)}
-        return pl.DataFrame({n: [counts[n]] for n in COUNTS}, schema=dict.fromkeys(COUNTS, pl.Int64))
-
-    def _spread(self, rows: pl.DataFrame) -> dict[int, Frames]:
-        """Partial tables by the queue of their key, in an order that depends on nothing but them."""
-        spread: dict[int, Frames] = {}
-        partials = reduce(self.tables, self.stream, rows.filter(pl.col("fate") != "stray"))
+    def _spread(self, rows: pl.DataFrame) -> dict[int, dict[int, Frames]]:
+        """Partial tables by slice and by the queue of their key, in an order that depends on nothing but them."""
+        spread: dict[int, dict[int, Frames]] = {}
+        partials = reduce(self.tables, self.stream, rows.filter(pl.col("fate") != "stray"), ("slice",))
         by_name = {t.name: t for t in self.tables}
         for (name, i), frame in partials.items():
             table = by_name[name]
             meets = isinstance(table.sources[i], Meet)
             order = ["coord"] if meets else table.full_key
             hashed = pl.col("hash") if meets else key_hash(table.key)
-            placed = frame.sort(order).with_columns(queue=hashed % self.queues)
-            for (queue,), part in placed.partition_by("queue", as_dict=True, maintain_order=True).items():
-                spread.setdefault(int(queue), {})[f"{name}/{i}"] = part.drop("queue")
+            placed = frame.sort("slice", *order).with_columns(queue=hashed % self.queues)
+            parts = placed.partition_by("slice", "queue", as_dict=True, maintain_order=True, include_key=False)
+            for (number, queue), part in parts.items():
+                spread.setdefault(number, {}).setdefault(int(queue), {})[f"{name}/{i}"] = part
         return spread
 
     def done(self, to: int) -> None:
@@ -259,3 +252,25 @@ class Reducer:
             return Point(self.position, self.next, self.clock_us, self.promised, self.promised_at)
         first = self.pending[0]
         return Point(int(first.offset[0]), self.next, int(first.before_us[0]), self.promised, self.promised_at)
+
+
+def _by_slice(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
+    parts = frame.partition_by("slice", as_dict=True, maintain_order=True, include_key=False)
+    return {number: part for (number,), part in parts.items()}
+
+
+def counted(messages: pl.DataFrame, rows: pl.DataFrame, rejects: pl.DataFrame) -> pl.DataFrame:
+    """By slice: messages = with events + tombstones + undecodable; events = those by fate + rejected."""
+    fates = [(pl.col("fate") == fate).sum().alias(fate) for fate in ("stray", *FATES)]
+    whole = rejects.filter(pl.col("sub") == 0).join(rows, on="offset", how="anti")
+    found = (
+        messages.group_by("slice").agg(messages=pl.len(), tombstones=pl.col("tombstone").sum()),
+        rows.group_by("slice").agg(*fates, good=pl.len()),
+        rejects.group_by("slice").agg(rejected=pl.len()),
+        whole.group_by("slice").agg(undecodable=pl.col("offset").n_unique()),
+    )
+    every = found[0]
+    for some in found[1:]:
+        every = every.join(some, on="slice", how="left")
+    every = every.fill_null(0).with_columns(events=pl.col("good") + pl.col("rejected")).sort("slice")
+    return every.select("slice", pl.col(COUNTS).cast(pl.Int64))
