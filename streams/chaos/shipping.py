@@ -82,7 +82,8 @@ def shipped(rng: np.random.Generator, frames: Frames, plan: Plan) -> dict[str, l
     tape: dict[str, list[pl.DataFrame]] = {}
     for stream, frame in frames.items():
         inside = pl.col("arrival").is_between(plan.start_us, plan.end_us, closed="left")
-        arrived = frame.with_columns(arrival=pl.col("end") + pl.Series(delay[stream])).filter(inside)
+        arrival = (pl.col("end") + pl.Series(delay[stream])) // 1_000 * 1_000  # brokers stamp milliseconds
+        arrived = frame.with_columns(arrival=arrival).filter(inside)
         arrived = arrived.with_columns(
             pl.col("arrival").cast(INSTANT),
             partition=pl.col("node") % PARTITIONS[stream],

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from streams.cli import live, look, work
+from streams.cli import live, look, up, work
 from streams.problems import Exit, Problem
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 work.register(app)
 look.register(app)
 live.register(app)
+up.register(app)
 
 
 def main() -> None:

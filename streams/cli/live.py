@@ -80,7 +80,7 @@ def _line(topic: Topic) -> str:
     return f"{topic.name:<16}  {topic.partitions:>3} partition{'s' if topic.partitions > 1 else ' '}  {kept}"
 
 
-def _partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
+def partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     """Of each stream and of what is spread by key, on topics that are as they must be."""
     from detectors.events import STREAMS
     from streams.live import topics as kafka_topics
@@ -114,7 +114,7 @@ def worker(
     at = connection(broker, kafka)
     detectors = [e.detector for e in catalog().values()]
     settings = load(detectors, set_)
-    sources, queues = _partitions(at, prefix)
+    sources, queues = partitions(at, prefix)
     with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
         home = Path(mine)
         serve(at, home, prefix, lambda app: Worker(app, at, queues, detectors, settings, home, prefix, sources=sources))
@@ -132,6 +132,6 @@ def land(
     from streams.live.land import Landing, run
 
     at = connection(broker, kafka)
-    sources, queues = _partitions(at, prefix)
+    sources, queues = partitions(at, prefix)
     detectors = [e.detector for e in catalog().values()]
     run(Landing(state, at, detectors, sources, queues, prefix, invoked()))

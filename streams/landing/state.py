@@ -28,6 +28,7 @@ from streams.sources.files import READABLE, Known
 
 SCHEMA_VERSION = 3
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
+ONE_RUN = "one-run"  # marks a state of `up`, whose broker is gone with its process
 BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
 
 DDL = f"""
@@ -92,6 +93,20 @@ def locked(state: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(str(os.getpid()).encode())
         yield
+
+
+def begin_anew(state: Path) -> None:
+    """Removes what `up` left here, since its broker is gone; what came otherwise is never touched."""
+    with locked(state):
+        mark = state / ONE_RUN
+        if not mark.exists() and ((state / READABLE).exists() or (state / LANDING).exists()):
+            reason = "holds what was replayed, or landed from a Kafka; up begins anew at each start"
+            raise Problem(str(state), reason, "asynchealth up --state NEW", Exit.STATE)
+        mark.touch()
+        for path in (READABLE, LANDING, f"{LANDING}.wal"):
+            (state / path).unlink(missing_ok=True)
+        if (state / "lake").exists():
+            shutil.rmtree(state / "lake")
 
 
 def open_readable(state: Path) -> duckdb.DuckDBPyConnection:

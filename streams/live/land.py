@@ -1,6 +1,7 @@
 """Our topics enter, the readable file leaves every few seconds: the process around the lander.
 
-It is in no group: which messages it has is in its own database, with what they said.
+Which messages it has is in its own database, with what they said. It commits the same to Kafka after each landing, for
+others to see how far it is; it never asks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from detectors.detector import Detector
 from streams.landing import lake, state
@@ -56,6 +57,7 @@ class Landing:
             self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
             consumer = KafkaConsumer(
                 **self.connection.kafka_python(),
+                group_id=group(self.prefix),
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # a position that is gone is said, not passed over
                 max_poll_records=POLL_MESSAGES,
@@ -100,6 +102,7 @@ class Landing:
             if self.stopping or waiting > LAND_BYTES or time.monotonic() > landed + LAND_S:
                 changed = self.lander.land() or changed
                 landed, waiting = time.monotonic(), 0
+                self._tell(consumer)
             if changed and (self.stopping or time.monotonic() > published + wait_s):
                 began = time.monotonic()
                 self.lander.tidy()
@@ -111,6 +114,15 @@ class Landing:
                 swept = time.monotonic()
             if self.stopping:
                 return
+
+    def _tell(self, consumer: KafkaConsumer) -> None:
+        points = {tp: OffsetAndMetadata(self.lander.positions[p], "", -1) for tp, p in self.places.items()}
+        consumer.commit_async(points)
+
+
+def group(prefix: str = "") -> str:
+    """Under this name Kafka shows how far the lander is."""
+    return f"{prefix}asynchealth-land"
 
 
 def opened(folder: Path) -> duckdb.DuckDBPyConnection:

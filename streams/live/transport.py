@@ -36,6 +36,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 FAILED = 70  # the exit code of a process that an agent's error ended: a supervisor starts it again
+BATCH_BYTES = 512 << 10  # what goes out together; a broker takes 1 MiB
+FETCH_WAIT_MS = 100  # a broker that waits for a quiet partition meanwhile gets no request for a busy one
 CHUNKS_AHEAD = 4  # per agent; what is fetched beyond waits in aiokafka, which then fetches no more
 
 
@@ -126,6 +128,7 @@ class Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # Faust has no setting for it, and aborted rows would count
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # nor for this
         return consumer
 
     async def held(self, tps: Sequence[TP]) -> dict[TP, Held]:
@@ -235,6 +238,8 @@ def app(name: str, bootstrap: str, folder: Path, **settings: Any) -> App:
         stream_buffer_maxsize=CHUNKS_AHEAD,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
+        producer_compression_type="zstd",
+        producer_max_batch_size=BATCH_BYTES,
         **settings,
     )
     made.transport = Transport(made.conf.broker, made)
@@ -248,13 +253,13 @@ def raw(app_: App, *names: str) -> Any:
     )
 
 
-def fatal(agent: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+def fatal(work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     """Faust starts an agent that raised again behind the chunk it was given, which is lost: end the process instead."""
 
-    @functools.wraps(agent)
-    async def guarded(stream: Any) -> None:
+    @functools.wraps(work)
+    async def guarded(*given: Any) -> None:
         try:
-            await agent(stream)
+            await work(*given)
         except Exception:  # noqa: BLE001  (whatever it is, only a new process reads those records again)
             traceback.print_exc(file=sys.__stderr__)  # Faust takes the other one into its log
             os._exit(FAILED)

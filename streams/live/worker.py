@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,20 @@ from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
 from detectors.finding import Episodes
 from detectors.table import Table
-from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from detectors.windows import NEVER
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, read_episodes
 from streams.live.match import Matcher
 from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
 
 Stage = Reducer | Matcher | Judge
-TICK_S = 1.0
-SKEW_US = 2_000_000  # brokers' clocks may differ by this much
+TICK_S, PLAYED_TICK_S = 1.0, 0.25
+SAY_S = 0.5
 
 
 class Truncated(Exception):
@@ -46,7 +47,7 @@ class Truncated(Exception):
 class Worker:
     """The store of a worker's app. partitions: of slices; sources: those of each stream, as many where it is empty.
 
-    ends_us: where a played tape ends.
+    played: a player sends the ticks, and says with them what time it is. ends_us: where the tape that it plays ends.
     """
 
     app: App
@@ -56,7 +57,8 @@ class Worker:
     settings: Settings
     folder: Path
     prefix: str = ""
-    ends_us: int | None = None
+    played: bool = False
+    ends_us: int = NEVER
     sources: Mapping[str, int] = field(default_factory=dict)
     stages: dict[TP, Stage] = field(default_factory=dict)
     locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
@@ -70,13 +72,20 @@ class Worker:
         self.producers = [f"{stream}/{p}" for stream, n in counts.items() for p in range(n)]
         self.out = {name: raw(self.app, name) for name in self.names}
         self.app.store = self
-        self._agent("reduce", raw(self.app, *self.streams), self._reduce)
-        self._agent("match", self.out[self.names.slices], self._match)
-        self._agent("judge", self.out[self.names.tables], self._judge)
-        self.app.timer(TICK_S)(self._tick)
+        self._agent("reduce", raw(self.app, *self.streams))
+        self._agent("match", self.out[self.names.slices])
+        self._agent("judge", self.out[self.names.tables])
+        at = Played(self.connection, self.names.ticks) if self.played else None
+        self.clock: Clock = at or Asked(self._acknowledged_tick)
+        self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(self._tick)
+        self.app.timer(SAY_S)(fatal(self._say))
+        self.app.on_before_shutdown.connect(self._end)
 
-    def _agent(self, name: str, topic: Any, work: Callable[[Any], Awaitable[None]]) -> None:
-        self.app.agent(topic, name=name)(fatal(work))
+    def _agent(self, name: str, topic: Any) -> None:
+        self.app.agent(topic, name=name)(fatal(self._read))
+
+    async def _end(self, *_: Any, **__: Any) -> None:
+        await self.clock.stop()
 
     # ---- the store ----
 
@@ -119,8 +128,7 @@ class Worker:
         number, self.state_at = map(int, (held.metadata or "0 -1").split())
         episodes = await self._episodes(self.state_at) if self.state_at >= 0 else {}
         queues = [str(q) for q in range(self.partitions)]
-        ends_us = NEVER if self.ends_us is None else self.ends_us
-        return Judge(queues, self.detectors, self.settings, position, number, episodes, ends_us=ends_us)
+        return Judge(queues, self.detectors, self.settings, position, number, episodes, ends_us=self.ends_us)
 
     async def _episodes(self, offset: int) -> dict[str, Episodes]:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
@@ -144,20 +152,12 @@ class Worker:
 
     # ---- the agents ----
 
-    async def _reduce(self, stream: Any) -> None:
+    async def _read(self, stream: Any) -> None:
         async for chunk in stream:
-            await self._take(chunk, self._say_slices)
+            await self._take(chunk)
 
-    async def _match(self, stream: Any) -> None:
-        async for chunk in stream:
-            await self._take(chunk, self._say_windows)
-
-    async def _judge(self, stream: Any) -> None:
-        async for chunk in stream:
-            await self._take(chunk, self._say_findings)
-
-    async def _take(self, chunk: Chunk, say: Callable[[TP, Any], Awaitable[None]]) -> None:
-        """Rule one, then feed the partition's stage and let it say what it can."""
+    async def _take(self, chunk: Chunk) -> None:
+        """Rule one, then feed the partition's stage. A reducer says what it can at once, the others in _say."""
         stage = self.stages.get(chunk.tp)
         if stage is None:
             return  # revoked meanwhile: its new owner reads it
@@ -169,7 +169,18 @@ class Worker:
                 case "next":
                     feed(stage, chunk)
                     stage.position = max(stage.position, chunk.end)
-                    await say(chunk.tp, stage)
+                    if isinstance(stage, Reducer):
+                        await self._say_slices(stage)
+
+    async def _say(self) -> None:
+        """All that was read meanwhile at once: the further behind, the cheaper each window."""
+        for tp, stage in list(self.stages.items()):
+            async with self.locks[tp]:
+                match stage:
+                    case Matcher():
+                        await self._say_windows(stage)
+                    case Judge():
+                        await self._say_findings(stage)
 
     @property
     def _consumer(self) -> Consumer:
@@ -181,7 +192,7 @@ class Worker:
         sent = [await self.out[topic].send(key=m.key, value=m.value, partition=p) for p, m in messages]
         return [await s for s in sent]
 
-    async def _say_slices(self, tp: TP, stage: Reducer) -> None:
+    async def _say_slices(self, stage: Reducer) -> None:
         to = stage.closable()
         if to == stage.next:
             return
@@ -194,13 +205,13 @@ class Worker:
         )
         stage.done(to)
 
-    async def _say_windows(self, tp: TP, stage: Matcher) -> None:
+    async def _say_windows(self, stage: Matcher) -> None:
         _, said = stage.say()
         if said:
             await self._publish(self.names.tables, [(0, m) for m in said])
             stage.done()
 
-    async def _say_findings(self, tp: TP, stage: Judge) -> None:
+    async def _say_findings(self, stage: Judge) -> None:
         _, said = stage.say()
         if said:
             acknowledged = await self._publish(self.names.findings, [(0, m) for m in said])
@@ -214,7 +225,7 @@ class Worker:
         """The brokers' clock, then each source partition that has been read to its end is promised up to it."""
         if self.app.rebalancing:
             return
-        now_us = await self._brokers_us()
+        now_us = await self.clock.now_us()
         held = self._consumer.assignment()
         mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}
         ends = await self._consumer.highwaters(*mine)  # asked after the clock: what came until then is below
@@ -222,7 +233,7 @@ class Worker:
             async with self.locks[tp]:
                 stage.position = over_holes(tp, stage.position)
                 if stage.position == ends[tp] and await self._promised(tp, stage, now_us):
-                    await self._say_slices(tp, stage)
+                    await self._say_slices(stage)
 
     async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
         before = stage.promised, stage.promised_at
@@ -235,11 +246,9 @@ class Worker:
         stage.promised, stage.promised_at = before
         return False
 
-    async def _brokers_us(self) -> int:
-        if self.ends_us is not None:  # a tape's own clock: so far that its last window is final
-            return (self.ends_us // WINDOW_US + 1) * WINDOW_US + LATENESS_US + SLICE_US
+    async def _acknowledged_tick(self) -> Any:
         (tick,) = await self._publish(self.names.ticks, [(0, Out(0, b"", b""))])
-        return int(tick.timestamp) * 1000 - SKEW_US
+        return tick
 
 
 def feed(stage: Stage, chunk: Chunk) -> None:
@@ -251,9 +260,14 @@ def feed(stage: Stage, chunk: Chunk) -> None:
         stage.feed(r.offset, r.key, r.value)
 
 
-def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker]) -> None:
-    """One process of the group that shares the work, until a signal ends it."""
-    made = app(f"{prefix}asynchealth", connection.broker, folder / "faust", **connection.faust())
+def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker], **settings: Any) -> None:
+    """One process of the group that shares the work, until a signal ends it. More settings are Faust's own."""
+    made = app(group(prefix), connection.broker, folder / "faust", **connection.faust(), **settings)
     work(made)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]  # Faust's own command line runs the app
     made.main()
+
+
+def group(prefix: str = "") -> str:
+    """The name of the workers' group, under which Kafka keeps what they committed."""
+    return f"{prefix}asynchealth"

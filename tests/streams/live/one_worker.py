@@ -46,6 +46,6 @@ if __name__ == "__main__":
     detectors = [e.detector for e in catalog().values()]
     after = int(os.environ.get("DIES_AFTER", "0"))
     at = Connection(broker=bootstrap)
-    Mortal(made, at, int(partitions), detectors, Settings(), mine, prefix, int(ends_us), dies_after=after)
+    Mortal(made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), dies_after=after)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]
     made.main()

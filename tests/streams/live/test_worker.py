@@ -26,6 +26,7 @@ from detectors.events import STREAMS, encode_json
 from streams.landing import state
 from streams.live.judge import PRODUCER, read_episodes
 from streams.live.numbered import Reader, Taken, head_of
+from streams.live.ticks import tick
 from streams.live.topics import create, topics
 from streams.sources.files import READABLE
 from tests.cases import Case, cases
@@ -115,6 +116,7 @@ class Play:
                 for stamp, value in zip(stamps, encode_json(stream, part.drop("arrival", "offset")), strict=True):
                     producer.produce(self.prefix + stream, value, partition=p, timestamp=stamp)
                     producer.poll(0)
+        producer.produce(f"{self.prefix}ah.ticks", tick(until(self.case)))
         assert producer.flush(PATIENCE_S) == 0
 
     def log(self, topic: str, partition: int = 0) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,155 @@
+"""A recorded tape enters, its records are in Kafka leave: each with its arrival as its stamp, and ticks that say so.
+
+Partition p of the tape goes alone and in order to partition p of its topic, so that every record has the coordinates
+it has in the files. A tick is sent when all records before its time are acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from confluent_kafka import Producer
+
+from detectors.events import encode_json
+from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
+from streams.live.connect import Connection
+from streams.live.ticks import tick
+from streams.live.topics import names
+from streams.problems import Exit, Problem
+from streams.sources.decode import chunks, recognise
+from streams.sources.files import File, Recording, find, look
+
+WAIT_S = 30.0
+LINGER_MS = 5
+
+
+class Log(NamedTuple):
+    """The records of one partition in their order, with their arrivals, which never go back."""
+
+    stream: str
+    partition: int
+    stamps_ms: npt.NDArray[np.int64]
+    values: Sequence[bytes]
+
+    def before(self, ms: int) -> int:
+        """How many arrived before a time."""
+        return int(np.searchsorted(self.stamps_ms, ms))
+
+
+def read_tape(paths: Sequence[str], state: Path) -> list[Log]:
+    """Recordings with arrivals, in the order in which replay numbers them."""
+    logs: list[Log] = []
+    for path, name in find(paths, state):
+        file = look(path, name)
+        stream = recognise(file)
+        logs.append(_log(file, stream, sum(log.stream == stream for log in logs)))
+    return logs
+
+
+def _log(file: File, stream: str, partition: int) -> Log:
+    """A record that is no event has the arrival of the one before it."""
+    recording = Recording(file)
+    decoded = [some for _, some in chunks(recording, stream)]
+    events = pl.concat([d.events for d in decoded])
+    told = events.group_by("offset").agg(pl.col("arrival").max().dt.epoch("ms"))
+    if told["arrival"].null_count() or told.is_empty():
+        then = f"asynchealth replay {file.path}"
+        raise Problem(file.name, "not every event has an arrival, so it can't be played", then, Exit.NOTHING)
+    values = _values(file, stream, events)
+    every = pl.DataFrame({"offset": np.arange(len(values))}).join(told, on="offset", how="left").sort("offset")
+    stamps = every["arrival"].forward_fill().backward_fill().cum_max()
+    return Log(stream, partition, stamps.to_numpy(), values)
+
+
+def _values(file: File, stream: str, events: pl.DataFrame) -> list[bytes]:
+    if file.format == "parquet":
+        return encode_json(stream, events.drop("offset", "sub"))
+    return [line for lines in Recording(file).lines() for line in lines]
+
+
+def last_us(logs: Sequence[Log]) -> int:
+    """The last arrival of a tape."""
+    return max(int(log.stamps_ms[-1]) for log in logs) * 1_000
+
+
+def final_us(ends_us: int) -> int:
+    """A time by which every window of a tape is final."""
+    return (ends_us // WINDOW_US + 1) * WINDOW_US + LATENESS_US + SLICE_US
+
+
+@dataclass
+class Player:
+    """Plays logs up to the times it is told."""
+
+    connection: Connection
+    logs: Sequence[Log]
+    prefix: str = ""
+    stamped: bool = True  # else the broker stamps, and nobody waits for ticks
+    sent: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sent = [0] * len(self.logs)
+        quick = {"linger.ms": LINGER_MS, "compression.type": "lz4", "log_level": 0}
+        self.producer = Producer({**self.connection.confluent(), **quick})
+
+    @property
+    def left(self) -> int:
+        return sum(len(log.values) - n for log, n in zip(self.logs, self.sent, strict=True))
+
+    def play(self, to_ms: int) -> None:
+        """All records that arrived before to_ms are in Kafka, and a tick says so."""
+        for i, log in enumerate(self.logs):
+            upto = log.before(to_ms)
+            for value, stamp in zip(log.values[self.sent[i] : upto], log.stamps_ms[self.sent[i] : upto], strict=True):
+                self._produce(self.prefix + log.stream, value, log.partition, int(stamp))
+            self.sent[i] = upto
+        self._flush()
+        if self.stamped:
+            self.tick(to_ms * 1_000)
+
+    def tick(self, us: int) -> None:
+        self._produce(names(self.prefix).ticks, tick(us), 0, us // 1_000)
+        self._flush()
+
+    def _produce(self, topic: str, value: bytes, partition: int, stamp_ms: int) -> None:
+        while True:
+            try:
+                self.producer.produce(topic, value, partition=partition, on_delivery=_delivered, timestamp=stamp_ms)
+                self.producer.poll(0)
+                return
+            except BufferError:  # librdkafka's queue is full
+                self.producer.poll(1.0)
+
+    def _flush(self) -> None:
+        if left := self.producer.flush(WAIT_S):
+            raise Problem(self.connection.broker, f"{left} records were not taken in {WAIT_S:.0f} s", code=Exit.STATE)
+
+
+def _delivered(error: object, _message: object) -> None:
+    if error is not None:
+        raise Problem("a record of the tape", f"Kafka did not take it: {error}", code=Exit.STATE)
+
+
+def steps(logs: Sequence[Log], most_bytes: int) -> Iterator[int]:
+    """Times in ms that cut a tape, so that no partition gets more than most_bytes between two. The last is its end."""
+    sizes = [np.cumsum([len(v) for v in log.values]) for log in logs]
+    end = last_us(logs) // 1_000 + 1
+    done = [0] * len(logs)
+    while True:
+        cuts = [end]
+        for log, size, n in zip(logs, sizes, done, strict=True):
+            begun = int(size[n - 1]) if n else 0
+            over = int(np.searchsorted(size, begun + most_bytes, side="right"))
+            if over < len(size):
+                cuts.append(max(int(log.stamps_ms[over]), int(log.stamps_ms[n]) + 1))
+        to = min(cuts)
+        yield to
+        if to == end:
+            return
+        done = [log.before(to) for log in logs]
