@@ -147,7 +147,7 @@ class Reader:
     lost: dict[str, Ranges] = field(init=False)
     state: Taken | None = None  # of a producer that says how it stands, the last: what was open before its number
     _fresh: list[Taken] = field(default_factory=list)
-    _prints: dict[tuple[str, int], int] = field(default_factory=dict)
+    _prints: dict[str, dict[int, int]] = field(init=False)  # by producer and number
     _compared: dict[str, int] = field(default_factory=dict)  # of each producer, the first number that copies must equal
     _parts: dict[Head, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     _offsets: list[tuple[int, int]] = field(default_factory=list)  # of each message, its last number and its offset
@@ -155,6 +155,7 @@ class Reader:
     def __post_init__(self) -> None:
         self.cover = {p: Ranges() for p in self.producers}
         self.lost = {p: Ranges() for p in self.producers}
+        self._prints = {p: {} for p in self.producers}
 
     def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """One message as it was read. Raises OtherProtocol where it can't be understood."""
@@ -200,12 +201,13 @@ class Reader:
     def _compare(self, head: Head, frames: Frames) -> None:
         """A number said before must say the same again; one that is empty has no print."""
         last, now = head.hi - 1, _print(frames) if frames else None
-        said = {n: p for (who, n), p in self._prints.items() if who == head.producer and head.lo <= n <= last}
+        prints = self._prints[head.producer]
         known = not self.cover[head.producer].missing(last, head.hi)
-        if (known and said.get(last) != now) or any(n < last for n in said):
+        few = range(head.lo, last) if last - head.lo < len(prints) else prints
+        if (known and prints.get(last) != now) or any(head.lo <= n < last and n in prints for n in few):
             self.unequal += 1
         elif now is not None:
-            self._prints[head.producer, last] = now
+            prints[last] = now
 
     def upto(self, number: int) -> int:
         """Every producer has delivered the numbers from `number` to before this one."""
@@ -240,16 +242,19 @@ class Reader:
         for producer, cover in self.cover.items():
             last = cover.ranges[-1][1] if cover.ranges else 0
             self._compared[producer] = max(self._compared.get(producer, 0), last - compared)
-        self._prints = {(p, n): v for (p, n), v in self._prints.items() if n >= self._compared[p]}
+        self._forget_prints(self._compared)
         return sorted(fresh, key=lambda t: (t.number, t.producer))
 
     def forget(self, below: int) -> None:
         self.floor = max(self.floor, below)
         self._offsets = [(hi, o) for hi, o in self._offsets if hi > self.floor]
-        self._prints = {k: v for k, v in self._prints.items() if k[1] >= self.floor}
+        self._forget_prints(dict.fromkeys(self.producers, self.floor))
         self._parts = {h: p for h, p in self._parts.items() if h.hi > self.floor}
         for ranges in self.lost.values():
             ranges.forget(self.floor)
+
+    def _forget_prints(self, below: Mapping[str, int]) -> None:
+        self._prints = {p: {n: v for n, v in some.items() if n >= below[p]} for p, some in self._prints.items()}
 
     def restart(self, position: int) -> int:
         """The offset from which a successor must read: the first message that is still needed, else the position."""
