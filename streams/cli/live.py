@@ -1,4 +1,4 @@
-"""Commands around Kafka: topics, worker, land."""
+"""Commands around Kafka: topics, worker, land, lag."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.work import STATE, Sets, State, invoked
+from streams.cli.look import Ascii, Json, give, say
+from streams.cli.work import STATE, Sets, State, folder_named, invoked, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
     topics.command()(check)
     app.command()(worker)
     app.command()(land)
+    app.command()(lag)
 
 
 def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8, prefix: Prefix = "") -> None:  # noqa: B006
@@ -135,3 +137,33 @@ def land(
     sources, queues = _partitions(at, prefix)
     detectors = [e.detector for e in catalog().values()]
     run(Landing(state, at, detectors, sources, queues, prefix, invoked()))
+
+
+def lag(
+    broker: Broker = "",
+    kafka: Security = [],  # noqa: B006
+    prefix: Prefix = "",
+    state: Annotated[
+        Path | None, typer.Option("--state", parser=folder_named, help="Also what a lander has published there.")
+    ] = None,
+    max_lag_s: Annotated[
+        float | None, typer.Option(min=0, help="Exit 1 if anything is further behind; 60 s are normal.")
+    ] = None,
+    json: Json = False,
+    ascii_only: Ascii = False,
+) -> None:
+    """How far behind the workers are, and who does what. Joins no group, changes nothing."""
+    from streams.live import lag as behind
+    from streams.live.connect import connection
+    from streams.report.answers import ENCODER
+    from streams.report.lag import screen
+
+    at = connection(broker, kafka)
+    found = behind.lag(behind.facts(at, prefix, state))
+    if json:
+        give([ENCODER.encode(found).decode()])
+    else:
+        where = f" --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
+        say(screen(found, where, lambda command: with_state(command, state or STATE)), ascii_only)
+    if max_lag_s is not None and (found.worst_s is None or found.worst_s > max_lag_s):
+        raise typer.Exit(Exit.FOUND)

@@ -8,7 +8,9 @@ a worker that dies at any moment leaves numbers said twice or not yet, and never
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,9 +253,15 @@ def feed(stage: Stage, chunk: Chunk) -> None:
         stage.feed(r.offset, r.key, r.value)
 
 
+def group(prefix: str) -> str:
+    """The group whose members share the work."""
+    return f"{prefix}asynchealth"
+
+
 def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker]) -> None:
     """One process of the group that shares the work, until a signal ends it."""
-    made = app(f"{prefix}asynchealth", connection.broker, folder / "faust", **connection.faust())
+    name = f"{socket.gethostname()}-{os.getpid()}"  # by which `lag` and the brokers' logs call this worker
+    made = app(group(prefix), connection.broker, folder / "faust", broker_client_id=name, **connection.faust())
     work(made)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]  # Faust's own command line runs the app
     made.main()
