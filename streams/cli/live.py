@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,11 @@ Security = Annotated[
 ]
 Partitions = Annotated[int, typer.Option(min=1, help="Of each source: the most workers that can share the work.")]
 Prefix = Annotated[str, typer.Option(help="Before every topic's name: a second installation on one Kafka.")]
+
+Metrics = Annotated[
+    int | None, typer.Option("--metrics", min=1, max=65_535, help="A port for /metrics, /health and /ready.")
+]
+MetricsAddress = Annotated[str, typer.Option(help="Who may ask: 0.0.0.0 for other machines too.")]
 
 topics = typer.Typer(no_args_is_help=True, help="Kafka's topics: those that are read and those of asynchealth.")
 
@@ -106,20 +112,27 @@ def worker(
         typer.Option(help="For what does not fit in memory: a day of keys. It is filled anew at each start."),
     ] = None,
     set_: Sets = [],  # noqa: B006
+    metrics: Metrics = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Read the logs in Kafka and judge them, alone or with other workers. Exit code 70: start it again."""
     from detectors.detector import catalog
     from streams.live.connect import connection
     from streams.live.worker import Worker, serve
     from streams.settings import load
+    from streams.watch.metrics import WORKER, Meter, answer
 
     at = connection(broker, kafka)
+    meter = Meter(WORKER)
+    if metrics is not None:
+        answer(meter, metrics_address, metrics)
     detectors = [e.detector for e in catalog().values()]
     settings = load(detectors, set_)
     sources, queues = _partitions(at, prefix)
     with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
         home = Path(mine)
-        serve(at, home, prefix, lambda app: Worker(app, at, queues, detectors, settings, home, prefix, sources=sources))
+        made = partial(Worker, sources=sources, meter=meter)
+        serve(at, home, prefix, lambda app: made(app, at, queues, detectors, settings, home, prefix))
 
 
 def land(
@@ -127,16 +140,22 @@ def land(
     kafka: Security = [],  # noqa: B006
     prefix: Prefix = "",
     state: State = STATE,
+    metrics: Metrics = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Write what workers say into DuckDB, and put a new readable file in place every few seconds."""
     from detectors.detector import catalog
     from streams.live.connect import connection
     from streams.live.land import Landing, run
+    from streams.watch.metrics import LANDER, Meter, answer
 
     at = connection(broker, kafka)
+    meter = Meter(LANDER)
+    if metrics is not None:
+        answer(meter, metrics_address, metrics)
     sources, queues = _partitions(at, prefix)
     detectors = [e.detector for e in catalog().values()]
-    run(Landing(state, at, detectors, sources, queues, prefix, invoked()))
+    run(Landing(state, at, detectors, sources, queues, prefix, invoked(), meter=meter))
 
 
 def lag(

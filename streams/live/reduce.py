@@ -96,6 +96,7 @@ class Reducer:
     promised_at: int = field(init=False)
     pending: list[Pending] = field(default_factory=list)
     lost_until: int | None = None  # slices below it may have lost records
+    counted: dict[str, int] = field(default_factory=dict)  # COUNTS of what was said last
 
     def __post_init__(self) -> None:
         self.position = max(self.point.offset, self.log_start, 0)
@@ -181,7 +182,9 @@ class Reducer:
                     out.extend(self._message(queue, begin[queue], end, kind))  # type: ignore[arg-type]
                     begin[queue] = end
 
-        for number, (rows, rejects, counts) in self._by_slice(to).items():
+        slices = self._by_slice(to)
+        self.counted = {n: sum(int(counts[n][0]) for _, _, counts in slices.values()) for n in COUNTS}
+        for number, (rows, rejects, counts) in slices.items():
             bodies = {} if number < lost else {q: pack(f) for q, f in self._spread(rows).items()}
             bodies[EVENTS] = pack({"rows": rows.select(self._landed), "rejects": rejects, "accounting": counts})
             for queue, body in bodies.items():

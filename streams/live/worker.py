@@ -23,9 +23,9 @@ from faust.types import TP
 
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
-from detectors.finding import Episodes
+from detectors.finding import LEVELS, Episodes
 from detectors.table import Table
-from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from detectors.windows import LATENESS_US, NEVER, SECOND_US, SLICE_US, WINDOW_US
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, read_episodes
@@ -34,6 +34,7 @@ from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
+from streams.watch.metrics import COUNTED, WORKER, Meter
 
 Stage = Reducer | Matcher | Judge
 TICK_S = 1.0
@@ -63,6 +64,7 @@ class Worker:
     stages: dict[TP, Stage] = field(default_factory=dict)
     locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
     state_at: int = -1  # the offset in findings of judge's last acknowledged state
+    meter: Meter = field(default_factory=lambda: Meter(WORKER))
 
     def __post_init__(self) -> None:
         self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
@@ -76,6 +78,7 @@ class Worker:
         self._agent("match", self.out[self.names.slices], self._match)
         self._agent("judge", self.out[self.names.tables], self._judge)
         self.app.timer(TICK_S)(self._tick)
+        self.app.timer(TICK_S)(self._beat)
 
     def _agent(self, name: str, topic: Any, work: Callable[[Any], Awaitable[None]]) -> None:
         self.app.agent(topic, name=name)(fatal(work))
@@ -169,7 +172,7 @@ class Worker:
                 case "gap":
                     await self._consumer.seek_all({chunk.tp: stage.position})
                 case "next":
-                    feed(stage, chunk)
+                    self._count_copies(stage, lambda: feed(stage, chunk))
                     stage.position = max(stage.position, chunk.end)
                     await say(chunk.tp, stage)
 
@@ -187,7 +190,7 @@ class Worker:
         to = stage.closable()
         if to == stage.next:
             return
-        said = stage.say(to)
+        said, before = stage.say(to), stage.next
         await asyncio.gather(
             self._publish(
                 self.names.events, [(stage.partition % self.partitions, m) for m in said if m.queue == EVENTS]
@@ -195,20 +198,70 @@ class Worker:
             self._publish(self.names.slices, [(m.queue, m) for m in said if m.queue != EVENTS]),
         )
         stage.done(to)
+        for fate in COUNTED:
+            self.meter.add("asynchealth_events_total", stage.counted[fate], stage.stream, fate)
+        self.meter.add("asynchealth_slices_total", to - (before or to), stage.stream)
 
     async def _say_windows(self, tp: TP, stage: Matcher) -> None:
-        _, said = stage.say()
+        to, said = stage.say()
         if said:
             await self._publish(self.names.tables, [(0, m) for m in said])
+            self.meter.add("asynchealth_windows_total", to - (stage.next or to), "merge")
             stage.done()
 
     async def _say_findings(self, tp: TP, stage: Judge) -> None:
-        _, said = stage.say()
+        to, said = stage.say()
         if said:
             acknowledged = await self._publish(self.names.findings, [(0, m) for m in said])
             of_state = [a.offset for m, a in zip(said, acknowledged, strict=True) if head_of(m.key).kind == "state"]
+            self.meter.add("asynchealth_windows_total", to - (stage.next or to), "judge")
             stage.done()
             self.state_at = min(of_state)
+            for detector, level in stage.begun:
+                self.meter.add("asynchealth_finding_changes_total", 1, detector, LEVELS[level])
+
+    # ---- what it shows of itself ----
+
+    async def _beat(self) -> None:
+        self.meter.beat()
+
+    def _count_copies(self, stage: Stage, work: Callable[[], None]) -> None:
+        """Of the work of a stage that reads our own messages."""
+        if isinstance(stage, Reducer):
+            return work()
+        copies, unequal = stage.reader.copies, stage.reader.unequal
+        work()
+        self.meter.add("asynchealth_copies_total", stage.reader.copies - copies, step_of(stage))
+        self.meter.add("asynchealth_copies_unequal_total", stage.reader.unequal - unequal, step_of(stage))
+
+    def _show(self, ends: Mapping[TP, int]) -> None:
+        """Where the partitions that are ours stand."""
+        stages = {tp: s for tp, s in self.stages.items() if tp in ends}
+        logs = {(tp.topic, str(tp.partition)): s for tp, s in stages.items() if isinstance(s, Reducer)}
+        behind = {(tp.topic, str(tp.partition)): max(0, ends[tp] - s.position) for tp, s in stages.items()}
+        until = {place: s.next * SLICE_US / SECOND_US for place, s in logs.items() if s.next}
+        blind = {(topic,): sum(not s.next for (t, _), s in logs.items() if t == topic) for topic, _ in logs}
+        final: dict[tuple[str, ...], float] = {}
+        for s in stages.values():
+            if s.next and not isinstance(s, Reducer):
+                at = s.next * WINDOW_US / SECOND_US
+                final[(step_of(s),)] = min(at, final.get((step_of(s),), at))
+        self.meter.set("asynchealth_lag_messages", behind)
+        self.meter.set("asynchealth_read_until_timestamp_seconds", until)
+        self.meter.set("asynchealth_blind_partitions", blind)
+        self.meter.set("asynchealth_assigned_partitions", {(): len(stages)})
+        self.meter.set("asynchealth_final_until_timestamp_seconds", final)
+        self._show_findings()
+        self.meter.reach(bool(stages))
+
+    def _show_findings(self) -> None:
+        """By the worker that judges; the others know of none."""
+        judges = [s for s in self.stages.values() if isinstance(s, Judge)]
+        open_ = {(d.name, level): 0 for d in self.detectors for level in LEVELS[1:]} if judges else {}
+        for name, episodes in (pair for judge in judges for pair in judge.state.episodes.items()):
+            for episode in episodes.open.values():
+                open_[name, LEVELS[episode.level]] += 1
+        self.meter.set("asynchealth_open_findings", open_)
 
     # ---- idle partitions ----
 
@@ -219,12 +272,13 @@ class Worker:
         now_us = await self._brokers_us()
         held = self._consumer.assignment()
         mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}
-        ends = await self._consumer.highwaters(*mine)  # asked after the clock: what came until then is below
+        ends = await self._consumer.highwaters(*self.stages.keys() & held)  # asked after the clock: what came is below
         for tp, stage in mine.items():
             async with self.locks[tp]:
                 stage.position = over_holes(tp, stage.position)
-                if stage.position == ends[tp] and await self._promised(tp, stage, now_us):
+                if stage.position == ends.get(tp) and await self._promised(tp, stage, now_us):
                     await self._say_slices(tp, stage)
+        self._show(ends)
 
     async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
         before = stage.promised, stage.promised_at
@@ -251,6 +305,11 @@ def feed(stage: Stage, chunk: Chunk) -> None:
         return
     for r in records:
         stage.feed(r.offset, r.key, r.value)
+
+
+def step_of(stage: Matcher | Judge) -> str:
+    """As people call it."""
+    return "judge" if isinstance(stage, Judge) else "merge"
 
 
 def group(prefix: str) -> str:
