@@ -49,7 +49,7 @@ class Partition:
 
     @property
     def unread(self) -> int:
-        return self.end - max(self.begin, self.committed)
+        return max(0, self.end - max(self.begin, self.committed))
 
     @property
     def next(self) -> int:
@@ -186,7 +186,7 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None) -
     ours = names(prefix)
     sources = [prefix + stream for stream in STREAMS]
     try:
-        there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings])
+        there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings], connection.broker)
         known = {(p.topic, p.number): p for p in _offsets(client, there)}
         _know_commits(client, group(prefix), known)
         members = _members(client, group(prefix))
@@ -216,10 +216,10 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None) -
     )
 
 
-def _there(client: AdminClient, topics: Sequence[str]) -> list[Partition]:
+def _there(client: AdminClient, topics: Sequence[str], broker: str) -> list[Partition]:
     shown = client.list_topics(timeout=WAIT_S).topics
     if missing := [t for t in topics if t not in shown]:
-        raise Problem(f"topic {missing[0]}", "not there", "asynchealth topics check")
+        raise Problem(f"topic {missing[0]}", "not there", f"asynchealth topics create --broker {broker}")
     return [Partition(t, n, leader=p.leader >= 0) for t in topics for n, p in sorted(shown[t].partitions.items())]
 
 

@@ -78,11 +78,11 @@ def _workers(lag: Lag) -> str:
 
 def _next(lag: Lag, where: str, invoke: Invoke) -> str:
     if not lag.workers:
-        return invoke(f"worker{where}")
+        return f"asynchealth worker{where}"
     if any(p.blind and p.owner for p in lag.logs):
-        return invoke(f"topics check{where}")
+        return f"asynchealth topics check{where}"
     if any(p.held for p in lag.logs):
-        return f"the log of {lag.logs[_oldest(lag)].owner or 'the workers'}, then {invoke(f'worker{where}')} again"
+        return f"the log of {lag.logs[_oldest(lag)].owner or 'the workers'}, then asynchealth worker{where} again"
     return invoke("report")
 
 

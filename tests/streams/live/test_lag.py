@@ -56,7 +56,7 @@ def stuck() -> Facts:
     made = known()
     changed = {
         ("heartbeats", 1): replace(log("heartbeats", 1, 10 * MINUTE_US, unread=900), begin=300),
-        ("write_log", 0): replace(log("write_log", 0), leader=False),
+        ("write_log", 0): replace(log("write_log", 0), end=0, leader=False),
         ("signals", 1): Partition("signals", 1, 0, 40, owner="host-1", oldest_us=NOW_US - 90 * SECOND_US),
     }
     positions = {("ah.tables", 0): 450, ("ah.findings", 0): 500, ("ah.events", 0): 500, ("ah.events", 1): 470}
@@ -77,7 +77,7 @@ def never() -> Facts:
 
 @pytest.mark.parametrize("case", [known, stuck, never])
 def test_the_screen_is_the_golden_one(case: Callable[[], Facts], golden: Golden) -> None:
-    lines = screen(lag(case()), " --broker kafka:9092", lambda command: f"asynchealth {command}")
+    lines = screen(lag(case()), " --broker kafka:9092", lambda command: f"asynchealth {command} --state live")
     golden(f"lag_{case.__name__}.txt", "".join(f"{line}\n" for line in lines))
 
 
@@ -192,5 +192,6 @@ def test_topics_that_are_not_there_and_a_state_that_no_lander_wrote_are_said(
 ) -> None:
     missing = asynchealth("lag", "--broker", kafka, "--prefix", "none.")
     assert missing.returncode == Exit.USAGE and b"topic none.requests: not there" in missing.stderr
+    assert f"asynchealth topics create --broker {kafka}".encode() in missing.stderr
     recorded = asynchealth("lag", "--broker", kafka, "--prefix", prefix, "--state", demo_state)
     assert recorded.returncode == Exit.STATE and b"no lander wrote it" in recorded.stderr

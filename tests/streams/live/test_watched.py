@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 
 from streams.live.connect import Connection
 from streams.live.topics import admin, create, topics
-from tests.kafka import free_port
+from tests.kafka import Broker, free_port
 from tests.streams.live.test_commands import begun
 from tests.streams.watch.test_metrics import Samples, asked, of, samples
 
@@ -80,3 +80,31 @@ def test_a_worker_and_a_lander_count_what_they_read_and_are_ready_when_they_are(
         for process in running:
             process.kill()
             process.wait()
+
+
+@pytest.mark.xdist_group("kafka")
+def test_a_worker_whose_kafka_is_gone_is_alive_and_not_ready_and_is_again_when_it_is_back(
+    private_kafka: Broker,
+) -> None:
+    create(admin(Connection(broker=private_kafka.bootstrap)), topics(1))
+    port = free_port()
+    running = begun("worker", "--broker", private_kafka.bootstrap, "--metrics", str(port))
+
+    def becomes(code: int) -> str:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until and asked(port, "/ready")[0] != code:
+            time.sleep(1)
+        found, why = asked(port, "/ready")
+        assert found == code, why
+        return why
+
+    try:
+        becomes(200)
+        private_kafka.kill()
+        assert "Kafka has not answered for" in becomes(503)
+        assert asked(port, "/health") == (200, "ok\n")
+        private_kafka.start()
+        becomes(200)
+    finally:
+        running.kill()
+        running.wait()
