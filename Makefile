@@ -52,6 +52,8 @@ lint: setup  ## ruff, mypy --strict, the arrow between the packages
 lock: setup  # after a change of the dependencies in pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev --no-header --no-annotate \
 		--python-version 3.11 pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint requirements.lock \
+		--python-version 3.11 deploy/jupyter.in --output-file deploy/jupyter.lock
 
 clean:  ## removes what the other targets made
 	rm -rf .venv demo-tape demo-state .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,14 +1,16 @@
-"""Commands around Kafka: topics, worker, land."""
+"""Commands around Kafka: topics, worker, land, lag."""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.work import STATE, Sets, State, invoked
+from streams.cli.look import Ascii, Json, give, say
+from streams.cli.work import STATE, Sets, State, folder_named, invoked, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ Security = Annotated[
 Partitions = Annotated[int, typer.Option(min=1, help="Of each source: the most workers that can share the work.")]
 Prefix = Annotated[str, typer.Option(help="Before every topic's name: a second installation on one Kafka.")]
 
+Metrics = Annotated[
+    int | None, typer.Option("--metrics", min=1, max=65_535, help="A port for /metrics, /health and /ready.")
+]
+MetricsAddress = Annotated[str, typer.Option(help="Who may ask: 0.0.0.0 for other machines too.")]
+
 topics = typer.Typer(no_args_is_help=True, help="Kafka's topics: those that are read and those of asynchealth.")
 
 
@@ -32,6 +39,7 @@ def register(app: typer.Typer) -> None:
     topics.command()(check)
     app.command()(worker)
     app.command()(land)
+    app.command()(lag)
 
 
 def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8, prefix: Prefix = "") -> None:  # noqa: B006
@@ -104,20 +112,27 @@ def worker(
         typer.Option(help="For what does not fit in memory: a day of keys. It is filled anew at each start."),
     ] = None,
     set_: Sets = [],  # noqa: B006
+    metrics: Metrics = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Read the logs in Kafka and judge them, alone or with other workers. Exit code 70: start it again."""
     from detectors.detector import catalog
     from streams.live.connect import connection
     from streams.live.worker import Worker, serve
     from streams.settings import load
+    from streams.watch.metrics import WORKER, Meter, answer
 
     at = connection(broker, kafka)
+    meter = Meter(WORKER)
+    if metrics is not None:
+        answer(meter, metrics_address, metrics)
     detectors = [e.detector for e in catalog().values()]
     settings = load(detectors, set_)
     sources, queues = partitions(at, prefix)
     with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
         home = Path(mine)
-        serve(at, home, prefix, lambda app: Worker(app, at, queues, detectors, settings, home, prefix, sources=sources))
+        made = partial(Worker, sources=sources, meter=meter)
+        serve(at, home, prefix, lambda app: made(app, at, queues, detectors, settings, home, prefix))
 
 
 def land(
@@ -125,13 +140,49 @@ def land(
     kafka: Security = [],  # noqa: B006
     prefix: Prefix = "",
     state: State = STATE,
+    metrics: Metrics = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Write what workers say into DuckDB, and put a new readable file in place every few seconds."""
     from detectors.detector import catalog
     from streams.live.connect import connection
     from streams.live.land import Landing, run
+    from streams.watch.metrics import LANDER, Meter, answer
 
     at = connection(broker, kafka)
+    meter = Meter(LANDER)
+    if metrics is not None:
+        answer(meter, metrics_address, metrics)
     sources, queues = partitions(at, prefix)
     detectors = [e.detector for e in catalog().values()]
-    run(Landing(state, at, detectors, sources, queues, prefix, invoked()))
+    run(Landing(state, at, detectors, sources, queues, prefix, invoked(), meter=meter))
+
+
+def lag(
+    broker: Broker = "",
+    kafka: Security = [],  # noqa: B006
+    prefix: Prefix = "",
+    state: Annotated[
+        Path | None, typer.Option("--state", parser=folder_named, help="Also what a lander has published there.")
+    ] = None,
+    max_lag_s: Annotated[
+        float | None, typer.Option(min=0, help="Exit 1 if anything is further behind; 60 s are normal.")
+    ] = None,
+    json: Json = False,
+    ascii_only: Ascii = False,
+) -> None:
+    """How far behind the workers are, and who does what. Joins no group, changes nothing."""
+    from streams.live import lag as behind
+    from streams.live.connect import connection
+    from streams.report.answers import ENCODER
+    from streams.report.lag import screen
+
+    at = connection(broker, kafka)
+    found = behind.lag(behind.facts(at, prefix, state))
+    if json:
+        give([ENCODER.encode(found).decode()])
+    else:
+        where = f" --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
+        say(screen(found, where, lambda command: with_state(command, state or STATE)), ascii_only)
+    if max_lag_s is not None and (found.worst_s is None or found.worst_s > max_lag_s):
+        raise typer.Exit(Exit.FOUND)

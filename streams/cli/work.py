@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from streams.replay import Outcome
 
 
-def _folder(given: str | Path) -> Path:
+def folder_named(given: str | Path) -> Path:
     if not str(given).strip():
         raise Problem("--state", "no folder named", f"--state {STATE}, or leave it out")
     return Path(given)
 
 
 STATE = Path("asynchealth-state")
-State = Annotated[Path, typer.Option("--state", parser=_folder, help="The folder with what was found.")]
+State = Annotated[Path, typer.Option("--state", parser=folder_named, help="The folder with what was found.")]
 Sets = Annotated[list[str], typer.Option("--set", help="detector.threshold=value; may be given several times.")]
 
 

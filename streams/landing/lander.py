@@ -73,6 +73,7 @@ class Lander:
         self.readers = {Place("events", q): Reader(self._of(q)) for q in range(self.queues)}
         self.readers |= {Place("tables", 0): Reader(queues), Place("findings", 0): Reader([PRODUCER])}
         self.positions = dict.fromkeys(self.readers, 0)
+        self.rows = dict.fromkeys(STREAMS, 0)  # landed by this process
         self._restore()
 
     def _of(self, partition: int) -> list[str]:
@@ -155,6 +156,7 @@ class Lander:
             frames = [t.frames["rows"] for t in mine if "rows" in t.frames]
             if frames:
                 self._land_coverage(stream, pl.concat(frames))
+                self.rows[stream] += sum(map(len, frames))
         for t in rows:
             if "rejects" in t.frames:
                 stream, _, partition = t.producer.partition("/")

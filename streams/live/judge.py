@@ -63,6 +63,7 @@ class Judge:
         self.reader = Reader(self.queues, floor=self._needed())
         self.state = JudgeState({}, self.episodes)
         self._after: tuple[int, JudgeState] | None = None
+        self.begun: list[tuple[str, int]] = []  # detector and level of what began or rose with what was said last
 
     def _needed(self) -> int:
         past = max((d.past_us for d in self.detectors), default=0)
@@ -92,6 +93,8 @@ class Judge:
         heard_us = min(self.ends_us, to * WINDOW_US + self.lateness_us)
         judged, after = judge(self.detectors, state, tables, begin, to * WINDOW_US, heard_us, self.settings)
         self._after = to, after
+        told = ((name, c.episode) for name, changes in judged.changes.items() for c in changes)
+        self.begun = [(name, episode.level) for name, episode in told if episode.resolved is None]
         return to, self._messages(judged, to, after)
 
     def _begin(self, tables: Mapping[str, pl.DataFrame]) -> int:

@@ -18,6 +18,7 @@ import duckdb
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from detectors.detector import Detector
+from detectors.windows import SECOND_US, WINDOW_US
 from streams.landing import lake, state
 from streams.landing.lander import Lander
 from streams.landing.publish import publish
@@ -25,6 +26,7 @@ from streams.live.connect import Connection
 from streams.live.topics import names
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE
+from streams.watch.metrics import LANDER, Meter
 
 POLL_MS = 200
 POLL_MESSAGES = 200
@@ -48,6 +50,7 @@ class Landing:
     command: str = ""
     client: Mapping[str, Any] = field(default_factory=dict)  # more settings of the consumer
     stopping: bool = False
+    meter: Meter = field(default_factory=lambda: Meter(LANDER))
 
     def run(self) -> None:
         with ExitStack() as open_:
@@ -103,21 +106,49 @@ class Landing:
                 changed = self.lander.land() or changed
                 landed, waiting = time.monotonic(), 0
                 self._tell(consumer)
+                self._show(consumer)
             if changed and (self.stopping or time.monotonic() > published + wait_s):
                 began = time.monotonic()
                 self.lander.tidy()
                 publish(con, self.folder / state.LANDING)
                 published, changed = time.monotonic(), False
                 wait_s = max(PUBLISH_S, COPY_SHARE * (published - began))
+                self.meter.set("asynchealth_publication_duration_seconds", {(): published - began})
             if time.monotonic() > swept + SWEEP_S:
                 lake.sweep(self.folder, [p.path for p in self.lander.parts])
                 swept = time.monotonic()
+                size = sum((self.folder / p.path).stat().st_size for p in self.lander.parts)
+                self.meter.set("asynchealth_lake_bytes", {(): size})
+            self.meter.beat()
             if self.stopping:
                 return
 
     def _tell(self, consumer: KafkaConsumer) -> None:
         points = {tp: OffsetAndMetadata(self.lander.positions[p], "", -1) for tp, p in self.places.items()}
         consumer.commit_async(points)
+
+    def _show(self, consumer: KafkaConsumer) -> None:
+        """How far it is, and the file that readers have."""
+        ends = {tp: consumer.highwater(tp) for tp in self.places}
+        behind = {
+            (tp.topic, str(tp.partition)): max(0, ends[tp] - self.lander.positions[place])
+            for tp, place in self.places.items()
+            if ends[tp] is not None
+        }
+        self.meter.set("asynchealth_lag_messages", behind)
+        self.meter.set("asynchealth_landed_rows_total", {(s,): n for s, n in self.lander.rows.items()})
+        if self.lander.judged:
+            until = self.lander.judged * WINDOW_US / SECOND_US
+            self.meter.set("asynchealth_final_until_timestamp_seconds", {("land",): until})
+        readers = self.lander.readers.values()
+        self.meter.set("asynchealth_copies_total", {("land",): sum(r.copies for r in readers)})
+        self.meter.set("asynchealth_copies_unequal_total", {("land",): sum(r.unequal for r in readers)})
+        readable = self.folder / READABLE
+        if readable.exists():
+            known = readable.stat()
+            self.meter.set("asynchealth_publication_timestamp_seconds", {(): known.st_mtime})
+            self.meter.set("asynchealth_file_bytes", {(): known.st_size})
+        self.meter.reach(readable.exists())
 
 
 def group(prefix: str = "") -> str:

@@ -95,6 +95,7 @@ class Reducer:
     promised_at: int = field(init=False)
     pending: list[Pending] = field(default_factory=list)
     lost_until: int | None = None  # slices below it may have lost records
+    counted: dict[str, int] = field(default_factory=dict)  # COUNTS of what was said last
 
     def __post_init__(self) -> None:
         self.position = max(self.point.offset, self.log_start, 0)
@@ -180,7 +181,10 @@ class Reducer:
                     out.extend(self._message(queue, begin[queue], end, kind))  # type: ignore[arg-type]
                     begin[queue] = end
 
+        self.counted = dict.fromkeys(COUNTS, 0)
         for number, bodies in self._bodies(lost, to):
+            for name, n in bodies[EVENTS]["accounting"].row(0, named=True).items():
+                self.counted[name] += n
             for queue, frames in bodies.items():
                 if begin[queue] < lost <= number:
                     complete(queue, lost)

@@ -8,7 +8,9 @@ a worker that dies at any moment leaves numbers said twice or not yet, and never
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from faust.types import TP
 
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
-from detectors.finding import Episodes
+from detectors.finding import LEVELS, Episodes
 from detectors.table import Table
 from detectors.windows import NEVER
 from streams.landing.horizon import Segments
@@ -30,11 +32,12 @@ from streams.live.judge import Judge, read_episodes
 from streams.live.match import Matcher
 from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
+from streams.watch.metrics import COUNTED, WORKER, Meter
 
-Stage = Reducer | Matcher | Judge
 TICK_S, PLAYED_TICK_S = 1.0, 0.25
 SAY_S = 0.5
 
@@ -63,6 +66,7 @@ class Worker:
     stages: dict[TP, Stage] = field(default_factory=dict)
     locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
     state_at: int = -1  # the offset in findings of judge's last acknowledged state
+    meter: Meter = field(default_factory=lambda: Meter(WORKER))
 
     def __post_init__(self) -> None:
         self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
@@ -79,6 +83,7 @@ class Worker:
         self.clock: Clock = at or Asked(self._acknowledged_tick)
         self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(self._tick)
         self.app.timer(SAY_S)(fatal(self._say))
+        self.app.timer(TICK_S)(self._beat)
         self.app.on_before_shutdown.connect(self._end)
 
     def _agent(self, name: str, topic: Any) -> None:
@@ -196,7 +201,7 @@ class Worker:
         to = stage.closable()
         if to == stage.next:
             return
-        said = stage.say(to)
+        said, before = stage.say(to), stage.next
         await asyncio.gather(
             self._publish(
                 self.names.events, [(stage.partition % self.partitions, m) for m in said if m.queue == EVENTS]
@@ -204,20 +209,32 @@ class Worker:
             self._publish(self.names.slices, [(m.queue, m) for m in said if m.queue != EVENTS]),
         )
         stage.done(to)
+        for fate in COUNTED:
+            self.meter.add("asynchealth_events_total", stage.counted[fate], stage.stream, fate)
+        self.meter.add("asynchealth_slices_total", to - (before or to), stage.stream)
 
     async def _say_windows(self, stage: Matcher) -> None:
-        _, said = stage.say()
+        to, said = stage.say()
         if said:
             await self._publish(self.names.tables, [(0, m) for m in said])
+            self.meter.add("asynchealth_windows_total", to - (stage.next or to), "merge")
             stage.done()
 
     async def _say_findings(self, stage: Judge) -> None:
-        _, said = stage.say()
+        to, said = stage.say()
         if said:
             acknowledged = await self._publish(self.names.findings, [(0, m) for m in said])
             of_state = [a.offset for m, a in zip(said, acknowledged, strict=True) if head_of(m.key).kind == "state"]
+            self.meter.add("asynchealth_windows_total", to - (stage.next or to), "judge")
             stage.done()
             self.state_at = min(of_state)
+            for detector, level in stage.begun:
+                self.meter.add("asynchealth_finding_changes_total", 1, detector, LEVELS[level])
+
+    # ---- what it shows of itself ----
+
+    async def _beat(self) -> None:
+        self.meter.beat()
 
     # ---- idle partitions ----
 
@@ -228,12 +245,14 @@ class Worker:
         now_us = await self.clock.now_us()
         held = self._consumer.assignment()
         mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}
-        ends = await self._consumer.highwaters(*mine)  # asked after the clock: what came until then is below
+        ends = await self._consumer.highwaters(*self.stages.keys() & held)  # asked after the clock: what came is below
         for tp, stage in mine.items():
             async with self.locks[tp]:
                 stage.position = over_holes(tp, stage.position)
-                if stage.position == ends[tp] and await self._promised(tp, stage, now_us):
+                if stage.position == ends.get(tp) and await self._promised(tp, stage, now_us):
                     await self._say_slices(stage)
+        shown = {tp: s for tp, s in self.stages.items() if tp in ends}
+        show(self.meter, shown, ends, [d.name for d in self.detectors])
 
     async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
         before = stage.promised, stage.promised_at
@@ -262,9 +281,18 @@ def feed(stage: Stage, chunk: Chunk) -> None:
 
 def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker], **settings: Any) -> None:
     """One process of the group that shares the work, until a signal ends it. More settings are Faust's own."""
-    made = app(group(prefix), connection.broker, folder / "faust", **connection.faust(), **settings)
+    name = f"{socket.gethostname()}-{os.getpid()}"  # by which `lag` and the brokers' logs call this worker
+    own = {"broker_client_id": name, **connection.faust(), **settings}
+    made = app(group(prefix), connection.broker, folder / "faust", **own)
     work(made)
-    sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]  # Faust's own command line runs the app
+    sys.argv = [
+        sys.argv[0],
+        "--quiet",
+        "worker",
+        "-l",
+        "error",
+        "--without-web",
+    ]  # Faust's own command line runs the app
     made.main()
 
 
