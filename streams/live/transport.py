@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import faust
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -153,7 +153,7 @@ class Thread(driver.AIOKafkaConsumerThread):
         offsets = {TopicPartition(*tp): OffsetAndMetadata(*point) for tp, point in points.items()}
         try:
             await self.call_thread(self._ensure_consumer().commit, offsets)
-        except (CommitFailedError, IllegalStateError) as refused:  # fenced: whoever has the partition now commits
+        except (KafkaError, IllegalStateError) as refused:  # fenced, or no broker answers: whoever has it then commits
             self.log.info("commit refused: %r", refused)
             return False
         return True

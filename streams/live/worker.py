@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
+from faust.exceptions import ProducerSendError
 from faust.types import TP
 
 from detectors.detector import Detector, Settings
@@ -81,7 +84,7 @@ class Worker:
         self._agent("judge", self.out[self.names.tables])
         at = Played(self.connection, self.names.ticks) if self.played else None
         self.clock: Clock = at or Asked(self._acknowledged_tick)
-        self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(self._tick)
+        self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(fatal(self._tick))
         self.app.timer(SAY_S)(fatal(self._say))
         self.app.timer(TICK_S)(self._beat)
         self.app.on_before_shutdown.connect(self._end)
@@ -149,7 +152,7 @@ class Worker:
                 record = await consumer.getone()
                 head = head_of(record.key)
                 first = first or head
-                if (head.kind, head.lo, head.hi) == (first.kind, first.lo, first.hi):
+                if msgspec.structs.replace(head, part=0) == msgspec.structs.replace(first, part=0):
                     parts.setdefault(head.part, record.value)
             return read_episodes(b"".join(parts[i] for i in sorted(parts)))
         finally:
@@ -239,9 +242,16 @@ class Worker:
     # ---- idle partitions ----
 
     async def _tick(self) -> None:
-        """The brokers' clock, then each source partition that has been read to its end is promised up to it."""
+        """A tick that fails promises nothing; the next one asks again."""
         if self.app.rebalancing:
             return
+        try:
+            await self._promise()
+        except (KafkaError, ProducerSendError) as error:
+            self.app.log.error("no tick: %r", error)
+
+    async def _promise(self) -> None:
+        """The brokers' clock, then each source partition that has been read to its end is promised up to it."""
         now_us = await self.clock.now_us()
         held = self._consumer.assignment()
         mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}

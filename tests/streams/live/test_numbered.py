@@ -52,6 +52,19 @@ def test_a_body_in_parts_is_whole_whatever_their_order(limit: int, order: list[i
     assert taken.frames["t"].equals(rows(*range(50)))
 
 
+def test_parts_of_two_copies_that_are_packed_otherwise_are_never_mixed() -> None:
+    frame = rows(*range(50))
+    body, head = pack({"t": frame}), Head(producer="a", lo=0, hi=1, kind="rows")
+    whole, other = messages(head, body, 60), messages(head, bytes(b ^ 1 for b in body), 60)
+    assert len(whole) == len(other) > 2
+    reader = Reader(["a"])
+    fed(reader, other[0], *whole[1:])
+    assert reader.upto(0) == 0
+    fed(reader, whole[0], at=9)
+    (taken,) = reader.below(1)
+    assert taken.frames["t"].equals(frame)
+
+
 def test_a_number_counts_once_and_is_acted_upon_when_everybody_has_said_it() -> None:
     reader = Reader(["a", "b"])
     fed(reader, *said("a", 0, 3, 7), *said("a", 0, 3, 7), *said("a", 3, 9))
