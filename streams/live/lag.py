@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError as NoAnswer
 
 from detectors.events import STREAMS
 from detectors.windows import LATENESS_US, SECOND_US, SLICE_US, WINDOW_US
@@ -30,6 +31,7 @@ from streams.sources.files import READABLE
 
 WAIT_S, TRY_S = 10.0, 0.2
 NOT_YET = (KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR)
+THEN = "grant Describe on the topics and the group to this user; is a broker away?"
 HELD_US = 30 * SECOND_US  # a partition that was read until longer ago holds all the others
 
 
@@ -188,14 +190,12 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None) -
     try:
         there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings], connection.broker)
         known = {(p.topic, p.number): p for p in _offsets(client, there)}
-        _know_commits(client, group(prefix), known)
         members = _members(client, group(prefix))
+        _know_commits(connection, group(prefix), known)
         ticked_us = _last_tick(client, ours.ticks)
     except KafkaException as error:
-        then = "grant Describe on the topics and the group to this user; is a broker away?"
-        raise Problem(
-            connection.broker, f"Kafka does not tell: {error.args[0].str() or error.args[0].name()}", then
-        ) from None
+        why = error.args[0].str() or error.args[0].name()
+        raise Problem(connection.broker, f"Kafka does not tell: {why}", THEN) from None
     for member in members:
         for place in ((topic, n) for topic, numbers in member.owns.items() for n in numbers):
             if place in known:
@@ -247,13 +247,19 @@ def _last_tick(client: AdminClient, ticks: str) -> int:
     return int(future.result().timestamp) * 1000
 
 
-def _know_commits(client: AdminClient, group: str, known: dict[tuple[str, int], Partition]) -> None:
-    asked = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=WAIT_S)
-    (future,) = asked.values()
-    for place in future.result().topic_partitions:
-        key = place.topic, place.partition
-        if key in known and place.offset >= 0:
-            known[key] = replace(known[key], committed=place.offset, metadata=place.metadata or "")
+def _know_commits(connection: Connection, group: str, known: dict[tuple[str, int], Partition]) -> None:
+    """By kafka-python: confluent-kafka reads metadata past its end."""
+    client = KafkaAdminClient(**connection.kafka_python())
+    try:
+        committed = client.list_group_offsets({group: None})[group]
+    except NoAnswer as error:
+        raise Problem(connection.broker, f"Kafka does not tell what {group} committed: {error}", THEN) from None
+    finally:
+        client.close()
+    for tp, point in committed.items():
+        key = tp.topic, tp.partition
+        if key in known and point.offset >= 0:
+            known[key] = replace(known[key], committed=point.offset, metadata=point.metadata or "")
 
 
 def _members(client: AdminClient, group: str) -> list[Member]:

@@ -20,8 +20,10 @@ rebalances records of the old assignment can arrive stamped with the new generat
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ from faust.types import TP
 FAILED = 70  # the exit code of a process that an agent's error ended: a supervisor starts it again
 BATCH_BYTES = 512 << 10  # what goes out together; a broker takes 1 MiB
 FETCH_WAIT_MS = 100  # a broker that waits for a quiet partition meanwhile gets no request for a busy one
+AGAIN_S = 10.0
+CHATTY = ("", ".conn", ".consumer.fetcher", ".consumer.group_coordinator", ".producer.sender")  # aiokafka's loggers
 CHUNKS_AHEAD = 4  # per agent; what is fetched beyond waits in aiokafka, which then fetches no more
 
 
@@ -225,9 +229,27 @@ class App(faust.App):
     store: Store
 
 
+class Seldom(logging.Filter):
+    """While a broker is away its clients say so thirty times a second: the same text passes once in AGAIN_S."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, now = record.getMessage(), time.monotonic()
+        passes = now > self.said.get(text, -AGAIN_S) + AGAIN_S
+        if passes:
+            self.said = {**{t: at for t, at in self.said.items() if now <= at + AGAIN_S}, text: now}
+        return passes
+
+
 def app(name: str, bootstrap: str, folder: Path, **settings: Any) -> App:
     """The group `name` at a broker; folder holds what Faust itself wants to write. More settings are Faust's own."""
     folder.mkdir(parents=True, exist_ok=True)
+    seldom = Seldom()
+    for module in CHATTY:
+        logging.getLogger(f"aiokafka{module}").addFilter(seldom)
     made = App(
         name,
         broker=[f"kafka://{address}" for address in bootstrap.split(",")],
