@@ -17,10 +17,14 @@ setup: .venv/installed  ## .venv with everything and .venv/bin/asynchealth
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv/installed
 
-demo: setup  ## one hour of a simulated fleet, analysed: ends with the morning report
+demo: setup  ## an hour of a simulated fleet through the live system, and replayed: both give the morning report below
 	@$(BIN)/asynchealth chaos fleet demo-tape
+	@$(BIN)/asynchealth up demo-tape --once --state demo-live
 	@$(BIN)/asynchealth replay demo-tape --state demo-state --fresh
-	@$(BIN)/asynchealth report --state demo-state
+	@$(BIN)/asynchealth report --state demo-live | sed 's/demo-live/demo-state/g' > demo-live/report.txt
+	@$(BIN)/asynchealth report --state demo-state > demo-state/report.txt
+	@diff demo-live/report.txt demo-state/report.txt && echo 'The live system reports what replay reports, line for line:'
+	@cat demo-state/report.txt
 
 test: setup  ## the whole test suite
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -56,4 +60,4 @@ lock: setup  # after a change of the dependencies in pyproject.toml
 		--python-version 3.11 deploy/jupyter.in --output-file deploy/jupyter.lock
 
 clean:  ## removes what the other targets made
-	rm -rf .venv demo-tape demo-state .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo-tape demo-state demo-live .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ import polars as pl
 from confluent_kafka import Producer
 
 from detectors.events import encode_json
-from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
+from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US, event_time
 from streams.live.connect import Connection
 from streams.live.ticks import tick
 from streams.live.topics import names
@@ -30,12 +30,16 @@ LINGER_MS = 5
 
 
 class Log(NamedTuple):
-    """The records of one partition in their order, with their arrivals, which never go back."""
+    """The records of one partition in their order, with their arrivals, which never go back.
+
+    row_us: the event time of the last row; a clock that is ahead dates rows after the last arrival.
+    """
 
     stream: str
     partition: int
     stamps_ms: npt.NDArray[np.int64]
     values: Sequence[bytes]
+    row_us: int
 
     def before(self, ms: int) -> int:
         """How many arrived before a time."""
@@ -64,7 +68,13 @@ def _log(file: File, stream: str, partition: int) -> Log:
     values = _values(file, stream, events)
     every = pl.DataFrame({"offset": np.arange(len(values))}).join(told, on="offset", how="left").sort("offset")
     stamps = every["arrival"].forward_fill().backward_fill().cum_max()
-    return Log(stream, partition, stamps.to_numpy(), values)
+    return Log(stream, partition, stamps.to_numpy(), values, _last_row_us(events, stream))
+
+
+def _last_row_us(events: pl.DataFrame, stream: str) -> int:
+    times = events.select(t=event_time(stream), arrived=pl.col("arrival").cast(pl.Int64))
+    plausible = times.filter(pl.col("t") - pl.col("arrived") <= AHEAD_US)
+    return int(plausible["t"].max() or 0)  # type: ignore[arg-type]
 
 
 def _values(file: File, stream: str, events: pl.DataFrame) -> list[bytes]:
@@ -78,9 +88,14 @@ def last_us(logs: Sequence[Log]) -> int:
     return max(int(log.stamps_ms[-1]) for log in logs) * 1_000
 
 
-def final_us(ends_us: int) -> int:
-    """A time by which every window of a tape is final."""
-    return (ends_us // WINDOW_US + 1) * WINDOW_US + LATENESS_US + SLICE_US
+def last_window_us(logs: Sequence[Log]) -> int:
+    """The end of the last window of a tape, as replay takes it."""
+    return (max(last_us(logs), *(log.row_us for log in logs)) // WINDOW_US + 1) * WINDOW_US
+
+
+def final_us(window_end_us: int) -> int:
+    """A time by which a window is final."""
+    return window_end_us + LATENESS_US + SLICE_US
 
 
 @dataclass

@@ -77,7 +77,8 @@ def _detectors() -> list[Detector]:
 
 
 def _with_parent() -> None:
-    """Ends this process when the one that began it is gone, however that ended."""
+    """Ends this process when the one that began it is gone, however that ended; a terminal's Ctrl-C is for that one."""
+    os.setsid()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -102,10 +103,11 @@ class System:
     @contextmanager
     def running(self) -> Iterator[None]:
         spawn = multiprocessing.get_context("spawn")
+        if self.parts.played:
+            os.environ.setdefault("POLARS_MAX_THREADS", "1")  # many small frames: threads would wait for each other
         self.children = {n: spawn.Process(target=f, args=(self.parts,), name=n) for n, f in ROLES.items()}
         try:
-            for child in self.children.values():
-                child.start()
+            self._start()
             yield
         except KeyboardInterrupt:
             self._end()
@@ -117,13 +119,21 @@ class System:
                 if child.is_alive():
                     child.kill()
 
+    def _start(self) -> None:
+        """A child ignores Ctrl-C from its begin."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for child in self.children.values():
+                child.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def _end(self) -> None:
         """Worker first: what it still says is landed."""
         for child in self.children.values():
-            if child.is_alive():
-                os.kill(child.pid or 0, signal.SIGINT)
+            child.terminate()
             child.join(ENDS_S)
-            if child.exitcode != 0:
+            if child.exitcode not in (0, -signal.SIGTERM):  # the latter before it had begun
                 raise self._ended(child)
 
     def _ended(self, child: BaseProcess) -> Problem:

@@ -23,7 +23,7 @@ from streams.live import topics
 from streams.live.connect import Connection
 from streams.live.embedded import embedded
 from streams.live.follow import Follower
-from streams.live.play import Log, Player, final_us, last_us, read_tape, steps
+from streams.live.play import Log, Player, final_us, last_us, last_window_us, read_tape, steps
 from streams.live.system import Parts, System
 from streams.problems import Problem
 
@@ -96,17 +96,22 @@ def fitting(logs: Sequence[Log]) -> list[int]:
 def play_through(system: System, player: Player, follower: Follower, cuts: Sequence[int]) -> None:
     """A whole tape, as fast as it is judged and landed."""
     before_ms, ends = 0, follower.ends()
+
+    def through() -> bool:
+        return follower.look() >= before_ms * 1_000 - BEHIND_US and follower.landed(ends)
+
     for cut in cuts:
         player.play(cut)
-        system.wait(lambda: follower.look() >= before_ms * 1_000 - BEHIND_US and follower.landed(ends))  # noqa: B023
+        system.wait(through)
         before_ms, ends = cut, follower.ends()
+    system.wait(through)
 
 
 def finish(system: System, player: Player, follower: Follower) -> None:
     """The tape's last windows are judged, and all is landed."""
-    ends_us = last_us(player.logs)
-    player.tick(final_us(ends_us))
-    system.wait(lambda: follower.look() > ends_us // WINDOW_US * WINDOW_US)
+    end_us = last_window_us(player.logs)
+    player.tick(final_us(end_us))
+    system.wait(lambda: follower.look() >= end_us)
     ends = follower.ends()
     system.wait(lambda: follower.landed(ends))
 

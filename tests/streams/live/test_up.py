@@ -1,0 +1,122 @@
+"""`asynchealth up` on the broker inside: a played tape says what replay says, and however it ends nothing runs on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from streams.landing.state import begin_anew
+from streams.problems import Exit
+from tests.streams.tape import COMMAND, ROOT, T0, asynchealth, beats, contents, differing, lines, request, storm, write
+
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A retry storm; the last call was logged by a clock that is ahead, so that its window begins after the end."""
+    folder = tmp_path_factory.mktemp("tape")
+    ahead = request(8_000, timestamp=T0 + 415.0, arrival=T0 + 401.0)
+    write(folder / "requests-0.jsonl", lines([*storm(), ahead]))
+    write(folder / "heartbeats-0.jsonl", lines(beats()))
+    return folder
+
+
+def begun(*arguments: str, said: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with said.open("wb") as out:
+        return subprocess.Popen([*COMMAND, "up", *arguments], stdout=out, stderr=out, env=environment)
+
+
+def ran(*arguments: str, said: Path) -> str:
+    up = begun(*arguments, said=said)
+    assert up.wait(PATIENCE_S) == 0, said.read_text()
+    return said.read_text()
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def waited(until: object) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    assert callable(until)
+    while time.monotonic() < end and not until():
+        time.sleep(0.2)
+    return bool(until())
+
+
+def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Path) -> None:
+    live, replayed = tmp_path / "live", tmp_path / "replayed"
+    assert "retry_storm  gateway->payment" in ran(str(tape), "--once", "--state", str(live), said=tmp_path / "said")
+    asynchealth("replay", str(tape), "--state", replayed)
+    for command in (("findings", "--json"), ("report",)):
+        said = [asynchealth(*command, "--state", folder).stdout for folder in (live, replayed)]
+        assert b"retry" in said[0].lower()
+        assert said[0].replace(bytes(live), b"") == said[1].replace(bytes(replayed), b"")
+    ours, theirs = contents(live), contents(replayed)
+    assert len(ours["requests"]) == 8_001
+    shared = {name: frame for name, frame in ours.items() if name in theirs}
+    assert differing(shared, theirs, but=["source"]) == [
+        "settings"
+    ]  # a topic, not a file; a live file tells no settings
+
+
+def test_one_signal_ends_all_and_what_was_found_stays(tape: Path, tmp_path: Path) -> None:
+    live, said = tmp_path / "live", tmp_path / "said"
+    up = begun(str(tape), "--state", str(live), said=said)
+    try:
+        assert waited(lambda: b"from here the fleet is live" in said.read_bytes()), said.read_text()
+        mine = children(up.pid)
+        assert len(mine) >= 2
+        up.send_signal(signal.SIGINT)
+        assert up.wait(PATIENCE_S) == 0, said.read_text()
+        assert not any(map(runs, mine))
+    finally:
+        up.kill()
+        up.wait()
+    assert b"Traceback" not in said.read_bytes()
+    assert b"gateway->payment" in asynchealth("findings", "--state", live).stdout
+
+
+def test_of_one_that_was_killed_nothing_runs_on_and_the_next_begins_anew(tape: Path, tmp_path: Path) -> None:
+    live, said = tmp_path / "live", tmp_path / "said"
+    up = begun(str(tape), "--state", str(live), said=said)
+    try:
+        assert waited((live / "landing.duckdb").exists), said.read_text()
+        mine = children(up.pid)
+    finally:
+        up.kill()
+        up.wait()
+    assert len(mine) >= 2
+    assert waited(lambda: not any(map(runs, mine)))
+    begin_anew(live)
+    assert not (live / "landing.duckdb").exists()
+
+
+def test_a_state_that_came_otherwise_is_refused_and_kept(tape: Path, tmp_path: Path) -> None:
+    asynchealth("replay", str(tape), "--state", tmp_path / "state")
+    before = asynchealth("findings", "--json", "--state", tmp_path / "state").stdout
+    up = asynchealth("up", str(tape), "--once", "--state", tmp_path / "state")
+    assert up.returncode == Exit.STATE and b"asynchealth up --state NEW" in up.stderr
+    assert before and asynchealth("findings", "--json", "--state", tmp_path / "state").stdout == before
+
+
+def test_a_tape_that_the_broker_inside_cannot_hold_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    many = [request(i, timestamp=T0 + i / 500, arrival=T0 + i / 500 + 1, request_id="x" * 300) for i in range(20_000)]
+    dense = write(tmp_path / "requests-0.jsonl", lines(many))
+    up = asynchealth("up", str(dense), "--once", "--state", tmp_path / "state")
+    assert up.returncode != 0 and b"can't hold" in up.stderr and b"asynchealth replay" in up.stderr
+    assert not (tmp_path / "state" / "landing.duckdb").exists()
