@@ -23,7 +23,7 @@ from streams.live.connect import Connection
 from streams.live.topics import admin, names, partitions
 from streams.problems import Problem
 from streams.watch.metrics import NOTIFIER, Meter
-from streams.watch.news import Cursor, News, Notice, at, first_fresh, instant, notice
+from streams.watch.news import Cursor, News, Notice, at, instant, notice
 from streams.watch.send import Alertmanager, Answer, Receiver, ask, host_of
 
 POLL_MS, POLL_MESSAGES = 200, 500
@@ -64,21 +64,25 @@ class Way:
 
 @dataclass
 class Pulse:
-    """Whether windows go on being judged. number: the first one that is not; moved: when it last grew."""
+    """Whether windows go on being judged. number: the first one that is not; moved: when it last grew.
+
+    live: it grew by what was written since this process began. What was written before proves nothing of now.
+    """
 
     moved: float
     number: int = 0
+    live: bool = False
 
-    def see(self, number: int, now: float) -> None:
+    def see(self, number: int, live: bool, now: float) -> None:
         if number > self.number:
-            self.number, self.moved = number, now
+            self.number, self.moved, self.live = number, now, self.live or live
 
     def held(self, now: float) -> bool:
         return now - self.moved > HELD_S
 
-    def beats(self, now: float, now_us: int) -> bool:
-        """A window that was judged now, and is of now, went through the whole chain."""
-        return not self.held(now) and self.number > first_fresh(now_us)
+    def beats(self, now: float) -> bool:
+        """A window that is judged now went through the whole chain."""
+        return self.live and not self.held(now)
 
 
 class Clocks(NamedTuple):
@@ -107,6 +111,7 @@ class Notifier:
         self.levels = LEVELS[LEVELS.index(self.level) :]
         self.place = TopicPartition(names(self.prefix).findings, 0)
         self.pulse = Pulse(self.clocks.monotonic())
+        self._end = 0  # of the log, when this process began
         self._committed: tuple[int, str] | None = None
         self._saved_at = self._beaten = float("-inf")
         self._renewed = self.pulse.moved
@@ -140,7 +145,7 @@ class Notifier:
             for r in records:
                 self.news.feed(r.offset, r.key, r.value)
             self.meter.reach(True)
-        self.pulse.see(self.news.judged, self.clocks.monotonic())
+        self.pulse.see(self.news.judged, self.news.position > self._end, self.clocks.monotonic())
         base = self.news.base
         for way in self.ways:
             if base is not None and (way.cursor is None or way.cursor.next < base):
@@ -180,13 +185,13 @@ class Notifier:
         """Where the last one ended, as far as the log still has it."""
         consumer.assign([self.place])
         start = consumer.beginning_offsets([self.place])[self.place]
-        end = consumer.end_offsets([self.place])[self.place]
+        self._end = consumer.end_offsets([self.place])[self.place]
         known = consumer.committed(self.place, metadata=True)
         kept = msgspec.json.decode(known.metadata, type=dict[str, Kept]) if known else {}
         for way in self.ways:
             if mine := kept.get(way.receiver.name):
                 way.cursor, way.unreachable = mine.cursor, mine.unreachable
-        whole = known is not None and start <= known.offset <= end
+        whole = known is not None and start <= known.offset <= self._end
         if known is not None and not whole:
             self.say(f"{self.place.topic}: what lies between {known.offset} and {start} was deleted and is not told")
         cursors = [way.cursor.next for way in self.ways if way.cursor]
@@ -243,8 +248,8 @@ class Notifier:
     # ---- ourselves ----
 
     def _watch(self) -> None:
-        now, now_us = self.clocks.monotonic(), self._now_us()
-        held, beats = self.pulse.held(now), self.pulse.beats(now, now_us)
+        now = self.clocks.monotonic()
+        held, beats = self.pulse.held(now), self.pulse.beats(now)
         for way in self.ways:
             if now >= way.again:
                 self._tell_of_us(way, held, beats)

@@ -13,6 +13,7 @@ from streams.live.judge import PRODUCER
 from streams.live.numbered import Head, messages, pack
 
 Messages = list[tuple[bytes, bytes]]
+Level = Literal["warn", "page"]
 
 
 class Change(NamedTuple):
@@ -20,7 +21,7 @@ class Change(NamedTuple):
 
     window: int
     finding_id: str
-    level: Literal["warn", "page"]
+    level: Level
     ends: bool = False
 
     @property

@@ -17,7 +17,7 @@ from streams.live.connect import Connection
 from streams.watch.news import News, Notice, at, first_fresh, told
 from streams.watch.notify import Clocks, Notifier
 from streams.watch.send import Answer
-from tests.streams.watch.judged import Change, Messages, open_at, row, said
+from tests.streams.watch.judged import Change, Level, Messages, open_at, row, said
 
 BEGIN = 1_000_000  # the first window
 OLD_WINDOWS = 60
@@ -152,6 +152,7 @@ class World:
 
 
 STEPS = st.integers(1, 40)
+LEVEL: st.SearchStrategy[Level] = st.sampled_from(["warn", "page"])
 
 
 @st.composite
@@ -159,7 +160,7 @@ def stories(draw: st.DrawFn, span: int = 60) -> list[Change]:
     """Findings that begin at a level within so many windows, may rise, and may end."""
     changes = []
     for i in range(draw(st.integers(1, 7))):
-        window, level = BEGIN + draw(st.integers(0, span)), draw(st.sampled_from(["warn", "page"]))
+        window, level = BEGIN + draw(st.integers(0, span)), draw(LEVEL)
         changes.append(Change(window, f"RS-{i}", level))
         if level == "warn" and draw(st.booleans()):
             window, level = window + draw(STEPS), "page"
