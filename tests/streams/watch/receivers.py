@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +58,10 @@ def faults(alerts: Any) -> list[str]:
 
 @dataclass
 class Receiver:
-    """answers: the codes of the next requests, then 200. A path of Alertmanager's API checks bodies."""
+    """answers: the codes of the next requests, then 200. A path of Alertmanager's API checks bodies.
+
+    at: what is done when so many were taken, before the last of them is answered.
+    """
 
     port: int = 0
     answers: list[int] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Receiver:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     asked: int = 0
     refusals: list[str] = field(default_factory=list)
+    at: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -87,6 +91,7 @@ class Receiver:
             return 400, wrong[0]
         if code == 200:
             self.got.append((path, body))
+            self.at.get(len(self.got), lambda: None)()
         return code, "as it was told to"
 
 
@@ -105,10 +110,11 @@ def receiving() -> Iterator[Receiver]:
         def _answer(self, body: Any) -> None:
             receiver.headers.append(dict(self.headers))
             code, said = receiver.take(self.path, body)
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said.encode())
+            with suppress(ConnectionError):  # who asked may have been killed
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said.encode())
 
         def log_message(self, *_: object) -> None:
             """Tests look at what was got."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 import time
 import uuid
+from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Producer
@@ -13,7 +15,9 @@ from confluent_kafka import Producer
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.live.connect import Connection
 from streams.live.topics import admin, create, names, topics
-from tests.kafka import free_port
+from streams.watch.notify import Clocks, Notifier
+from streams.watch.send import Webhook
+from tests.kafka import Broker, free_port
 from tests.streams.live.test_commands import begun
 from tests.streams.tape import asynchealth
 from tests.streams.watch.judged import Change, said
@@ -23,7 +27,6 @@ from tests.streams.watch.test_metrics import asked, of, samples
 pytestmark = pytest.mark.xdist_group("kafka")
 PATIENCE_S = 60
 FINDINGS = 40
-KILLS = 6
 
 
 def story(first: int) -> list[Change]:
@@ -44,6 +47,36 @@ def wait_for(receiver: Receiver, keys: set[str]) -> None:
         time.sleep(0.1)
 
 
+@dataclass
+class Supervised:
+    """The command, started again whenever it was killed."""
+
+    command: list[str]
+    kills: int = 0
+
+    def __post_init__(self) -> None:
+        self.running = begun(*self.command)
+
+    def kill(self) -> None:
+        self.running.send_signal(signal.SIGKILL)
+        self.running.wait(PATIENCE_S)
+        self.kills += 1
+
+    def look(self) -> None:
+        if self.running.poll() is not None:
+            assert self.running.returncode == -signal.SIGKILL, self.running.communicate()
+            self.running.communicate()
+            self.running = begun(*self.command)
+
+    def end(self) -> int:
+        self.running.send_signal(signal.SIGINT)
+        return self.running.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        self.running.kill()
+        self.running.communicate()
+
+
 def test_killed_at_any_moment_it_tells_all_and_repeats_at_most_the_one_in_flight(kafka: str) -> None:
     prefix = f"n{uuid.uuid4().hex[:8]}."
     create(admin(Connection(broker=kafka)), topics(1, prefix))
@@ -53,36 +86,61 @@ def test_killed_at_any_moment_it_tells_all_and_repeats_at_most_the_one_in_flight
     wanted = {c.key for c in every if c.level == "page"}
     with receiving() as hook, receiving() as manager:
         ways = ["--webhook", f"{hook.url}/hook", "--alertmanager", manager.url]
-        command = ["notify", "--broker", kafka, "--prefix", prefix, *ways]
-        running = begun(*command)
-        kills, lo = 0, 0
+        notifier = Supervised(["notify", "--broker", kafka, "--prefix", prefix, *ways])
+        hook.at = dict.fromkeys((2, 11, 30), notifier.kill)  # it was taken, and nobody is left to hear so
+        manager.at = dict.fromkeys((5, 20), notifier.kill)
+        lo = 0
         try:
             for to in range(first + 1, first + 31):
-                messages = said(every, lo, to)
-                write(producer, topic, messages)
+                write(producer, topic, said(every, lo, to))
                 if to % 3:
                     lo = to  # else what was said is said again, as by a judge that was killed
-                if (to - first) % 5 == 0 and kills < KILLS:
-                    wait_for(hook, {c.key for c in every if c.window < to - 3 and c.level == "page"})
-                    running.send_signal(signal.SIGKILL)
-                    running.wait(PATIENCE_S)
-                    kills += 1
-                    running = begun(*command)
+                if to == first + 17:
+                    notifier.kill()
+                notifier.look()
                 time.sleep(0.2)
-            for receiver in (hook, manager):
-                wait_for(receiver, wanted)
-            time.sleep(2)
-            running.send_signal(signal.SIGINT)
-            assert running.wait(PATIENCE_S) == 0
+            until = time.monotonic() + PATIENCE_S
+            while not wanted <= set(hook.keys) & set(manager.keys) and time.monotonic() < until:
+                notifier.look()
+                time.sleep(0.2)
+            time.sleep(1)
+            assert notifier.end() == 0
         finally:
-            running.kill()
-            running.communicate()
-        extra = [len(r.keys) - len(set(r.keys)) for r in (hook, manager)]
-        renewed = sum(len(body) > 1 for _, body in manager.got)
-        assert kills == KILLS and manager.refusals == []
-        assert set(hook.keys) == wanted and set(manager.keys) == wanted
-        assert renewed or sum(extra) <= kills
-        assert extra[0] <= kills
+            notifier.close()
+        assert (set(hook.keys), set(manager.keys), manager.refusals) == (wanted, wanted, [])
+        extra = sum(len(r.keys) - len(set(r.keys)) for r in (hook, manager))
+        assert notifier.kills == 6 and 5 <= extra <= notifier.kills
+
+
+FASTER = 30
+
+
+def test_while_kafka_is_away_a_page_says_so_and_when_it_judges_again_that_it_does(private_kafka: Broker) -> None:
+    at = Connection(broker=private_kafka.bootstrap)
+    create(admin(at), topics(1))
+    first = int(time.time() * SECOND_US // WINDOW_US) - 10
+    with receiving() as hook:
+        lines: list[str] = []
+        clocks = Clocks(monotonic=lambda: time.monotonic() * FASTER)
+        notifier = Notifier(at, [Webhook(hook.url)], lines.append, clocks=clocks)
+        running = threading.Thread(target=notifier.run)
+        running.start()
+        try:
+            every = [Change(first, "RS-1", "page"), Change(first + 6, "RS-1", "page", ends=True)]
+            write(Producer({"bootstrap.servers": at.broker}), names().findings, said(every, 0, first + 5))
+            wait_for(hook, {"RS-1/page/firing"})
+            private_kafka.kill()
+            away = f"unreachable-{first + 5}/page"
+            wait_for(hook, {f"{away}/firing"})
+            assert hook.keys == ["RS-1/page/firing", f"{away}/firing"]
+            private_kafka.start()
+            write(Producer({"bootstrap.servers": at.broker}), names().findings, said(every, first + 5, first + 8))
+            wait_for(hook, {f"{away}/resolved", "RS-1/page/resolved"})
+            assert sorted(hook.keys[2:]) == ["RS-1/page/resolved", f"{away}/resolved"]
+        finally:
+            notifier.stop()
+            running.join(PATIENCE_S)
+        assert not running.is_alive()
 
 
 def test_its_numbers_are_shown_and_a_missing_topic_is_named(kafka: str) -> None:
