@@ -141,7 +141,12 @@ class Notifier:
         if self.consumer is None:
             self._open()
             return
-        for records in self.consumer.poll(timeout_ms=POLL_MS).values():
+        try:
+            polled = self.consumer.poll(timeout_ms=POLL_MS)
+        except KafkaError as error:
+            then = f"asynchealth topics check --broker {self.connection.broker}"
+            raise Problem(f"topic {self.place.topic}", f"can't be read: {error}", then) from error
+        for records in polled.values():
             for r in records:
                 self.news.feed(r.offset, r.key, r.value)
             self.meter.reach(True)

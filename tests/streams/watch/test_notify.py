@@ -14,6 +14,7 @@ from streams.live.connect import Connection
 from streams.watch.notify import HELD_S, RENEW_S, Clocks, Notifier
 from streams.watch.send import Alertmanager, Webhook
 from streams.watch.send import Receiver as Sends
+from tests.kafka import free_port
 from tests.streams.watch.judged import Change, said
 from tests.streams.watch.receivers import Receiver, receiving
 from tests.streams.watch.test_news import BEGIN, Dice, Log
@@ -151,3 +152,19 @@ def test_a_log_whose_begin_was_deleted_is_told_from_where_it_begins(night: Night
     night.go(200)
     assert night.hook.keys == KEYS
     assert any("was deleted and is not told" in line for line in night.lines)
+
+
+def test_a_kafka_that_does_not_answer_from_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.watch.notify.TRY_S", 0.01)
+    lines: list[str] = []
+    with receiving() as hook:
+        passed = iter(range(0, 10_000, 50))
+        clocks = Clocks(monotonic=lambda: float(next(passed)))
+        nowhere = Connection(broker=f"127.0.0.1:{free_port()}")
+        notifier = Notifier(nowhere, [Webhook(hook.url)], lines.append, clocks=clocks)
+        for _ in range(4):
+            notifier._read()
+            notifier._watch()
+        assert hook.keys == ["unreachable-0/page/firing"]
+        assert hook.got[0][1]["sentence"] == "Kafka does not answer: findings may go untold"
+    assert len(lines) == 1 and "no Kafka answers" in lines[0]
