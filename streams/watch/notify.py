@@ -115,7 +115,7 @@ class Notifier:
         self._committed: tuple[int, str] | None = None
         self._saved_at = self._beaten = float("-inf")
         self._renewed = self.pulse.moved
-        self._said: dict[str, str] = {}
+        self._ill: set[str] = set()
 
     def stop(self, *_: object) -> None:
         self.stopping = True
@@ -245,10 +245,12 @@ class Notifier:
                 self._tell(receiver.name, f"{receiver.name} {receiver.host}: {answer.said}; tried again")
 
     def _tell(self, who: str, line: str) -> None:
-        """Once, and again only when it is something else."""
-        if line and self._said.get(who) != line:
+        """Once until it is well again, which an empty line says."""
+        if line and who not in self._ill:
             self.say(line)
-        self._said[who] = line
+            self._ill.add(who)
+        elif not line:
+            self._ill.discard(who)
 
     # ---- ourselves ----
 
