@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from detectors.detector import catalog
 from detectors.finding import LEVELS
 from streams.cli import app
+from streams.cli.notify import receivers
 from streams.landing.state import open_readable
 from streams.settings import load
 from streams.watch.metrics import COUNTED, LANDER, WORKER
@@ -154,8 +155,6 @@ def lines() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("line", sorted({line for _, line in lines()}))
 def test_every_command_line_is_one_that_asynchealth_takes(line: str) -> None:
-    if line.startswith("asynchealth notify") and "notify" not in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
-        pytest.skip("the notifier is not there yet")
     assert accepted(line).get("broker", "kafka:9092") == "kafka:9092"
 
 
@@ -179,6 +178,8 @@ def test_the_ports_that_are_asked_are_those_that_answer() -> None:
 
 def test_our_settings_are_taken() -> None:
     assert load([e.detector for e in catalog().values()], path=DEPLOY / "asynchealth.toml")
+    host, _, port = receivers(DEPLOY / "asynchealth.toml").alertmanager.removeprefix("http://").partition(":")
+    assert host in services() and port.isdigit()
 
 
 # ---- what watches ----

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from streams.cli import live, look, up, work
+from streams.cli import live, look, notify, up, work
 from streams.problems import Exit, Problem
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ work.register(app)
 look.register(app)
 live.register(app)
 up.register(app)
+notify.register(app)
 
 
 def main() -> None:

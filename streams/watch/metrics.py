@@ -1,4 +1,4 @@
-"""Plain numbers enter, /metrics, /health and /ready leave: how a worker and a lander are watched.
+"""Plain numbers enter, /metrics, /health and /ready leave: how worker, lander and notifier are watched.
 
 The process counts into a Meter; a thread of its own answers HTTP from it, so that an answer never waits for the loop
 that works. Instants are exported, not ages: those go on growing where the process has stopped.
@@ -69,6 +69,12 @@ LANDER = (
     Measure("asynchealth_lake_bytes", "gauge", (), "Size of the parts of the lake that count."),
     FINAL,
     LAG,
+    *COPIES,
+)
+NOTIFIER = (
+    Measure("asynchealth_notifications_total", "counter", ("way", "outcome"), "Requests: taken, refused, or away."),
+    Measure("asynchealth_notify_windows_waiting", "gauge", ("way",), "Windows whose findings are still to be told."),
+    FINAL,
     *COPIES,
 )
 

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.problems import Problem
-from streams.watch.metrics import ALIVE_S, LANDER, READY_S, WORKER, Measure, Meter, answer
+from streams.watch.metrics import ALIVE_S, LANDER, NOTIFIER, READY_S, WORKER, Measure, Meter, answer
 from tests.kafka import free_port
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -48,12 +48,12 @@ def served() -> Iterator[tuple[Meter, int]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("measure", sorted({*WORKER, *LANDER}), ids=lambda m: m.name)
+@pytest.mark.parametrize("measure", sorted({*WORKER, *LANDER, *NOTIFIER}), ids=lambda m: m.name)
 def test_names_follow_the_conventions_and_labels_can_have_few_values(measure: Measure) -> None:
     name, kind, labels, meaning = measure
     assert re.fullmatch(r"asynchealth(_[a-z]+)+", name) and meaning.endswith(".")
     assert (kind == "counter") == name.endswith("_total")
-    assert set(labels) <= {"stream", "fate", "topic", "partition", "step", "detector", "level"}
+    assert set(labels) <= {"stream", "fate", "topic", "partition", "step", "detector", "level", "way", "outcome"}
 
 
 def test_what_is_counted_adds_up_and_what_is_set_takes_the_old_ones_place(served: tuple[Meter, int]) -> None:

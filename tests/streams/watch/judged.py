@@ -1,0 +1,88 @@
+"""Stories of findings enter, the messages that judge would have written leave: for tests of what reads its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+
+from detectors.engine import INSTANT, findings
+from detectors.windows import MINUTE_US, WINDOW_US
+from streams.live.judge import PRODUCER
+from streams.live.numbered import Head, messages, pack
+
+Messages = list[tuple[bytes, bytes]]
+Level = Literal["warn", "page"]
+
+
+class Change(NamedTuple):
+    """A finding begins, rises or ends with a window."""
+
+    window: int
+    finding_id: str
+    level: Level
+    ends: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.finding_id}/{self.level}/{'resolved' if self.ends else 'firing'}"
+
+
+def row(change: Change, onset: int) -> dict[str, Any]:
+    at = change.window * WINDOW_US
+    return {
+        "finding_id": change.finding_id,
+        "detector": "retry_storm",
+        "version": 1,
+        "config": "none",
+        "kind": "",
+        "subject_kind": "edge",
+        "subject": f"gateway->{change.finding_id}",
+        "environment": "prod",
+        "tenant": "",
+        "level": change.level,
+        "certainty": "certain",
+        "onset": onset * WINDOW_US,
+        "last": at + WINDOW_US,
+        "resolved": at + WINDOW_US if change.ends else None,
+        "lost": False,
+        "value": 847.0,
+        "peak": 847.0,
+        "peak_at": onset * WINDOW_US + MINUTE_US,
+        "unit": "retries/min",
+        "threshold": 500.0 if change.level == "page" else 100.0,
+        "count": 847,
+        "facts": '{"attempts":2041,"share":0.415}',
+        "proof": [1, 2],
+    }
+
+
+def onsets(changes: Iterable[Change]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for c in sorted(changes):
+        first.setdefault(c.finding_id, c.window)
+    return first
+
+
+def said(story: Iterable[Change], lo: int, to: int) -> Messages:
+    """What judge says of the windows lo ≤ n < to, its state last."""
+    every = sorted(story)
+    began = onsets(every)
+    out: Messages = []
+    at = lo
+    for window in sorted({c.window for c in every if lo <= c.window < to}):
+        some = [row(c, began[c.finding_id]) for c in every if c.window == window]
+        final_at = pl.Series("final_at", [window * WINDOW_US] * len(some), dtype=pl.Int64).cast(INSTANT)
+        frame = findings(some).with_columns(final_at).sort("finding_id", "final_at", "level")
+        out += messages(Head(producer=PRODUCER, lo=at, hi=window + 1, kind="rows"), pack({"changes": frame}))
+        at = window + 1
+    if at < to:
+        out += messages(Head(producer=PRODUCER, lo=at, hi=to, kind="empty"))
+    state = Head(producer=PRODUCER, lo=lo, hi=to, kind="state")
+    return out + messages(state, pack({"open": findings([row(c, began[c.finding_id]) for c in open_at(every, to)])}))
+
+
+def open_at(story: Iterable[Change], to: int) -> list[Change]:
+    last: Mapping[str, Change] = {c.finding_id: c for c in sorted(story) if c.window < to}
+    return [c for c in last.values() if not c.ends]

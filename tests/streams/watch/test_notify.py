@@ -1,0 +1,170 @@
+"""The notifier over a log in memory and by clocks of our own: receivers that are away, ourselves, and dead men."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from detectors.windows import SECOND_US, WINDOW_US
+from streams.live.connect import Connection
+from streams.watch.notify import HELD_S, RENEW_S, Clocks, Notifier
+from streams.watch.send import Alertmanager, Webhook
+from streams.watch.send import Receiver as Sends
+from tests.kafka import free_port
+from tests.streams.watch.judged import Change, said
+from tests.streams.watch.receivers import Receiver, receiving
+from tests.streams.watch.test_news import BEGIN, Dice, Log
+
+JUDGED_AGO_S = 45  # after its end a window is judged
+
+
+@dataclass
+class Night:
+    """One notifier, two receivers and a heartbeat's; s: how many seconds went by on both clocks."""
+
+    hook: Receiver
+    manager: Receiver
+    dead_man: Receiver
+    story: list[Change]
+    s: float = 0.0
+    judged: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.log = Log(Dice(random.Random(1), 0))
+        self.begin()
+
+    def begin(self) -> None:
+        """A notifier, or the next one."""
+        clocks = Clocks(lambda: self.s, lambda: BEGIN * WINDOW_US / SECOND_US + self.s)
+        ways: list[Sends] = [Webhook(self.hook.url), Alertmanager(self.manager.url)]
+        where = Connection(broker="kafka:9092")
+        heart = self.dead_man.url + "/ping"
+        self.notifier = Notifier(where, ways, self.lines.append, "", "page", heart, clocks=clocks)
+        log: Any = self.log
+        self.notifier._begin(log)
+        self.notifier.consumer = log
+
+    def go(self, seconds: float, judging: bool = True) -> None:
+        """A round a second."""
+        until = self.s + seconds
+        while self.s < until:
+            self.s += 1
+            to = BEGIN + int((self.s - JUDGED_AGO_S) * SECOND_US // WINDOW_US)
+            if judging and to > max(self.judged, BEGIN):
+                self.log.messages += said(self.story, self.judged, to)
+                self.judged = to
+            self.notifier._read()
+            self.notifier._watch()
+            for way in self.notifier.ways:
+                self.notifier._advance(way)
+
+    def watchdogs(self) -> int:
+        alerts = [a for _, body in self.manager.got for a in body]
+        return sum(a["labels"]["alertname"] == "asynchealth_watchdog" for a in alerts)
+
+    def close(self) -> None:
+        assert self.manager.refusals == []
+
+
+STORY = [Change(BEGIN + 2, "RS-1", "page"), Change(BEGIN + 8, "RS-2", "page"), Change(BEGIN + 9, "RS-1", "page", True)]
+KEYS = [c.key for c in STORY]
+
+
+@pytest.fixture
+def night() -> Iterator[Night]:
+    with receiving() as hook, receiving() as manager, receiving() as dead_man:
+        made = Night(hook, manager, dead_man, STORY)
+        yield made
+        made.close()
+
+
+def test_a_receiver_that_is_away_is_tried_with_growing_pauses_and_keeps_nobody_waiting(night: Night) -> None:
+    night.hook.answers = [503, 429, 500, 503, 503]
+    night.go(90)
+    assert night.manager.keys[:1] == KEYS[:1] and night.hook.keys == []
+    assert night.hook.asked < 6
+    night.go(200)
+    assert night.hook.keys == KEYS
+    assert night.hook.asked == 5 + len(KEYS)
+    away = [line for line in night.lines if "tried again" in line]
+    assert away and away[0] == f"webhook 127.0.0.1:{night.hook.port}: 503 as it was told to; tried again"
+
+
+def test_what_a_receiver_refuses_is_said_once_and_the_rest_goes_on(night: Night) -> None:
+    night.hook.answers = [400]
+    night.go(200)
+    assert night.hook.keys == KEYS[1:]
+    assert set(night.manager.keys) == set(KEYS)
+    (line,) = [line for line in night.lines if "refused" in line]
+    assert line.endswith("refused RS-1/page/firing (400 as it was told to); it is not sent again")
+
+
+def test_alerts_that_are_open_are_sent_again_every_minute_and_ended_ones_are_not(night: Night) -> None:
+    night.go(100)
+    before = night.manager.keys.count("RS-1/page/firing")
+    night.go(400)
+    firing = night.manager.keys.count("RS-2/page/firing")
+    assert 5 <= firing <= 8
+    assert night.manager.keys.count("RS-1/page/resolved") == 1
+    assert night.manager.keys.count("RS-1/page/firing") <= before + 2
+    assert night.hook.keys == KEYS
+
+
+def test_while_nothing_is_judged_one_page_says_so_and_the_dead_mans_alerts_fall_silent(night: Night) -> None:
+    night.go(300)
+    fed, asked = night.watchdogs(), night.dead_man.asked
+    assert 3 <= fed <= 6 and 3 <= asked <= 6
+    night.go(HELD_S - 20, judging=False)
+    assert night.hook.keys == KEYS
+    night.go(30, judging=False)
+    number = night.judged
+    assert night.hook.keys == [*KEYS, f"unreachable-{number}/page/firing"]
+    body = night.hook.got[-1][1]
+    assert body["text"].startswith("PAGE asynchealth unreachable: nothing is judged since ")
+    assert body["runbook"] == "asynchealth lag --broker kafka:9092"
+    fed, asked = night.watchdogs(), night.dead_man.asked
+    night.go(3 * RENEW_S, judging=False)
+    assert (night.watchdogs(), night.dead_man.asked) == (fed, asked)
+    assert night.manager.keys.count(f"unreachable-{number}/page/firing") >= 3, "Alertmanager must hear it again"
+    night.begin()
+    night.go(2 * HELD_S, judging=False)
+    assert night.hook.keys == [*KEYS, f"unreachable-{number}/page/firing"], "the next one knows that it was told"
+    night.go(100)
+    assert night.hook.keys == [*KEYS, *(f"unreachable-{number}/page/{state}" for state in ("firing", "resolved"))]
+    assert night.watchdogs() > fed and night.dead_man.asked > asked
+
+
+def test_a_log_whose_begin_was_deleted_is_told_from_where_it_begins(night: Night) -> None:
+    night.go(90)
+    assert night.hook.keys == KEYS[:1]
+    offset = len(night.log.messages) + 1
+    night.log.beginning_offsets = lambda places: dict.fromkeys(places, offset)  # type: ignore[method-assign]
+    night.log.messages += said(night.story, night.judged, night.judged + 2)  # which nobody reads
+    night.judged += 2
+    while len(night.log.messages) < offset:
+        night.log.messages.append((b"", b""))
+    night.begin()
+    night.go(200)
+    assert night.hook.keys == KEYS
+    assert any("was deleted and is not told" in line for line in night.lines)
+
+
+def test_a_kafka_that_does_not_answer_from_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.watch.notify.TRY_S", 0.01)
+    lines: list[str] = []
+    with receiving() as hook:
+        passed = iter(range(0, 10_000, 50))
+        clocks = Clocks(monotonic=lambda: float(next(passed)))
+        nowhere = Connection(broker=f"127.0.0.1:{free_port()}")
+        notifier = Notifier(nowhere, [Webhook(hook.url)], lines.append, clocks=clocks)
+        for _ in range(4):
+            notifier._read()
+            notifier._watch()
+        assert hook.keys == ["unreachable-0/page/firing"]
+        assert hook.got[0][1]["sentence"] == "Kafka does not answer: findings may go untold"
+    assert len(lines) == 1 and "no Kafka answers" in lines[0]
