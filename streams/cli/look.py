@@ -198,7 +198,7 @@ def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
 
 def detectors(state: State = STATE) -> None:
     """What can be found, at which thresholds, and which of it could be seen in a state."""
-    from detectors.detector import catalog
+    from streams.catalog import catalog, file_of
     from streams.sources.files import READABLE
 
     sight = {}
@@ -208,7 +208,9 @@ def detectors(state: State = STATE) -> None:
     for name, entry in catalog().items():
         d = entry.detector
         blind = f"   BLIND: {sight[name].why}" if name in sight and sight[name].blind else ""
-        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.splitlines()[0]}{blind}")
+        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.strip().splitlines()[0]}{blind}")
+        if not entry.shipped:
+            typer.echo(f"    from {file_of(entry)}")
         for t in d.thresholds:
             typer.echo(f"    {name}.{t.name} = {t.default:g} {t.unit}   ({t.level}, {t.low:g} to {t.high:g})")
     if sight:
@@ -219,9 +221,8 @@ def detectors(state: State = STATE) -> None:
 
 def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")]) -> None:
     """What to do about a finding, step by step."""
-    from importlib.resources import files
+    from streams.catalog import catalog, runbook_of
 
-    page = files("detectors.catalog") / f"{name}.md"
-    if not page.is_file():
+    if name not in (every := catalog()):
         raise Problem(name, "no such detector", "asynchealth detectors")
-    typer.echo(page.read_text())
+    typer.echo(runbook_of(every[name]).read_text())

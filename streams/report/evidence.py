@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 
-from detectors.detector import catalog
 from detectors.events import SCHEMA
+from streams.catalog import catalog
 from streams.landing.state import spell
 from streams.report.found import Filter, Found
 
