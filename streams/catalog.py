@@ -96,7 +96,7 @@ def _of_folders(path: Path) -> Iterator[Entry]:
             raise Problem(str(folder), "no detector in it, which would be NAME.py with NAME.md", f"ls {folder}")
         package = _package(folder)
         for file in files:
-            yield _entry(_imported(f"{package}.{file.stem}", str(file), folder), file.stem, str(file))
+            yield _entry(imported(f"{package}.{file.stem}", str(file), folder), file.stem, str(file))
 
 
 def _package(folder: Path) -> str:
@@ -111,7 +111,7 @@ def _package(folder: Path) -> str:
 def _of_packages() -> Iterator[Entry]:
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
         where = _spelt(point)
-        module = _imported(point.module, where, Path("/"))
+        module = imported(point.module, where, Path("/"))
         yield _entry(module, point.name, where)
 
 
@@ -119,7 +119,8 @@ def _spelt(point: EntryPoint) -> str:
     return f"{point.dist.name if point.dist else '?'}, entry point {point.name} = {point.value}"
 
 
-def _imported(name: str, where: str, within: Path) -> ModuleType:
+def imported(name: str, where: str, within: Path) -> ModuleType:
+    """A module of users'; what it raises is told with the innermost line of a file that lies within a folder."""
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:

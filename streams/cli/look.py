@@ -33,13 +33,17 @@ Csv = Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")]
 Ascii = Annotated[bool, typer.Option("--ascii", help="For plain terminals.")]
 Id = Annotated[str, typer.Argument(help="The beginning of an id, as `findings` shows it.")]
 
+known = typer.Typer()
+
 
 def register(app: typer.Typer) -> None:
     app.command()(report)
     app.command()(findings)
     app.command()(explain)
     app.command()(sql)
-    app.command()(detectors)
+    app.add_typer(known, name="detectors")
+    known.callback(invoke_without_command=True)(detectors)
+    known.command()(check)
     app.command()(runbook)
 
 
@@ -196,8 +200,10 @@ def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
             raise Problem("sql", str(error), code=Exit.USAGE) from None
 
 
-def detectors(state: State = STATE) -> None:
+def detectors(context: typer.Context, state: State = STATE) -> None:
     """What can be found, at which thresholds, and which of it could be seen in a state."""
+    if context.invoked_subcommand:
+        return
     from streams.catalog import catalog, file_of
     from streams.sources.files import READABLE
 
@@ -217,6 +223,30 @@ def detectors(state: State = STATE) -> None:
         blind_ones = sum(s.blind for s in sight.values())
         typer.echo(f"{len(sight) - blind_ones} ran, {blind_ones} blind in {state}.")
     typer.echo("Change one: --set detector.threshold=value.  Next: asynchealth runbook NAME")
+
+
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Of your own; else all of them.")] = None,
+) -> None:
+    """Whether your own detectors give the same answer live, killed and in any order: tried on the cases they bring."""
+    from streams.catalog import catalog
+    from streams.laws.check import check as laws
+
+    own = {n: e for n, e in catalog().items() if not e.shipped}
+    if unknown := [n for n in names or [] if n not in own]:
+        raise Problem(unknown[0], "no detector of your own", "asynchealth detectors")
+    if not own:
+        raise Problem("detectors", "none of your own", 'detectors = ["./detectors"] in asynchealth.toml')
+    broken = 0
+    for name in names or own:
+        typer.echo(name)
+        for law in laws(own[name]):
+            typer.echo(f"    {'BROKEN' if law.broken else 'holds '}  {law.words}")
+            for where in law.broken:
+                typer.echo(f"            {where}")
+            broken += bool(law.broken)
+    if broken:
+        raise typer.Exit(Exit.FOUND)
 
 
 def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")]) -> None:

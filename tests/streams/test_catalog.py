@@ -20,7 +20,7 @@ from streams.settings import load
 from tests.streams.tape import COMMAND, ROOT, lines, storm
 
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "detectors.md").read_text(), re.DOTALL | re.MULTILINE)
-TOML, PYTHON, MARKDOWN = (dict(BLOCKS)[kind] for kind in ("toml", "python", "markdown"))
+TOML, PYTHON, MARKDOWN, CASES = (text for kind, text in BLOCKS if kind in ("toml", "python", "markdown"))
 
 
 def place(folder: Path, **files: str) -> Path:
@@ -121,15 +121,11 @@ def test_thresholds_of_the_file_and_of_the_command_line_are_for_them_too(tmp_pat
 
 
 def test_a_shipped_table_may_be_read_and_a_file_of_ones_own_imported(tmp_path: Path) -> None:
-    shared = PYTHON.partition("refusals = ratio")[0]
-    first = (
-        PYTHON.partition("REFUSED =")[0]
-        + "from ._shared import ANSWERS\nrefusals = ratio"
-        + PYTHON.partition("= ratio")[2]
-    )
-    second = first.replace("refusals", "refusals_of_all").replace('("caller", "service_name")', '("service_name",)')
+    head, limits, tail = PYTHON.partition("LIMITS =")
+    first = head.partition("EDGE =")[0] + "from ._shared import ANSWERS, EDGE\n" + limits + tail
+    second = first.replace("refusals", "refusals_of_all").replace("subject=EDGE", 'subject=("service_name",)')
     third = (ROOT / "detectors" / "catalog" / "timeout_ratio.py").read_text().replace("timeout_ratio", "slow_ones")
-    path = place(tmp_path, _shared=shared, refusals=first, refusals_of_all=second, slow_ones=third)
+    path = place(tmp_path, _shared=head, refusals=first, refusals_of_all=second, slow_ones=third)
     found = catalog(path)
     assert list(found) == [*shipped(), "refusals", "refusals_of_all", "slow_ones"]
     assert found["refusals"].detector.reads is found["refusals_of_all"].detector.reads
@@ -168,12 +164,12 @@ def test_no_measured_table_can_have_the_name_of_a_table_of_the_state() -> None:
 SLIPS = [
     ('"status") == "rejected"', '"status") = "rejected"', r"refusals.py, line \d+: does not import: SyntaxError"),
     ("MINUTE_US\n\n", "MINUTES\n\n", r"refusals.py, line \d+: does not import: ImportError: cannot import name"),
-    ("min_volume=50", "min_volume=VOLUME", r"line \d+: does not import: NameError.*\(min_volume=VOLUME,\)"),
+    ('"min_volume": 50', '"min_volume": VOLUME', r"line \d+: does not import: NameError.*LIMITS = {"),
     ("REFUSED =", "raise SystemExit\nREFUSED =", r"line \d+: does not import: SystemExit"),
     ("refusals = ratio(", "dict(", r"does not import: TypeError"),
     ("refusals = ratio(", "dict\nratio(", r"refusals.py: no detector in it\nNext: refusals = Detector"),
     ("refusals = ratio(", "refused = ratio(", r"one word .*; file refusals, but refused \(name=\"refusals\"\)"),
-    ('    "refusals",\n', '    "refused",\n', r"file refusals, but refusals \(name=\"refused\"\)"),
+    ('ratio("refusals"', 'ratio("refused"', r"file refusals, but refusals \(name=\"refused\"\)"),
     ('"""Share', 'TEXT = """Share', r"no docstring"),
     ('stream="requests"', 'stream="request"', r"answers reads request, which is no stream\nNext: one of requests"),
     ('needs=("status",)', 'needs=("state",)', r"it needs state, which is no field of requests"),
@@ -182,7 +178,7 @@ SLIPS = [
     ('name="answers"', 'name="findings"', r"no measured table can be named 'findings'"),
     ('name="answers"', 'name="Our answers"', r"no measured table can be named 'Our answers'"),
     ('name="answers"', 'name="calls"', r"calls is another than the calls of .*catalog/\w+.py\nNext: import that"),
-    ("warn=0.05", "warn=5", r"threshold warn_ratio = 5 is out of its own range \(0 to 1\)"),
+    ('"warn": 0.05', '"warn": 5', r"threshold warn_ratio = 5 is out of its own range \(0 to 1\)"),
 ]
 
 
