@@ -254,5 +254,6 @@ def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")]) -> 
     from streams.catalog import catalog, runbook_of
 
     if name not in (every := catalog()):
-        raise Problem(name, "no such detector", "asynchealth detectors")
+        reason = "no such detector; your own are known where asynchealth.toml names their folder"
+        raise Problem(name, reason, "asynchealth detectors")
     typer.echo(runbook_of(every[name]).read_text())

@@ -10,14 +10,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from detectors.detector import catalog as shipped
 from detectors.engine import FINDING
 from streams.catalog import TAKEN, all_detectors, catalog, runbook_of
+from streams.cli import app
 from streams.landing import lander, state
 from streams.problems import Exit, Problem
 from streams.settings import load
-from tests.streams.tape import COMMAND, ROOT, lines, storm
+from tests.streams.tape import COMMAND, ROOT, beats, lines, storm
 
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "detectors.md").read_text(), re.DOTALL | re.MULTILINE)
 TOML, PYTHON, MARKDOWN, CASES = (text for kind, text in BLOCKS if kind in ("toml", "python", "markdown"))
@@ -82,6 +84,46 @@ def everywhere(folder: Path, **more: str) -> None:
 def test_the_documents_example_is_on_every_screen(tmp_path: Path) -> None:
     place(tmp_path, refusals=PYTHON)
     everywhere(tmp_path)
+
+
+ANY_SUBJECT = '''"""Rows per node, whatever that is called."""
+
+from detectors.detector import Detector, Threshold
+from detectors.table import SPACE, Rows, Sum, Table
+
+NODES = Table(name="nodes", key=("node_id",), sources=(Rows(stream="{}"),), columns={{"n": Sum()}})
+crowded = Detector(
+    name="crowded",
+    reads=NODES,
+    assess=lambda view: view.rows.select("window", *SPACE, subject="node_id", value="n"),
+    subject_kind="{}",
+    thresholds=(Threshold("warn_rows", "warn", 5, "rows", 0, 1e9),),
+    unit="rows",
+)
+'''
+
+
+@pytest.mark.parametrize("stream", ["requests", "heartbeats"])
+@pytest.mark.parametrize("kind", ["node", "edge", "service", "entity", "fleet", "partition"])
+def test_a_finding_without_proof_about_any_subject_can_be_read(
+    kind: str, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(tmp_path, crowded=ANY_SUBJECT.format(stream, kind))
+    path.write_text('detectors = ["detectors"]')
+    (tmp_path / f"{stream}.jsonl").write_bytes(lines(storm(400) if stream == "requests" else beats()))
+    monkeypatch.chdir(tmp_path)
+
+    def here(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.exception
+        return done.output
+
+    here("replay", f"{stream}.jsonl")
+    assert "crowded" in here("report")
+    rows = [json.loads(line) for line in here("findings", "--json").splitlines()]
+    mine = [r["finding_id"] for r in rows if r["detector"] == "crowded"]
+    told = here("explain", mine[0])
+    assert f"SELECT * FROM {stream} WHERE" in told and "rows at 08:0" in told
 
 
 def test_the_live_system_finds_the_same(tmp_path: Path) -> None:
