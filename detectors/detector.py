@@ -125,9 +125,13 @@ class Entry:
     def doc(self) -> str:
         return self.module.__doc__ or ""
 
+    @property
+    def shipped(self) -> bool:
+        return self.module.__name__.startswith("detectors.catalog.")
+
 
 def catalog() -> dict[str, Entry]:
-    """The package's detectors by name: the file name is the detector's id."""
+    """The shipped detectors by name: the file name is the detector's id. `streams.catalog` adds users' own."""
     package = importlib.import_module("detectors.catalog")
     names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
     modules = {n: importlib.import_module(f"detectors.catalog.{n}") for n in names}

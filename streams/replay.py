@@ -18,10 +18,11 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from detectors.detector import Settings, catalog
+from detectors.detector import Settings
 from detectors.events import INSTANT, SCHEMA
 from detectors.windows import LATENESS_US
 from streams.analysis import Analysis
+from streams.catalog import all_detectors
 from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
 from streams.problems import Exit, Problem, disk_full
@@ -174,7 +175,7 @@ def _switch(
     bar: Progress,
 ) -> Outcome:
     """Builds the new readable file and puts it in the old one's place."""
-    detectors = [e.detector for e in catalog().values()]
+    detectors = all_detectors()
     started, command, lateness_us, notes = run
     with state.build(folder) as con:
         analysis = Analysis(folder, detectors, settings, lateness_us, con, bar)

@@ -1,268 +1,29 @@
-"""A case enters, its tables and findings leave: by one pass, or sliced, spread, repeated, stopped and resumed."""
+"""A case enters, its tables and findings leave: of the shipped detectors, all or one of them, in the ways of `runs`."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-
-import msgspec
-import polars as pl
-
 from detectors.detector import Detector, catalog
-from detectors.engine import (
-    JudgeState,
-    MatchState,
-    Partials,
-    Place,
-    finding,
-    findings,
-    judge,
-    match,
-    reduce,
-)
-from detectors.events import COORDINATES, PLACED, SCHEMA
-from detectors.finding import Episode, Episodes, Key
 from detectors.table import Table
-from detectors.windows import (
-    AHEAD_US,
-    LATENESS_US,
-    SLICE_US,
-    WINDOW_US,
-    event_time,
-    final_before,
-    place,
-    running_arrival,
-    stand_in_arrival,
-)
-from tests.cases import Case
+from streams.laws import runs
+from streams.laws.case import Case
+from streams.laws.runs import Log, Memory, Result, Run, placed, tables_of
 
-Log = dict[str, list[pl.DataFrame]]  # placed rows by stream and partition
-
-
-class Memory:
-    """The horizon in memory."""
-
-    def __init__(self) -> None:
-        self.kept: dict[Place, pl.DataFrame] = {}
-
-    def seen(self, place: Place, hashes: pl.Series, since: int) -> pl.DataFrame | None:
-        rows = self.kept.get(place)
-        return None if rows is None else rows.filter(pl.col("window") >= since, pl.col("hash").is_in(hashes.implode()))
-
-    def keep(self, place: Place, rows: pl.DataFrame, before: int) -> None:
-        old = self.kept.get(place)
-        both = rows if old is None else pl.concat([old, rows])
-        self.kept[place] = both.filter(pl.col("window") >= before)
-
-
-def placed(case: Case, *, arrivals: bool = True, lateness_us: int = LATENESS_US) -> Log:
-    """Rows with offsets from 1 on, so that a row can be put before the first without moving a coordinate."""
-    log: Log = {}
-    for stream, parts in case.streams.items():
-        log[stream] = []
-        for p, part in enumerate(parts):
-            told = arrivals and part["arrival"].null_count() == 0
-            columns = [*SCHEMA[stream], *COORDINATES, *PLACED]
-            if told:
-                arrived = running_arrival(part["arrival"])
-            else:
-                arrived = stand_in_arrival(part.select(event_time(stream).alias("t")).to_series())
-            offset = part["offset"] if "offset" in part.columns else pl.int_range(1, len(part) + 1, eager=True)
-            frame = part.with_columns(
-                arrival=arrived.cast(pl.Datetime("us", "UTC")),
-                told=pl.lit(told),
-                stepped_us=(arrived - part["arrival"].cast(pl.Int64)) if told else pl.lit(0, dtype=pl.Int64),
-                source=pl.lit(f"{stream}-{p}"),
-                topic=pl.lit(stream),
-                partition=pl.lit(p, dtype=pl.Int64),
-                offset=offset.cast(pl.Int64),
-                sub=pl.lit(0, dtype=pl.Int64),
-            )
-            fate = pl.lit("")  # place decides
-            log[stream].append(place(frame.with_columns(fate=fate).select(columns), stream, lateness_us))
-    return log
-
-
-@dataclass
-class Result:
-    tables: dict[str, pl.DataFrame]
-    findings: pl.DataFrame
-
-    def fired(self, detector: str) -> frozenset[tuple[str, str, str]]:
-        mine = self.findings.filter(pl.col("detector") == detector)
-        return frozenset(mine.select("subject", "kind", "level").iter_rows())
-
-    def differs(self, other: Result) -> list[str]:
-        """The names of the tables that are not equal, and "findings"."""
-        names = sorted({*self.tables, *other.tables})
-        differing = [
-            n
-            for n in names
-            if n not in self.tables or n not in other.tables or not self.tables[n].equals(other.tables[n])
-        ]
-        return differing + ([] if self.findings.equals(other.findings) else ["findings"])
-
-
-@dataclass
-class Run:
-    """Folds partials; `killed` gives a new run that knows only what a restart may know."""
-
-    tables: Sequence[Table]
-    detectors: Sequence[Detector]
-    case: Case
-    heard_us: int
-    matched: MatchState = field(default_factory=MatchState)
-    judged: JudgeState = field(default_factory=JudgeState)
-    horizon: Memory = field(default_factory=Memory)
-    out: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
-    closed: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    def advance(self, news: Sequence[Partials], to: int) -> None:
-        before = self.matched.next
-        final, self.matched = match(self.tables, self.matched, news, to, self.horizon)
-        if self.matched.next is None or self.matched.next == before:
-            return
-        starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
-        lo = before if before is not None else min(starts, default=to)
-        for name, frame in final.items():
-            self.out.setdefault(name, []).append(frame)
-        heard = min(self.heard_us, to + LATENESS_US)
-        told, self.judged = judge(self.detectors, self.judged, final, lo, to, heard, self.case.settings)
-        for d in self.detectors:
-            for change in told.changes.get(d.name, []):
-                row = finding(d, "", change.key, change.episode)
-                self.closed[str(row["finding_id"])] = row
-
-    def killed(self) -> Run:
-        """match keeps its next window, judge its open episodes; the rest is read again from the tables that landed."""
-        history = {n: pl.concat(frames) for n, frames in self.out.items()}
-        episodes = {n: _through_json(e) for n, e in self.judged.episodes.items()}
-        matched = MatchState(self.matched.next)
-        judged = JudgeState(history, episodes)
-        return Run(
-            self.tables, self.detectors, self.case, self.heard_us, matched, judged, Memory(), self.out, self.closed
-        )
-
-    def result(self) -> Result:
-        rows = dict(self.closed)
-        for d in self.detectors:
-            for key, episode in self.judged.episodes.get(d.name, Episodes()).open.items():
-                row = finding(d, "", key, episode)
-                rows[str(row["finding_id"])] = row
-        tables = {
-            t.name: pl.concat(self.out[t.name]).sort(t.full_key if t.columns else [*t.full_key, "coord"])
-            for t in self.tables
-            if t.name in self.out
-        }
-        return Result(tables, findings(list(rows.values())).sort("finding_id"))
-
-
-class _Saved(msgspec.Struct):
-    open: list[tuple[Key, Episode]]
-    ended: list[tuple[Key, int]]
-
-
-def _through_json(episodes: Episodes) -> Episodes:
-    text = msgspec.json.encode(_Saved(list(episodes.open.items()), list(episodes.ended.items())))
-    saved = msgspec.json.decode(text, type=_Saved)
-    return Episodes(dict(saved.open), dict(saved.ended))
+__all__ = ["Log", "Memory", "Result", "Run", "everything", "one_pass", "placed", "restarted", "sliced"]
 
 
 def everything(only: str = "") -> tuple[list[Table], list[Detector]]:
     """All detectors of the catalog and their tables, or one of them with its tables."""
     detectors = [e.detector for n, e in catalog().items() if only in ("", n)]
-    return list({t.name: t for d in detectors for t in d.tables}.values()), detectors
-
-
-def ends(log: Log) -> tuple[int, int]:
-    """(heard until, the first window after all rows)."""
-    heard = max(int(f["arrived"].max()) for fs in log.values() for f in fs if len(f))  # type: ignore[arg-type]
-    last = max(int(f["t"].max()) for fs in log.values() for f in fs if len(f))  # type: ignore[arg-type]
-    return heard, (max(heard, last) // WINDOW_US + 1) * WINDOW_US
-
-
-def begin(case: Case, log: Log, only: str) -> tuple[Run, int]:
-    tables, detectors = everything(only)
-    heard, to = ends(log)
-    return Run(tables, detectors, case, heard), to
+    return tables_of(detectors), detectors
 
 
 def one_pass(case: Case, log: Log | None = None, only: str = "") -> Result:
-    log = log or placed(case)
-    run, to = begin(case, log, only)
-    news = [reduce(run.tables, stream, pl.concat(parts)) for stream, parts in log.items() if parts]
-    run.advance(news, to)
-    return run.result()
-
-
-def slices(part: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-    for (number,), rows in part.group_by(pl.col("arrived") // SLICE_US, maintain_order=True):
-        yield int(number), rows
+    return runs.one_pass(case, everything(only)[1], log)
 
 
 def sliced(case: Case, seed: int, log: Log | None = None, often: float = 0.2, only: str = "") -> Result:
-    """Slice by slice; inside a slice rows in any order, over any number of producers, in any batches."""
-    log = log or placed(case)
-    dice = random.Random(seed)
-    run, to = begin(case, log, only)
-    by_number: dict[int, list[tuple[str, pl.DataFrame]]] = {}
-    for stream, parts in log.items():
-        for part in parts:
-            for number, rows in slices(part):
-                by_number.setdefault(number, []).append((stream, rows))
-    news: list[Partials] = []
-    for number in sorted(by_number):
-        for stream, rows in by_number[number]:
-            mixed = rows.sample(fraction=1.0, shuffle=True, seed=dice.randrange(2**31))
-            cut = dice.randrange(len(mixed) + 1)
-            news += [reduce(run.tables, stream, part) for part in (mixed[:cut], mixed[cut:]) if len(part)]
-        if dice.random() < often:
-            dice.shuffle(news)
-            run.advance(news, final_before((number + 1) * SLICE_US, LATENESS_US))
-            news = []
-    run.advance(news, to)
-    return run.result()
-
-
-Message = tuple[tuple[str, int], int, Partials]  # producer, number, rows
+    return runs.sliced(case, everything(only)[1], seed, log, often)
 
 
 def restarted(case: Case, seed: int, log: Log | None = None, only: str = "") -> tuple[Result, int, int]:
-    """Messages in any order between producers, some twice; killed at random: (result, kills, repeats dropped)."""
-    log = log or placed(case)
-    dice = random.Random(seed)
-    run, to = begin(case, log, only)
-    messages: dict[tuple[str, int], list[Message]] = {}
-    for stream, parts in log.items():
-        for p, part in enumerate(parts):
-            messages[stream, p] = [((stream, p), n, reduce(run.tables, stream, rows)) for n, rows in slices(part)]
-    end = 1 + max(m[-1][1] for m in messages.values() if m)
-    at = dict.fromkeys(messages, 0)
-    taken: dict[tuple[tuple[str, int], int], Partials] = {}
-    waiting: list[Partials] = []
-    kills = repeats = 0
-    while any(at[p] < len(m) for p, m in messages.items()):
-        producer = dice.choice([p for p, m in messages.items() if at[p] < len(m)])
-        for _, number, partials in messages[producer][at[producer] : at[producer] + dice.randrange(1, 20)]:
-            at[producer] += 1
-            if (producer, number) in taken:
-                repeats += 1
-                continue
-            taken[producer, number] = partials
-            waiting.append(partials)
-        if dice.random() < 0.3:
-            at[producer] = max(0, at[producer] - dice.randrange(10))  # not committed: comes again
-        frontier = min(m[at[p]][1] if at[p] < len(m) else end for p, m in messages.items())
-        run.advance(waiting, final_before(frontier * SLICE_US, LATENESS_US))
-        waiting = []
-        if kills < 6 and run.matched.next is not None and dice.random() < 0.05:
-            kills += 1
-            run = run.killed()
-            waiting = list(taken.values())  # what was read since the oldest row that a window still needs
-            dice.shuffle(waiting)
-    run.advance(waiting, to)
-    return run.result(), kills, repeats
-
-
-__all__ = ["AHEAD_US", "Log", "Memory", "Result", "Run", "everything", "one_pass", "placed", "restarted", "sliced"]
+    return runs.restarted(case, everything(only)[1], seed, log)

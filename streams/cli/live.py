@@ -116,7 +116,7 @@ def worker(
     metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Read the logs in Kafka and judge them, alone or with other workers. Exit code 70: start it again."""
-    from detectors.detector import catalog
+    from streams.catalog import all_detectors
     from streams.live.connect import connection
     from streams.live.worker import Worker, serve
     from streams.settings import load
@@ -126,7 +126,7 @@ def worker(
     meter = Meter(WORKER)
     if metrics is not None:
         answer(meter, metrics_address, metrics)
-    detectors = [e.detector for e in catalog().values()]
+    detectors = all_detectors()
     settings = load(detectors, set_)
     sources, queues = partitions(at, prefix)
     with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
@@ -144,7 +144,7 @@ def land(
     metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Write what workers say into DuckDB, and put a new readable file in place every few seconds."""
-    from detectors.detector import catalog
+    from streams.catalog import all_detectors
     from streams.live.connect import connection
     from streams.live.land import Landing, run
     from streams.watch.metrics import LANDER, Meter, answer
@@ -154,7 +154,7 @@ def land(
     if metrics is not None:
         answer(meter, metrics_address, metrics)
     sources, queues = partitions(at, prefix)
-    detectors = [e.detector for e in catalog().values()]
+    detectors = all_detectors()
     run(Landing(state, at, detectors, sources, queues, prefix, invoked(), meter=meter))
 
 

@@ -33,13 +33,17 @@ Csv = Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")]
 Ascii = Annotated[bool, typer.Option("--ascii", help="For plain terminals.")]
 Id = Annotated[str, typer.Argument(help="The beginning of an id, as `findings` shows it.")]
 
+known = typer.Typer()
+
 
 def register(app: typer.Typer) -> None:
     app.command()(report)
     app.command()(findings)
     app.command()(explain)
     app.command()(sql)
-    app.command()(detectors)
+    app.add_typer(known, name="detectors")
+    known.callback(invoke_without_command=True)(detectors)
+    known.command()(check)
     app.command()(runbook)
 
 
@@ -196,9 +200,11 @@ def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
             raise Problem("sql", str(error), code=Exit.USAGE) from None
 
 
-def detectors(state: State = STATE) -> None:
+def detectors(context: typer.Context, state: State = STATE) -> None:
     """What can be found, at which thresholds, and which of it could be seen in a state."""
-    from detectors.detector import catalog
+    if context.invoked_subcommand:
+        return
+    from streams.catalog import catalog, file_of
     from streams.sources.files import READABLE
 
     sight = {}
@@ -208,7 +214,9 @@ def detectors(state: State = STATE) -> None:
     for name, entry in catalog().items():
         d = entry.detector
         blind = f"   BLIND: {sight[name].why}" if name in sight and sight[name].blind else ""
-        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.splitlines()[0]}{blind}")
+        typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.strip().splitlines()[0]}{blind}")
+        if not entry.shipped:
+            typer.echo(f"    from {file_of(entry)}")
         for t in d.thresholds:
             typer.echo(f"    {name}.{t.name} = {t.default:g} {t.unit}   ({t.level}, {t.low:g} to {t.high:g})")
     if sight:
@@ -217,11 +225,35 @@ def detectors(state: State = STATE) -> None:
     typer.echo("Change one: --set detector.threshold=value.  Next: asynchealth runbook NAME")
 
 
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Of your own; else all of them.")] = None,
+) -> None:
+    """Whether your own detectors give the same answer live, killed and in any order: tried on the cases they bring."""
+    from streams.catalog import catalog
+    from streams.laws.check import check as laws
+
+    own = {n: e for n, e in catalog().items() if not e.shipped}
+    if unknown := [n for n in names or [] if n not in own]:
+        raise Problem(unknown[0], "no detector of your own", "asynchealth detectors")
+    if not own:
+        raise Problem("detectors", "none of your own", 'detectors = ["./detectors"] in asynchealth.toml')
+    broken = 0
+    for name in names or own:
+        typer.echo(name)
+        for law in laws(own[name]):
+            typer.echo(f"    {'BROKEN' if law.broken else 'holds '}  {law.words}")
+            for where in law.broken:
+                typer.echo(f"            {where}")
+            broken += bool(law.broken)
+    if broken:
+        raise typer.Exit(Exit.FOUND)
+
+
 def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")]) -> None:
     """What to do about a finding, step by step."""
-    from importlib.resources import files
+    from streams.catalog import catalog, runbook_of
 
-    page = files("detectors.catalog") / f"{name}.md"
-    if not page.is_file():
-        raise Problem(name, "no such detector", "asynchealth detectors")
-    typer.echo(page.read_text())
+    if name not in (every := catalog()):
+        reason = "no such detector; your own are known where asynchealth.toml names their folder"
+        raise Problem(name, reason, "asynchealth detectors")
+    typer.echo(runbook_of(every[name]).read_text())

@@ -35,10 +35,10 @@ def up(
     set_: Sets = [],  # noqa: B006
 ) -> None:
     """Start everything: broker, worker, lander and a simulated fleet. Ctrl-C ends it; what was found stays."""
-    from detectors.detector import catalog
+    from streams.catalog import all_detectors
     from streams.settings import load
 
-    settings = load([e.detector for e in catalog().values()], set_)
+    settings = load(all_detectors(), set_)
     if broker and (tape or once):
         reason = "a tape has arrivals of its own, and Kafka stamps what it gets with the time of now"
         raise Problem("--broker", reason, "asynchealth replay PATH…, or up without --broker")

@@ -79,11 +79,11 @@ def replay(
     fail_on: FailOn = "",
 ) -> None:
     """Analyse recorded logs. Reads only, sends nothing."""
-    from detectors.detector import catalog
     from streams import replay as engine
+    from streams.catalog import all_detectors
     from streams.settings import load, span_us
 
-    settings = load([e.detector for e in catalog().values()], set_)
+    settings = load(all_detectors(), set_)
     outcome = engine.replay(
         paths, state, settings, lateness_us=span_us(lateness), arrival=arrival, command=invoked(), fresh=fresh
     )
@@ -97,11 +97,11 @@ def rebuild(
     fail_on: FailOn = "",
 ) -> None:
     """Judge the rows that have landed again, after a change of detector, threshold or lateness."""
-    from detectors.detector import catalog
     from streams import replay as engine
+    from streams.catalog import all_detectors
     from streams.settings import load, span_us
 
-    settings = load([e.detector for e in catalog().values()], set_)
+    settings = load(all_detectors(), set_)
     late = span_us(lateness) if lateness else None
     outcome = engine.rebuild(state, settings, lateness_us=late, command=invoked())
     _say(outcome, state, fail_on)

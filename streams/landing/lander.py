@@ -23,7 +23,8 @@ from detectors.table import Table
 from detectors.windows import HOUR_US, LATENESS_US, SLICE_US
 from streams.landing import lake, state
 from streams.landing.lake import PART_ROWS, Part
-from streams.live.judge import PRODUCER
+from streams.live.apart import Apart
+from streams.live.judge import PRODUCER, judged_with
 from streams.live.numbered import Reader, Taken
 
 SMALL_PARTS = 16  # of one stream and hour; then they become one
@@ -68,6 +69,8 @@ class Lander:
     def __post_init__(self) -> None:
         if not self.con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'landed'").fetchall():
             self._make()
+        self.judging: Sequence[Detector] = self.detectors
+        self.apart = Apart()
         self.tables: dict[str, Table] = {t.name: t for d in self.detectors for t in d.tables}
         queues = [str(q) for q in range(self.queues)]
         self.readers = {Place("events", q): Reader(self._of(q)) for q in range(self.queues)}
@@ -132,9 +135,17 @@ class Lander:
         if reader.state is None or reader.state.number <= self.judged:
             return [], None
         self.judged, frames = reader.state.number, reader.state.frames
+        self._compare(judged_with(frames["episodes"]))
         changes = reader.below(self.judged)
         reader.forget(self.judged)
         return changes, frames.get("open", pl.DataFrame())
+
+    def _compare(self, theirs: set[str]) -> None:
+        """The detectors that the workers judge with, and ours: a detector that nobody runs sees nothing."""
+        self.judging = [d for d in self.detectors if d.name in theirs]
+        self.apart.tell("detector", theirs - {d.name for d in self.detectors}, "run by the workers, not by this lander")
+        missed = {d.name for d in self.detectors} - theirs
+        self.apart.tell("detector", missed, "known to this lander, not run by the workers: it finds nothing")
 
     def _write(self, rows: Sequence[Taken]) -> list[Part]:
         """New parts, which count once the list names them."""
@@ -192,7 +203,10 @@ class Lander:
         for taken in windows:
             for name, rows in taken.frames.items():
                 frames.setdefault(name, []).append(rows)
-        for name, some in sorted(frames.items()):
+        unknown = frames.keys() - self.tables.keys()
+        self.apart.tell("table", unknown, "measured by the workers, not landed: no detector here reads it")
+        for name in sorted(frames.keys() & self.tables.keys()):
+            some = frames[name]
             state.land_table(self.con, name, self.tables[name].merge(pl.concat(some)))
 
     def _land_findings(self, changes: Sequence[Taken], open_: pl.DataFrame | None) -> None:
@@ -245,7 +259,7 @@ class Lander:
             for table in ("lake_parts", "detectors"):
                 self.con.execute(f"DELETE FROM {table}")
             state.land_rows(self.con, "lake_parts", parts)
-            state.land_sight(self.con, self.detectors, covered)
+            state.land_sight(self.con, self.judging, covered)
             state.add_views(self.con, self.folder, parts)
         self.parts = parts
 

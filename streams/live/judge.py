@@ -14,6 +14,7 @@ from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, jud
 from detectors.finding import Episode, Episodes, Key
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
+from streams.live.apart import Apart
 from streams.live.numbered import Head, Reader, messages, pack, unpack
 from streams.live.reduce import Out
 from streams.settings import fingerprint
@@ -35,8 +36,16 @@ def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
 
 def read_episodes(body: bytes) -> dict[str, Episodes]:
     """Out of the body of a state."""
-    kept = msgspec.json.decode(unpack(body)["episodes"]["saved"][0], type=dict[str, Open])
-    return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in kept.items()}
+    return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in _read(unpack(body)["episodes"]).items()}
+
+
+def judged_with(saved: pl.DataFrame) -> set[str]:
+    """The detectors that had a say in a state, out of its frame of episodes."""
+    return set(_read(saved))
+
+
+def _read(saved: pl.DataFrame) -> dict[str, Open]:
+    return msgspec.json.decode(saved["saved"][0], type=dict[str, Open])
 
 
 @dataclass
@@ -57,11 +66,13 @@ class Judge:
     reader: Reader = field(init=False)
     state: JudgeState = field(init=False)
     tables: dict[str, Table] = field(init=False)
+    apart: Apart = field(default_factory=Apart)
 
     def __post_init__(self) -> None:
         self.tables = {t.name: t for d in self.detectors for t in d.tables}
         self.reader = Reader(self.queues, floor=self._needed())
-        self.state = JudgeState({}, self.episodes)
+        mine = {d.name for d in self.detectors}  # a detector that was taken away has no say any more
+        self.state = JudgeState({}, {n: e for n, e in self.episodes.items() if n in mine})
         self._after: tuple[int, JudgeState] | None = None
         self.begun: list[tuple[str, int]] = []  # detector and level of what began or rose with what was said last
 
@@ -83,7 +94,10 @@ class Judge:
         for taken in self.reader.below(to):
             for name, rows in taken.frames.items():
                 news.setdefault(name, []).append(rows)
-        merged = {n: self.tables[n].merge(pl.concat(frames)) for n, frames in news.items()}
+        self.apart.tell(
+            "table", news.keys() - self.tables.keys(), "measured by a worker, read by no detector of this one"
+        )
+        merged = {n: t.merge(pl.concat(news[n])) for n, t in self.tables.items() if n in news}
         lo_us = self.next * WINDOW_US
         before, now = pl.col("window") < lo_us, pl.col("window") >= lo_us
         past = {n: f.filter(before) for n, f in merged.items()}  # read again after a restart

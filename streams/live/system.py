@@ -15,8 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from detectors.detector import Detector, Settings, catalog
+from detectors.detector import Settings
 from detectors.windows import NEVER
+from streams.catalog import all_detectors
 from streams.live.connect import Connection
 from streams.live.embedded import API_VERSION
 from streams.live.land import Landing
@@ -53,7 +54,7 @@ def work(parts: Parts) -> None:
     """The worker's process."""
     _with_parent()
     with tempfile.TemporaryDirectory(prefix="asynchealth-") as home:
-        given = (parts.connection, parts.queues, _detectors(), parts.settings, Path(home), parts.prefix)
+        given = (parts.connection, parts.queues, all_detectors(), parts.settings, Path(home), parts.prefix)
 
         def make(app: App) -> Worker:
             return Worker(app, *given, parts.played, parts.ends_us, parts.sources)
@@ -65,15 +66,11 @@ def land(parts: Parts) -> None:
     """The lander's process."""
     _with_parent()
     client = {"api_version": API_VERSION} if parts.played else {}
-    given = (parts.folder, parts.connection, _detectors(), parts.sources, parts.queues, parts.prefix, parts.command)
+    given = (parts.folder, parts.connection, all_detectors(), parts.sources, parts.queues, parts.prefix, parts.command)
     run_lander(Landing(*given, client))
 
 
 ROLES: Mapping[str, Callable[[Parts], None]] = {"worker": work, "lander": land}
-
-
-def _detectors() -> list[Detector]:
-    return [e.detector for e in catalog().values()]
 
 
 def _with_parent() -> None:

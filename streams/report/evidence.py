@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 
-from detectors.detector import catalog
 from detectors.events import SCHEMA
+from streams.catalog import catalog
 from streams.landing.state import spell
 from streams.report.found import Filter, Found
 
@@ -24,6 +24,12 @@ ENDED = {  # event time: when the line could first be written
     "signals": "timestamp",
 }
 STREAM = {"entity": "write_log", "edge": "requests", "service": "requests", "node": "heartbeats", "fleet": "requests"}
+NAMED_BY = {
+    "edge": {"caller", "service_name"},
+    "service": {"service_name"},
+    "node": {"node_id"},
+    "entity": {"entity_type", "entity_id"},
+}  # what a stream must have so that a subject's rows can be told from the others
 SERVED_BY = "node_id IN (SELECT node_id FROM requests WHERE service_name = {} AND side IS DISTINCT FROM 'client')"
 
 
@@ -53,13 +59,21 @@ def instant(at: datetime) -> str:
 
 def evidence(con: duckdb.DuckDBPyConnection, f: Found) -> Evidence:
     """Of which subject, what counts, and when: the rows a finding was made from."""
-    usual = STREAM.get(f.subject_kind, f.subject.split("/")[0])
-    stream = f.proof[0].split("/")[0] if f.proof and f.detector != "clock_skew" else usual
+    stream = f.proof[0].split("/")[0] if f.proof and f.detector != "clock_skew" else _usual(f)
     space = [f"{n} = {text(v)}" for n, v in _space(f) if v]
     counts = COUNTS[f.detector](f) if f.detector in COUNTS else []
     time = _time(stream, f)
-    parts = [*_subject(con, f, time), *counts, *space]
+    told = NAMED_BY.get(f.subject_kind, set()) <= SCHEMA[stream].keys()
+    parts = [*(_subject(con, f, time) if told else []), *counts, *space]
     return Evidence(stream, " AND ".join([*parts, time]))
+
+
+def _usual(f: Found) -> str:
+    """The stream that tells of such subjects, if the detector reads it at all."""
+    usual = STREAM.get(f.subject_kind, f.subject.split("/")[0])
+    known = catalog().get(f.detector)
+    read = known.detector.reads.streams if known else {usual}
+    return usual if usual in read else min(read)
 
 
 def _space(f: Found) -> list[tuple[str, str]]:
@@ -85,7 +99,7 @@ def _time(stream: str, f: Found) -> str:
 def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
     match f.subject_kind:
         case "edge":
-            caller, service = f.subject.split("->", 1)
+            caller, _, service = f.subject.partition("->")
             edge = [f"coalesce(caller, '?') = {text(caller)}", f"service_name = {text(service)}"]
             return [*edge, one_side(con, " AND ".join([*edge, time]))]
         case "service":
@@ -95,7 +109,8 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
         case "entity":
             return [f"entity_type || '/' || entity_id = {text(f.subject)}"]
         case "partition":
-            return [f'"partition" = {int(f.subject.split("/")[1])}']
+            number = f.subject.rpartition("/")[2]
+            return [f'"partition" = {int(number)}'] if number.isdecimal() else []
         case _:
             return []
 
