@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.transport import FAILED, Chunk, fits
+from streams.live.transport import AGAIN_S, FAILED, Chunk, Seldom, fits
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -110,6 +111,19 @@ def test_a_chunk_is_fed_only_where_it_goes_on_from_our_position(begin: int, leng
     assert (what == "next") == (begin <= position < begin + length)
 
 
+def test_what_a_client_repeats_is_said_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seldom = 0.0, Seldom()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def passes(text: str) -> bool:
+        return seldom.filter(logging.LogRecord("aiokafka", logging.ERROR, "", 0, text, (), None))
+
+    assert [passes("away"), passes("away"), passes("other"), passes("away")] == [True, False, True, False]
+    now = AGAIN_S + 1
+    assert passes("away") and not passes("away")
+    assert len(seldom.said) == 1
+
+
 def test_every_record_is_taken_once_and_in_order_over_a_restart(work: Work) -> None:
     work.send(0, 5_000)
     with running(work) as (first,):
@@ -123,6 +137,15 @@ def test_every_record_is_taken_once_and_in_order_over_a_restart(work: Work) -> N
         work.until(8_000)
     once_each(work, 8_000)
     assert len(work.lines("took")) == 8_000  # it went on from the commit
+
+
+def test_what_producers_compress_is_read_whatever_the_codec(work: Work) -> None:
+    codecs = ("gzip", "snappy", "lz4", "zstd", "none")
+    for i, codec in enumerate(codecs):
+        work.send(i * 300, 300, **{"compression.type": codec})
+    with running(work):
+        work.until(300 * len(codecs))
+    once_each(work, 300 * len(codecs))
 
 
 def test_workers_that_join_are_killed_and_stop_for_a_while_lose_and_double_nothing(work: Work) -> None:
