@@ -238,9 +238,9 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text, now = record.getMessage(), time.monotonic()
-        passes = now > self.said.get(text, -AGAIN_S) + AGAIN_S
+        passes = now >= self.said.get(text, -AGAIN_S) + AGAIN_S
         if passes:
-            self.said = {**{t: at for t, at in self.said.items() if now <= at + AGAIN_S}, text: now}
+            self.said = {**{t: at for t, at in self.said.items() if now < at + AGAIN_S}, text: now}
         return passes
 
 
