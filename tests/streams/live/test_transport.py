@@ -142,7 +142,7 @@ def test_every_record_is_taken_once_and_in_order_over_a_restart(work: Work) -> N
 def test_what_producers_compress_is_read_whatever_the_codec(work: Work) -> None:
     codecs = ("gzip", "snappy", "lz4", "zstd", "none")
     for i, codec in enumerate(codecs):
-        work.send(i * 300, 300, **{"compression.type": codec})
+        work.send(i * 300, 300, None, **{"compression.type": codec})
     with running(work):
         work.until(300 * len(codecs))
     once_each(work, 300 * len(codecs))
