@@ -19,7 +19,7 @@ setup: .venv/installed  ## .venv with everything and .venv/bin/asynchealth
 
 demo: setup  ## an hour of a simulated fleet through the live system, and replayed: both give the morning report below
 	@$(BIN)/asynchealth chaos fleet demo-tape
-	@$(BIN)/asynchealth up demo-tape --once --state demo-live
+	@$(BIN)/asynchealth up demo-tape --state demo-live
 	@$(BIN)/asynchealth replay demo-tape --state demo-state --fresh
 	@$(BIN)/asynchealth report --state demo-live | sed 's/demo-live/demo-state/g' > demo-live/report.txt
 	@$(BIN)/asynchealth report --state demo-state > demo-state/report.txt

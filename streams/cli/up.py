@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from detectors.detector import Settings
     from streams.report.found import Found
 
-Tape = Annotated[list[str] | None, typer.Argument(help="A recorded tape to play first; else the fleet's last hour.")]
-Once = Annotated[bool, typer.Option("--once", help="End when the tape is played, judged and landed.")]
+Tape = Annotated[list[str] | None, typer.Argument(help="A recorded tape to play; else the fleet's last hour.")]
+Once = Annotated[bool, typer.Option("--once", help="End when that is played, judged and landed; a tape always does.")]
+Minutes = Annotated[int, typer.Option(min=1, max=60, help="Of the fleet's past, played first; fewer than 40: calm.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +30,7 @@ def up(
     tape: Tape = None,
     state: State = STATE,
     once: Once = False,
+    minutes: Minutes = 60,
     broker: Broker = "",
     kafka: Security = [],  # noqa: B006
     prefix: Prefix = "",
@@ -47,19 +49,19 @@ def up(
         if broker:
             _on_kafka(screen, broker, kafka, prefix, settings)
         else:
-            _inside(screen, tape or [], settings, once)
+            _inside(screen, tape or [], minutes, settings, once or bool(tape))
     except KeyboardInterrupt:
         typer.echo("")
     screen.show()
     typer.echo(f"Ended; what was found stays. Next: {with_state('report', state)}")
 
 
-def _inside(screen: Screen, tape: list[str], settings: Settings, once: bool) -> None:
+def _inside(screen: Screen, tape: list[str], minutes: int, settings: Settings, once: bool) -> None:
     from streams.live.up import inside
 
     typer.echo("The broker is inside this process: for this run, and for no more than 2 MiB a minute and partition.")
     typer.echo(f"Look from another terminal: {with_state('findings', screen.state)}")
-    inside(tape, screen.state, settings, invoked(), typer.echo, screen.show, once=once)
+    inside(tape, minutes, screen.state, settings, invoked(), typer.echo, screen.show, once)
 
 
 def _on_kafka(screen: Screen, broker: str, kafka: list[str], prefix: str, settings: Settings) -> None:

@@ -20,6 +20,7 @@ from streams.live.reduce import Out
 from streams.settings import fingerprint
 
 PRODUCER = "judge"
+MOST_WINDOWS = 4_320  # that are judged at once; twelve hours
 
 
 class Open(msgspec.Struct):
@@ -87,7 +88,7 @@ class Judge:
 
     def say(self) -> tuple[int, list[Out]]:
         """(the first window not judged, the messages for those before it, the state last); done() makes it so."""
-        to = self.reader.upto(self.next)
+        to = self._to()
         if to == self.next:
             return to, []
         news: dict[str, list[pl.DataFrame]] = {}
@@ -110,6 +111,12 @@ class Judge:
         told = ((name, c.episode) for name, changes in judged.changes.items() for c in changes)
         self.begun = [(name, episode.level) for name, episode in told if episode.resolved is None]
         return to, self._messages(judged, to, after)
+
+    def _to(self) -> int:
+        """All windows that are final, in pieces: after a silence of months they are millions."""
+        begin = self.next or self.reader.first_fresh()
+        to = self.reader.upto(self.next)
+        return to if begin is None else min(to, max(begin, self.next) + MOST_WINDOWS)
 
     def _begin(self, tables: Mapping[str, pl.DataFrame]) -> int:
         """The first window to judge: of a log that begins, the first with rows."""

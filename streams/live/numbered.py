@@ -223,6 +223,10 @@ class Reader:
             return None
         return max(c.ranges[0][0] for c in self.cover.values())
 
+    def first_fresh(self) -> int | None:
+        """The first number with a body that was not handed out yet."""
+        return min((t.number for t in self._fresh), default=None)
+
     def is_lost(self, lo: int, hi: int) -> bool:
         return any(r.overlaps(lo, hi) for r in self.lost.values())
 

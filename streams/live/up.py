@@ -18,6 +18,7 @@ from detectors.detector import Settings
 from detectors.events import STREAMS
 from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
 from streams.chaos.fleet import make_hour, write_tape
+from streams.chaos.plan import FAULTS_NEED_MIN
 from streams.landing.state import begin_anew
 from streams.live import topics
 from streams.live.connect import Connection
@@ -32,17 +33,18 @@ STEP_BYTES = 2 << 20  # of one partition at once; two steps are under way
 STEP_S = 60  # a step must last as long, since what is judged trails what is played by most of it
 BEHIND_US = LATENESS_US + 2 * WINDOW_US + SLICE_US  # by which what is judged trails what was played
 PLAY_S = 0.5
-HOUR = timedelta(hours=1)
+HOUR_MINUTES = 60
 Say = Callable[[str], None]
 Show = Callable[[], None]
 
 
 def inside(
-    tape: Sequence[str], folder: Path, settings: Settings, command: str, say: Say, show: Show, *, once: bool
+    tape: Sequence[str], minutes: int, folder: Path, settings: Settings, command: str, say: Say, show: Show, once: bool
 ) -> None:
-    """On the broker inside this process: the tape or the fleet's last hour; then, if not once, the fleet live."""
+    """On the broker inside this process: the tape, or the fleet's last minutes; then, if not once, the fleet live."""
     begin_anew(folder)
-    logs = read_tape(tape, folder) if tape else fleet(1, datetime.now(UTC) - HOUR)
+    past = datetime.now(UTC) - timedelta(minutes=minutes)
+    logs = read_tape(tape, folder) if tape else fleet(1, past, minutes)
     cuts = fitting(logs)
     sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
     with broker_inside(sources) as at:
@@ -54,7 +56,7 @@ def inside(
             if once:
                 finish(system, player, follower)
             else:
-                say("The recorded hour is played; from here the fleet is live. Ctrl-C ends it.")
+                say("What was before is played; from here the fleet is live. Ctrl-C ends it.")
                 go_on(system, 2, lambda logs: Player(at, logs))
         follower.close()
 
@@ -76,10 +78,12 @@ def broker_inside(sources: Mapping[str, int]) -> Iterator[Connection]:
         yield Connection(broker=broker.bootstrap)
 
 
-def fleet(seed: int, start: datetime) -> list[Log]:
-    """An hour of the simulated fleet."""
+def fleet(seed: int, start: datetime, minutes: int = HOUR_MINUTES) -> list[Log]:
+    """So many minutes of the simulated fleet; few of them are calm, since its faults take a while."""
     with tempfile.TemporaryDirectory(prefix="asynchealth-") as folder:
-        write_tape(make_hour(seed, start=start.replace(microsecond=0)), Path(folder))
+        calm = minutes < FAULTS_NEED_MIN
+        hour = make_hour(seed, calm=calm, start=start.replace(microsecond=0), minutes=minutes)
+        write_tape(hour, Path(folder))
         return read_tape([folder], Path(folder) / "none")
 
 

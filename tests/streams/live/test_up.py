@@ -8,10 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from streams.landing.state import begin_anew
 from streams.problems import Exit
+from streams.sources.files import READABLE
+from tests.streams.report.test_queries import COLUMNS
+from tests.streams.report.test_sql_shut_in import PLAYBOOK
 from tests.streams.tape import COMMAND, ROOT, T0, asynchealth, beats, contents, differing, lines, request, storm, write
 
 PATIENCE_S = 60
@@ -58,6 +62,15 @@ def waited(until: object) -> bool:
     return bool(until())
 
 
+def others_read(live: Path) -> None:
+    """From other terminals, while it runs: plain DuckDB with the playbook's queries word for word, sql and report."""
+    with duckdb.connect(str(live / READABLE), read_only=True) as con:
+        columns = {name: [c[0] for c in con.execute(PLAYBOOK[name]).description or ()] for name in COLUMNS}
+    assert columns == COLUMNS
+    assert b"yes" in asynchealth("sql", "SELECT 'yes' FROM requests LIMIT 1", "--state", live).stdout
+    assert b" read = " in asynchealth("report", "--state", live).stdout
+
+
 def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Path) -> None:
     live, replayed = tmp_path / "live", tmp_path / "replayed"
     assert "retry_storm  gateway->payment" in ran(str(tape), "--once", "--state", str(live), said=tmp_path / "said")
@@ -72,13 +85,14 @@ def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Pa
     assert differing(shared, theirs, but=["source"]) == []  # which is a topic, not a file
 
 
-def test_one_signal_ends_all_and_what_was_found_stays(tape: Path, tmp_path: Path) -> None:
+def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:
     live, said = tmp_path / "live", tmp_path / "said"
-    up = begun(str(tape), "--state", str(live), said=said)
+    up = begun("--minutes", "3", "--state", str(live), said=said)
     try:
         assert waited(lambda: b"from here the fleet is live" in said.read_bytes()), said.read_text()
         mine = children(up.pid)
         assert len(mine) >= 2
+        others_read(live)
         up.send_signal(signal.SIGINT)
         assert up.wait(PATIENCE_S) == 0, said.read_text()
         assert not any(map(runs, mine))
@@ -86,7 +100,7 @@ def test_one_signal_ends_all_and_what_was_found_stays(tape: Path, tmp_path: Path
         up.kill()
         up.wait()
     assert b"Traceback" not in said.read_bytes()
-    assert b"gateway->payment" in asynchealth("findings", "--state", live).stdout
+    assert b" read = " in asynchealth("report", "--state", live).stdout
 
 
 def test_of_one_that_was_killed_nothing_runs_on_and_the_next_begins_anew(tape: Path, tmp_path: Path) -> None:
