@@ -33,6 +33,7 @@ HELD_S = 120.0  # nothing was judged for so long: unreachable
 RENEW_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 TRY_S = 5.0
+TURN_S = 5.0  # then the others have theirs, however slow this one answers
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -192,7 +193,7 @@ class Notifier:
         start = consumer.beginning_offsets([self.place])[self.place]
         self._end = consumer.end_offsets([self.place])[self.place]
         known = consumer.committed(self.place, metadata=True)
-        kept = msgspec.json.decode(known.metadata, type=dict[str, Kept]) if known else {}
+        kept = msgspec.json.decode(known.metadata, type=dict[str, Kept]) if known and known.metadata else {}
         for way in self.ways:
             if mine := kept.get(way.receiver.name):
                 way.cursor, way.unreachable = mine.cursor, mine.unreachable
@@ -207,8 +208,9 @@ class Notifier:
     # ---- telling ----
 
     def _advance(self, way: Way) -> None:
-        """All that it takes now. Before each the last is in Kafka."""
-        while not self.stopping and way.cursor and self.clocks.monotonic() >= way.again:
+        """All that it takes in one turn. Before each the last is in Kafka."""
+        ends = self.clocks.monotonic() + TURN_S
+        while not self.stopping and way.cursor and way.again <= self.clocks.monotonic() < ends:
             if way.cursor.idle:
                 held = self.pulse.held(self.clocks.monotonic())
                 decided = self.news.decided(way.cursor, self._now_us(), held)

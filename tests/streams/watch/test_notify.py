@@ -17,7 +17,7 @@ from streams.watch.send import Receiver as Sends
 from tests.kafka import free_port
 from tests.streams.watch.judged import Change, said
 from tests.streams.watch.receivers import Receiver, receiving
-from tests.streams.watch.test_news import BEGIN, Dice, Log
+from tests.streams.watch.test_news import BEGIN, Committed, Dice, Log
 
 JUDGED_AGO_S = 45  # after its end a window is judged
 
@@ -152,6 +152,14 @@ def test_a_log_whose_begin_was_deleted_is_told_from_where_it_begins(night: Night
     night.go(200)
     assert night.hook.keys == KEYS
     assert any("was deleted and is not told" in line for line in night.lines)
+
+
+def test_positions_that_somebody_has_set_back_begin_anew_with_what_is_open(night: Night) -> None:
+    night.go(90 + 20)
+    night.log.kept = Committed(0, "")
+    night.begin()
+    night.go(90)
+    assert list(dict.fromkeys(night.hook.keys)) == KEYS
 
 
 def test_a_kafka_that_does_not_answer_from_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
