@@ -23,7 +23,7 @@ from streams.cli import app
 from streams.cli.notify import receivers
 from streams.landing.state import open_readable
 from streams.settings import load
-from streams.watch.metrics import COUNTED, LANDER, WORKER
+from streams.watch.metrics import COUNTED, LANDER, NOTIFIER, WORKER
 from tests.kafka import Broker, _java
 from tests.streams.live.conftest import started
 
@@ -34,10 +34,11 @@ YAMLS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml")])
 PROMETHEUS = {"up", "process_resident_memory_bytes"}
 SECRET = re.compile(r"(?i)(password|secret|token|api_?key)\w*\s*[:=]\s*\S")
 VALUES = {
-    "step": {"merge", "judge", "land"},
+    "step": {"merge", "judge", "land", "notify"},
     "fate": set(COUNTED),
+    "outcome": {"taken", "refused", "away"},
     "level": set(LEVELS[1:]),
-    "job": {"worker", "land"},
+    "job": {"worker", "land", "notify"},
     "detector": set(catalog()),
 }
 
@@ -169,7 +170,7 @@ def test_the_ports_that_are_asked_are_those_that_answer() -> None:
     static = (s["static_configs"][0]["targets"][0].split(":") for s in prometheus if "static_configs" in s)
     asked |= {name: int(port) for name, port in static}
     every = services()
-    known = {n: accepted(every[n]["command"]) for n in ("worker", "land")}
+    known = {n: accepted(every[n]["command"]) for n in ("worker", "land", "notify")}
     assert asked == {n: options["metrics"] for n, options in known.items()}
     for name, options in known.items():
         assert options["metrics_address"] == "0.0.0.0"
@@ -206,7 +207,7 @@ def selectors(node: Any) -> Iterator[Any]:
 
 
 def test_every_expression_reads_metrics_and_labels_that_we_expose() -> None:
-    measures = {m.name: m for m in (*WORKER, *LANDER)}
+    measures = {m.name: m for m in (*WORKER, *LANDER, *NOTIFIER)}
     read_, seen = set(), 0
     for where, text in expressions():
         seen += 1
@@ -222,7 +223,8 @@ def test_every_expression_reads_metrics_and_labels_that_we_expose() -> None:
             assert set(labels_.split(", ")) <= known, f"{where}: by ({labels_})"
     assert seen >= 20
     never_shown = measures.keys() - read_ - {"asynchealth_slices_total", "asynchealth_windows_total"}
-    assert never_shown == {"asynchealth_assigned_partitions", "asynchealth_landed_rows_total"}
+    others = {"asynchealth_landed_rows_total", "asynchealth_notify_windows_waiting"}
+    assert never_shown == {"asynchealth_assigned_partitions", *others}
 
 
 def test_an_expression_is_taken_apart_to_its_last_metric() -> None:
