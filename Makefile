@@ -4,10 +4,10 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth bench evidence lint lock clean
+.PHONY: help setup demo test kafka truth bench bench-live evidence lint lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/installed  ## .venv with everything and .venv/bin/asynchealth
 
@@ -37,6 +37,9 @@ truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (
 
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
+
+bench-live: setup  ## a worker on a real Kafka, beside stock Faust and bare clients
+	$(BIN)/python -m bench.live
 
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt

@@ -25,7 +25,7 @@ def write(folder: Path, events: int, seed: int = 7) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     minutes = round(events / PER_MINUTE)
     rows = {}
-    makers = {"requests": _requests, "heartbeats": _heartbeats, "write_log": _writes, "signals": _signals}
+    makers = {"requests": requests, "heartbeats": _heartbeats, "write_log": _writes, "signals": _signals}
     for name, make in makers.items():
         rng = np.random.default_rng([seed, len(name)])
         rows[name] = _save(folder / f"{name}-0.parquet", (make(rng, m) for m in range(minutes)))
@@ -52,7 +52,7 @@ def _name(prefix: str, numbers: np.ndarray) -> pl.Series:
     return pl.select(pl.lit(prefix) + pl.Series(numbers).cast(pl.String)).to_series()
 
 
-def _requests(rng: np.random.Generator, minute: int) -> pl.DataFrame:
+def requests(rng: np.random.Generator, minute: int) -> pl.DataFrame:
     n = int(PER_MINUTE * 0.85) // 2
     edge = np.where(rng.random(n) < 0.03, rng.integers(0, 4, n), rng.integers(0, EDGES, n))  # four are busy
     place = np.arange(n)

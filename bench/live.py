@@ -1,0 +1,209 @@
+"""python -m bench.live [--events N]: one worker with all detectors on a real Kafka, beside peers in the same run.
+
+Two partitions of requests, appended as fast as Kafka takes them; each row is of the time when it is sent, so that it
+counts. Peers read the same topic: an empty agent of stock Faust, a bare client, and a client whose records our decoder
+takes apart. Ratios count, absolute times drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from confluent_kafka import Consumer, Producer
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench import tape
+from detectors.events import decode_json, encode_json
+from detectors.windows import SECOND_US
+from streams.live.connect import Connection
+from streams.live.topics import admin, create, topics
+from tests.kafka import Broker, free_port
+
+PARTITIONS = 2
+BLOCK = 10_000
+PATIENCE_S = 600
+READ = 5_000
+FAUST = """
+import sys, time, resource, os
+import faust
+bootstrap, total = sys.argv[1], int(sys.argv[2])
+app = faust.App("stock", broker=f"kafka://{bootstrap}", consumer_auto_offset_reset="earliest",
+                topic_disable_leader=True, web_enabled=False, datadir=sys.argv[3])
+count, begun = 0, None
+
+@app.agent(app.topic("requests", value_serializer="raw"))
+async def count_all(stream):
+    global count, begun
+    async for _ in stream:
+        count += 1
+        if count == 1:
+            begun = time.monotonic(), cpu()
+        if count == total:
+            os.write(1, f"\\n{time.monotonic() - begun[0]} {cpu() - begun[1]}".encode())  # Faust takes what is printed
+            os._exit(0)
+
+def cpu():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+sys.argv = [sys.argv[0], "--quiet", "worker", "-l", "error", "--without-web"]
+app.main()
+"""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Of events read after the first were."""
+
+    events: int
+    wall_s: float
+    cpu_s: float
+
+    def row(self, what: str, stock: Rate) -> str:
+        per_s, cpu_us = self.events / self.wall_s, self.cpu_s / self.events * 1e6
+        ratio = per_s / (stock.events / stock.wall_s)
+        return f"| {what} | {per_s / 1e3:,.0f} | {cpu_us:.1f} | {ratio:.1f} |"
+
+
+def blocks(events: int) -> Iterator[pl.DataFrame]:
+    rng, minute = np.random.default_rng(7), 0
+    while events > 0:
+        rows = tape.requests(rng, minute).head(events)
+        events -= len(rows)
+        minute += 1
+        yield from rows.iter_slices(BLOCK)
+
+
+def produce(bootstrap: str, events: int) -> int:
+    """The bytes that were sent."""
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20})
+    sent = 0
+    for rows in blocks(events):
+        lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
+        began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
+        for i, value in enumerate(encode_json("requests", rows.drop("arrival").with_columns(timestamp=began))):
+            while True:
+                try:
+                    producer.produce("requests", value, partition=i % PARTITIONS)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            sent += len(value)
+        producer.poll(0)
+    producer.flush(PATIENCE_S)
+    return sent
+
+
+def stock(bootstrap: str, events: int, folder: Path) -> Rate:
+    given = [sys.executable, "-c", FAUST, bootstrap, str(events), str(folder / "stock")]
+    said = subprocess.run(given, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+    wall, cpu = map(float, said.split()[-2:])
+    return Rate(events, wall, cpu)
+
+
+def bare(bootstrap: str, events: int, work: Callable[[list[bytes]], object]) -> Rate:
+    settings = {"bootstrap.servers": bootstrap, "group.id": "bare", "auto.offset.reset": "earliest"}
+    consumer = Consumer({**settings, "enable.auto.commit": False})
+    consumer.subscribe(["requests"])
+    first = consumer.consume(1, PATIENCE_S)
+    read, begun, cpu = len(first), time.monotonic(), _cpu()
+    while read < events:
+        values = [v for m in consumer.consume(READ, 1.0) if (v := m.value()) is not None]
+        work([v if isinstance(v, bytes) else v.encode() for v in values])
+        read += len(values)
+    rate = Rate(events - len(first), time.monotonic() - begun, _cpu() - cpu)
+    consumer.close()
+    return rate
+
+
+def _cpu(pid: int | None = None) -> float:
+    if pid is None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return used.ru_utime + used.ru_stime
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def metric(port: int, name: str, **labels: str) -> float:
+    """The sum of a metric's samples; 0 while nobody answers yet."""
+    try:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    except urllib.error.URLError:
+        return 0.0
+    samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
+    return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+
+def worker(bootstrap: str, events: int, sent_by_us: int) -> tuple[Rate, Rate, int]:
+    """(until all is measured and said, until all is judged, the peak of its memory in MB)."""
+    port = free_port()
+    command = [sys.executable, "-m", "streams.cli", "worker", "--broker", bootstrap, "--metrics", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        first = _until(lambda: metric(port, "asynchealth_events_total"))
+        begun, cpu = time.monotonic(), _cpu(process.pid)
+        _until(lambda: metric(port, "asynchealth_events_total") >= events)
+        measured = Rate(events - int(first), time.monotonic() - begun, _cpu(process.pid) - cpu)
+        final = "asynchealth_final_until_timestamp_seconds"
+        _until(lambda: metric(port, final, step="judge") > sent_by_us / SECOND_US)
+        judged = Rate(events - int(first), time.monotonic() - begun, _cpu(process.pid) - cpu)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        (peak,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        return measured, judged, peak
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until(what: Callable[[], float]) -> float:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if value := what():
+            return value
+        time.sleep(0.1)
+    raise SystemExit(f"not reached in {PATIENCE_S} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=float, default=400e3)
+    events = int(parser.parse_args().events)
+    with tempfile.TemporaryDirectory(prefix="asynchealth-bench-") as made:
+        folder = Path(made)
+        broker = Broker(folder / "kafka")
+        broker.start()
+        try:
+            create(admin(Connection(broker=broker.bootstrap)), topics(PARTITIONS))
+            size = produce(broker.bootstrap, events) // events
+            sent_by_us = time.time_ns() // 1_000
+            measured, judged, peak = worker(broker.bootstrap, events, sent_by_us)
+            faust = stock(broker.bootstrap, events, folder)
+            read = bare(broker.bootstrap, events, len)
+            decoded = bare(broker.bootstrap, events, lambda values: decode_json("requests", values))
+        finally:
+            broker.stop()
+    print(f"{events:,} requests of {size} bytes in {PARTITIONS} partitions, one process each.\n")
+    print("| what | k events/s | CPU µs/event | × stock Faust |\n|---|---|---|---|")
+    print(faust.row("stock Faust, an empty agent", faust))
+    print(measured.row("worker, all tables measured and said", faust))
+    print(read.row("confluent-kafka, read", faust))
+    print(decoded.row("confluent-kafka, read and decoded", faust))
+    cpu_us = judged.cpu_s / judged.events * 1e6
+    print(f"\nUntil all was judged by all detectors it used {cpu_us:.1f} µs of CPU an event, and {peak:,} MB at most.")
+
+
+if __name__ == "__main__":
+    main()
