@@ -95,7 +95,7 @@ def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:
         others_read(live)
         up.send_signal(signal.SIGINT)
         assert up.wait(PATIENCE_S) == 0, said.read_text()
-        assert not any(map(runs, mine))
+        assert waited(lambda: not any(map(runs, mine)))
     finally:
         up.kill()
         up.wait()
