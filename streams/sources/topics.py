@@ -97,12 +97,24 @@ class Partition:
     def read_before(self, known: Sequence[Known]) -> Known | None:
         before = next((k for k in known if k.head == self.log.head), None)
         if before and not self.log.start <= before.records <= self.log.end:
-            raise self._gone(before.records)
+            holds = f"holds {self.log.start} to {self.log.end}, read was up to {before.records}"
+            raise self._gone(f"{holds}: what lies between was deleted")
+        if before and self.log.wanted < before.length:
+            self._note(
+                f"{self.name}: read from {before.length} on, as the first time. Next: {self._anew}, for all of it"
+            )
         return before
 
-    def _gone(self, position: int) -> Problem:
-        holds = f"holds {self.log.start} to {self.log.end}, read was up to {position}"
-        return Problem(self.name, f"{holds}: what lies between was deleted", "replay into a new --state", Exit.STATE)
+    @property
+    def _anew(self) -> str:
+        return f"asynchealth replay {KAFKA}{self.log.broker}/{self.log.at.topic} --state NEW"
+
+    def _gone(self, reason: str) -> Problem:
+        return Problem(self.name, reason, self._anew, Exit.STATE)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def has_more(self, before: Known) -> bool:
         return before.records < self.log.end
@@ -115,8 +127,9 @@ class Partition:
         if first == self.log.end:
             raise Problem(self.name, f"nothing since {self.since}", "an earlier --since", Exit.NOTHING)
         if first < self.log.start:
-            reason = f"must be read again from {first}, where it was read first, and begins at {self.log.start}"
-            raise Problem(self.name, reason, "replay into a new --state", Exit.STATE)
+            raise self._gone(
+                f"has no arrivals, so all from {first} on must be read again; it begins at {self.log.start}"
+            )
         return Known(self.stream, self.name, first, "", first, partition, 0, None, self.log.head)
 
     def known(self, start: Known, records: int) -> Known:
@@ -153,14 +166,14 @@ class Partition:
     def _say_whose_stamps(self) -> None:
         topic = self.log.at.topic
         if self.arrival == STAMP:
-            self.notes = [f"topic {topic}: its stamps are its producers' (CreateTime), taken as arrivals"]
+            self._note(f"topic {topic}: its stamps are its producers' (CreateTime), taken as arrivals")
             return
         then = altered(topic, "message.timestamp.type=LogAppendTime", self.log.broker)
-        self.notes = [
+        self._note(
             f"topic {topic}: its stamps are its producers' (CreateTime) and no arrivals: a column `arrival` is taken, "
             "else event time stands in and silence is unknown\n"
             f"Next: --arrival {STAMP}, if they tell when records arrived; for those to come {then}"
-        ]
+        )
 
 
 @contextmanager

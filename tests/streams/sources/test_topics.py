@@ -219,6 +219,29 @@ def test_what_was_not_committed_is_not_read_and_offsets_are_kafkas(topics: Topic
     assert len(outcome.notes) == 1 and outcome.notes[0].endswith("nothing new in it")
 
 
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_what_producers_pack_is_read(topics: Topics, tmp_path: Path, codec: str) -> None:
+    topics.make("requests")
+    producer = Producer({"bootstrap.servers": topics.broker, "compression.type": codec, "linger.ms": 100})
+    for value in encoded(now(storm(500))):
+        producer.produce(topics.prefix + "requests", value)
+    assert producer.flush(WAIT_S) == 0
+    run(tmp_path, topics.address("requests"))
+    assert accounting(tmp_path) == {"read": 500, "used": 500}
+
+
+def test_what_an_earlier_run_left_out_is_said(topics: Topics, tmp_path: Path) -> None:
+    topics.make("requests", config=FOR_EVER)
+    topics.send("requests", encoded(storm(400)), stamps=[(T0 + i // 20) * 1_000 for i in range(400)])
+    run(tmp_path, topics.address("requests"), since="5s", arrival="stamp")
+    assert run(tmp_path, topics.address("requests"), since="5s", arrival="stamp").notes == [
+        f"{topics.prefix}requests/0: read before as {topics.prefix}requests/0, nothing new in it"
+    ]
+    said = run(tmp_path, topics.address("requests"), arrival="stamp").notes
+    assert any("read from 280 on, as the first time. Next: asynchealth replay kafka://" in note for note in said)
+    assert len(offsets(tmp_path)) == 120
+
+
 def test_a_deleted_stretch_is_said_and_counts_nothing(topics: Topics, tmp_path: Path) -> None:
     topics.make("requests")
     topics.send("requests", encoded(now(storm(100))))
