@@ -101,7 +101,7 @@ class Partition:
             raise self._gone(f"{holds}: what lies between was deleted")
         if before and self.log.wanted < before.length:
             self._note(
-                f"{self.name}: read from {before.length} on, as the first time. Next: {self._anew}, for all of it"
+                f"{self.name}: read from {before.length} on, as the first time\nNext: for all of it, {self._anew}"
             )
         return before
 
@@ -127,9 +127,7 @@ class Partition:
         if first == self.log.end:
             raise Problem(self.name, f"nothing since {self.since}", "an earlier --since", Exit.NOTHING)
         if first < self.log.start:
-            raise self._gone(
-                f"has no arrivals, so all from {first} on must be read again; it begins at {self.log.start}"
-            )
+            raise self._gone(f"all from {first} on must be read again, and it begins at {self.log.start} now")
         return Known(self.stream, self.name, first, "", first, partition, 0, None, self.log.head)
 
     def known(self, start: Known, records: int) -> Known:
@@ -180,7 +178,7 @@ class Partition:
 def topics(
     addresses: Sequence[str], arrival: str, since: str = "", kafka: Sequence[str] = ()
 ) -> Iterator[list[Opening]]:
-    """The partitions behind addresses, in their order. `since` counts back from the newest record of them all."""
+    """The partitions behind addresses, in their order. `since` counts back from the newest record of all at a Kafka."""
     wanted: dict[str, list[str]] = {}
     for broker, topic in map(_address, dict.fromkeys(addresses)):
         wanted.setdefault(broker, []).append(topic)
@@ -262,7 +260,7 @@ def _logs(
         wanted = dict(starts)
         if since:
             begin_ms = _begin_ms(since, _newest_ms(client, places))
-            found = consumer.offsets_for_times(dict.fromkeys(places, begin_ms))
+            found = consumer.offsets_for_times(dict.fromkeys(places, max(0, begin_ms)))
             wanted = {tp: found[tp].offset if found.get(tp) else ends[tp] for tp in places}
     return [Log(consumer, broker, tp, heads[tp], starts[tp], min(wanted[tp], ends[tp]), ends[tp]) for tp in places]
 
@@ -278,7 +276,7 @@ def _begin_ms(since: str, newest_ms: int) -> int:
         at = datetime.fromisoformat(since)
     except ValueError:
         try:
-            return max(0, newest_ms - span_us(since) // 1_000)
+            return newest_ms - span_us(since) // 1_000
         except Problem:
             reason = "neither a time nor a span"
             raise Problem(f"--since {since}", reason, "write 2026-01-26T08:00Z, or 2h (before the newest)") from None

@@ -179,7 +179,8 @@ def test_without_arrivals_a_topic_that_has_grown_is_judged_as_a_whole(topics: To
 
 
 @pytest.mark.parametrize(
-    ("since", "begin"), [("5m", 1_999), ("2026-01-26T08:06:00Z", 7_200), ("2026-01-26T09:00", None), ("9d", 0)]
+    ("since", "begin"),
+    [("5m", 1_999), ("2026-01-26T08:06:00Z", 7_200), ("2026-01-26T09:00", None), ("9d", 0), ("1960-01-01", 0)],
 )
 def test_since_is_a_time_or_counts_back_from_the_newest_record(
     topics: Topics, tmp_path: Path, since: str, begin: int | None
@@ -238,7 +239,9 @@ def test_what_an_earlier_run_left_out_is_said(topics: Topics, tmp_path: Path) ->
         f"{topics.prefix}requests/0: read before as {topics.prefix}requests/0, nothing new in it"
     ]
     said = run(tmp_path, topics.address("requests"), arrival="stamp").notes
-    assert any("read from 280 on, as the first time. Next: asynchealth replay kafka://" in note for note in said)
+    assert any(
+        "read from 280 on, as the first time\nNext: for all of it, asynchealth replay kafka://" in note for note in said
+    )
     assert len(offsets(tmp_path)) == 120
 
 
@@ -254,6 +257,20 @@ def test_a_deleted_stretch_is_said_and_counts_nothing(topics: Topics, tmp_path: 
         run(tmp_path, topics.address("requests"))
     assert told.value.code == Exit.STATE
     assert differing(contents(tmp_path), before) == []
+
+
+def test_what_must_be_read_again_and_is_gone_is_said(topics: Topics, tmp_path: Path) -> None:
+    values = encoded(storm(100))
+    topics.make("requests", config=FOR_EVER)
+    topics.send("requests", values[:50], stamps=[T0 * 1_000] * 50)
+    run(tmp_path, topics.address("requests"))
+    topics.send("requests", values[50:], stamps=[T0 * 1_000] * 50)
+    run(tmp_path, topics.address("requests"), arrival="stamp")
+    for done in topics.admin.delete_records([TopicPartition(topics.prefix + "requests", 0, 10)]).values():
+        done.result()
+    with pytest.raises(Problem, match=r"all from 0 on must be read again, and it begins at 10 now\nNext: .*--state NEW"):
+        run(tmp_path, topics.address("requests"), arrival="timestamp")
+    assert len(offsets(tmp_path)) == 100
 
 
 def test_another_owner_of_a_partition_number_is_refused(topics: Topics, tmp_path: Path) -> None:
