@@ -1,6 +1,6 @@
-"""Paths enter, a new state leaves: rows to the lake, the lake through the engine, then one switch of the readable file.
+"""Files and topics enter, a new state leaves: rows to the lake, the lake through the engine, one switch of the file.
 
-`replay` reads what is new of each file; `rebuild` judges the lake again. A kill at any moment leaves the old state or
+`replay` reads what is new of each; `rebuild` judges the lake again. A kill at any moment leaves the old state or
 the new one.
 """
 
@@ -27,8 +27,9 @@ from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
 from streams.problems import Exit, Problem, disk_full
 from streams.progress import Progress
-from streams.sources.files import READABLE, Known, find
+from streams.sources.files import READABLE, Known
 from streams.sources.intake import Intake, Ledger
+from streams.sources.source import sources
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,13 @@ def replay(
     command: str = "",
     progress: Progress | None = None,
     fresh: bool = False,
+    since: str = "",
+    kafka: Sequence[str] = (),
 ) -> Outcome:
-    """Reads what is new in the paths and judges all that the state holds. Reads only the files, sends nothing."""
+    """Reads what is new in the paths and judges all that the state holds. Reads only these, sends nothing.
+
+    since: from where on a topic is read, the first time. kafka: each `name=value`, how a Kafka is reached.
+    """
     started, bar = datetime.now(UTC), progress or Progress()
     if arrival not in ARRIVALS:
         raise Problem(f"--arrival {arrival}", f"not a time that events have; there are {', '.join(ARRIVALS)}")
@@ -79,7 +85,8 @@ def replay(
         with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
             intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
             try:
-                usable = sum(intake.take(path, name) for path, name in find(paths, folder))
+                with sources(paths, folder, arrival=arrival, since=since, kafka=kafka) as found:
+                    usable = sum(map(intake.take, found))
             finally:
                 shutil.rmtree(folder / "spool", ignore_errors=True)
             written = writer.close()
@@ -96,7 +103,7 @@ def replay(
     return outcome
 
 
-ARRIVALS = [*dict.fromkeys(n for s in reversed(SCHEMA) for n, t in SCHEMA[s].items() if t == INSTANT), "none"]
+ARRIVALS = [*dict.fromkeys(n for s in reversed(SCHEMA) for n, t in SCHEMA[s].items() if t == INSTANT), "stamp", "none"]
 
 
 def rebuild(

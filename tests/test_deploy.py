@@ -25,7 +25,7 @@ from streams.landing.state import open_readable
 from streams.settings import load
 from streams.watch.metrics import COUNTED, LANDER, NOTIFIER, WORKER
 from tests.kafka import Broker, _java
-from tests.streams.live.conftest import started
+from tests.streams.conftest import started
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

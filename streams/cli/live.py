@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.cli.look import Ascii, Json, give, say
-from streams.cli.work import STATE, Sets, State, folder_named, invoked, with_state
+from streams.cli.work import STATE, Security, Sets, State, folder_named, invoked, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from streams.live.topics import Topic
 
 Broker = Annotated[str, typer.Option("--broker", help="host:port of Kafka; several with commas between them.")]
-Security = Annotated[
-    list[str],
-    typer.Option("--kafka", help="tls=true, mechanism=SCRAM-SHA-512, username=…; secrets in the environment or file."),
-]
 Partitions = Annotated[int, typer.Option(min=1, help="Of each source: the most workers that can share the work.")]
 Prefix = Annotated[str, typer.Option(help="Before every topic's name: a second installation on one Kafka.")]
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from streams.cli.live import Broker, Metrics, MetricsAddress, Prefix, Security
+from streams.cli.live import Broker, Metrics, MetricsAddress, Prefix
+from streams.cli.work import Security
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.live import Broker, Prefix, Security, partitions
+from streams.cli.live import Broker, Prefix, partitions
 from streams.cli.look import say
-from streams.cli.work import STATE, Sets, State, invoked, with_state
+from streams.cli.work import STATE, Security, Sets, State, invoked, with_state
 from streams.problems import Problem
 
 if TYPE_CHECKING:

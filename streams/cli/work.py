@@ -28,6 +28,11 @@ STATE = Path("asynchealth-state")
 State = Annotated[Path, typer.Option("--state", parser=folder_named, help="The folder with what was found.")]
 Sets = Annotated[list[str], typer.Option("--set", help="detector.threshold=value; may be given several times.")]
 
+Security = Annotated[
+    list[str],
+    typer.Option("--kafka", help="tls=true, mechanism=SCRAM-SHA-512, username=…; secrets in the environment or file."),
+]
+
 
 def _level(given: str) -> str:
     if given not in ("", "warn", "page"):
@@ -68,24 +73,41 @@ def with_state(command: str, state: Path) -> str:
 
 
 def replay(
-    paths: Annotated[list[str], typer.Argument(help="Files, globs, folders, or - for standard input.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, globs, folders, - for standard input, or kafka://host:9092/topic.")
+    ],
     state: State = STATE,
+    since: Annotated[
+        str, typer.Option(help="Topics: from this time on, or 2h (before their newest record); later runs read on.")
+    ] = "",
+    kafka: Security = [],  # noqa: B006
     lateness: Annotated[str, typer.Option(help="A row this much behind its arrival is late.")] = "30s",
     arrival: Annotated[
-        str, typer.Option(help="Which column holds the arrival; none: event time stands in.")
+        str,
+        typer.Option(
+            help="Which column holds the arrival; none: event time stands in; stamp: Kafka's, whoever set it."
+        ),
     ] = "arrival",
     set_: Sets = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the state folder held.")] = False,
     fail_on: FailOn = "",
 ) -> None:
-    """Analyse recorded logs. Reads only, sends nothing."""
+    """Analyse recorded logs, in files or in Kafka. Reads only, sends nothing."""
     from streams import replay as engine
     from streams.catalog import all_detectors
     from streams.settings import load, span_us
 
     settings = load(all_detectors(), set_)
     outcome = engine.replay(
-        paths, state, settings, lateness_us=span_us(lateness), arrival=arrival, command=invoked(), fresh=fresh
+        paths,
+        state,
+        settings,
+        lateness_us=span_us(lateness),
+        arrival=arrival,
+        command=invoked(),
+        fresh=fresh,
+        since=since,
+        kafka=kafka,
     )
     _say(outcome, state, fail_on)
 

@@ -67,13 +67,13 @@ def recognise(file: File) -> str:
     """The stream of a recording, or a problem that says what was looked for."""
     recording = Recording(file)
     if file.format == "parquet":
-        stream = stream_of(file, columns=recording.open_parquet().collect_schema().names())
+        stream = stream_of(file.name, columns=recording.open_parquet().collect_schema().names())
     else:
         first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
         if not first or (recording.torn and len(first) == 1):
             reason = recording.broken or ("its only record has no end" if first else "empty")
             raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
-        stream = next(filter(None, (stream_of(file, line) for line in first)), None)
+        stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
     if stream is None:
         raise Problem(
             file.name,

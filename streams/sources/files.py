@@ -47,7 +47,8 @@ class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
     clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first line.
-    arrival: the column that held its arrivals, as asked for.
+    arrival: the column that held its arrivals, as asked for. Of a partition of Kafka, length is the offset at which it
+    was first read, records the next one to read, head what it is known by; it has no digest.
     """
 
     stream: str
@@ -165,11 +166,11 @@ def _frame(packed: str) -> Any:
     return zlib.decompressobj(wbits=31) if packed == "gz" else zstandard.ZstdDecompressor().decompressobj()
 
 
-def stream_of(file: File, first: bytes = b"", columns: Sequence[str] = ()) -> str | None:
+def stream_of(name: str, first: bytes = b"", columns: Sequence[str] = ()) -> str | None:
     """Which stream a recording is of: by its name, else by the fields of its first record."""
-    name = file.name.rsplit("/", 1)[-1].lower()
+    own = name.rsplit("/", 1)[-1].lower()
     for stream in STREAMS:
-        if name.startswith(stream):
+        if own.startswith(stream):
             return stream
     has = {c for c in _FIELDS if f'"{c}"'.encode() in first} | set(columns)
     if {"client_time", "server_time"} <= has:

@@ -1,6 +1,6 @@
-"""Files enter, rows in the lake leave: each record decoded, placed by its arrival, and either landed or rejected.
+"""Sources enter, rows in the lake leave: each record decoded, placed by its arrival, and either landed or rejected.
 
-A file that was read before is read on from where it ended; its partition is its number among the files of its stream.
+What was read before is read on from where it ended. A file's partition is its number among the files of its stream.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from detectors.windows import PARTITION_BITS, event_time, place, running_arrival
 from streams.landing.lake import Writer
 from streams.problems import Exit, Problem
 from streams.progress import Progress
-from streams.sources.copies import longer
-from streams.sources.decode import chunks, recognise
-from streams.sources.files import Known, Recording, look, read_before
+from streams.sources.files import Known
+from streams.sources.source import Opening, Source
 
 
 @dataclass
@@ -67,36 +66,33 @@ class Intake:
     progress: Progress
     known: list[Known]
 
-    def take(self, path: Path, name: str) -> bool:
-        """Reads what is new of one file; False where nothing in it could be used."""
+    def take(self, opening: Opening) -> bool:
+        """Reads what is new of one source; False where nothing in it could be used."""
         try:
-            file = look(path, name)
-            stream = recognise(file)
-            recording = Recording(file)
-            usable = self._read(recording, stream)
+            source = opening()
+            usable = self._read(source)
         except Problem as problem:
             if problem.code != Exit.NOTHING:
                 raise
             self.ledger.notes.append(str(problem))
             return False
-        if recording.broken:
-            self.ledger.notes.append(f"{name}: {recording.broken}; all records before were read")
+        self.ledger.notes += [note for note in source.notes if note not in self.ledger.notes]
         return usable
 
-    def _read(self, recording: Recording, stream: str) -> bool:
-        name = recording.file.name
-        before = read_before(recording.file, self._of(stream))
+    def _read(self, source: Source) -> bool:
+        name, stream = source.name, source.stream
+        before = source.read_before(self._of(stream))
         same = before is not None and before.arrival == self.arrival
-        if before and same and not next(chunks(Recording(recording.file), stream, before.records), None):
+        if before and same and not source.has_more(before):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
             return True
-        if not before and (whole := longer(recording.file, self._of(stream), self.writer, self.ledger.rejects)):
+        if not before and (whole := source.held_by(self._of(stream), self.writer, self.ledger.rejects)):
             self.ledger.notes.append(f"{name}: a shorter copy of {whole.name}, nothing new in it")
             return True
-        start = self._start(stream, name, before)
+        start = self._start(source, before)
         records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
         first_reject = len(self.ledger.rejects)
-        for count, rows, decoded in self._placed(recording, start):
+        for count, rows, decoded in self._placed(source, start):
             records += count
             tombstones += decoded.tombstones
             used += len(rows)
@@ -112,36 +108,36 @@ class Intake:
                 told = f"with --arrival {self.arrival}; before it was {before.arrival}"
                 self.ledger.notes.append(f"{name}: read again {told}")
         elif not used:
-            self.ledger.notes.append(f"{name}: {_nothing_used(records, self.ledger.rejects[first_reject:])}")
-        self.known.append(
-            replace(
-                start,
-                length=recording.length,
-                digest=recording.digest,
-                records=records - recording.torn,
-                tombstones=tombstones,
-                clock=clock,
-                head=recording.head,
-                arrival=self.arrival,
-            )
-        )
+            nothing = _nothing_used(records - start.records, self.ledger.rejects[first_reject:])
+            self.ledger.notes.append(f"{name}: {nothing}")
+        done = source.known(start, records)
+        self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival))
         return bool(used or before)
 
     def _of(self, stream: str) -> list[Known]:
         return [k for k in self.known if k.stream == stream]
 
-    def _start(self, stream: str, name: str, before: Known | None) -> Known:
+    def _start(self, source: Source, before: Known | None) -> Known:
         """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again, and so
         it is where another column now holds them."""
         if not before:
-            return Known(stream, name, 0, "", 0, self._next_partition(stream), 0, None)
-        start = replace(before, name=name)
+            return source.whole(self._partition(source), None)
+        start = replace(before, name=source.name)
         if before.clock is None or before.arrival != self.arrival:
-            start = Known(stream, name, 0, "", 0, before.partition, 0, None)
-            for rows in self.writer.take_back(stream, before.partition):
-                self.ledger.cover(stream, rows, -1)
+            start = source.whole(before.partition, before)
+            for rows in self.writer.take_back(source.stream, before.partition):
+                self.ledger.cover(source.stream, rows, -1)
         self.ledger.take_back(start)
         return start
+
+    def _partition(self, source: Source) -> int:
+        if source.partition is None:
+            return self._next_partition(source.stream)
+        for other in self._of(source.stream):
+            if other.partition == source.partition:
+                reason = f"{other.name} is partition {other.partition} of {source.stream} in this state"
+                raise Problem(source.name, reason, "replay it into another --state", Exit.STATE)
+        return source.partition
 
     def _next_partition(self, stream: str) -> int:
         number = 1 + max((k.partition for k in self._of(stream)), default=-1)
@@ -151,11 +147,11 @@ class Intake:
             )
         return number
 
-    def _placed(self, recording: Recording, start: Known) -> Iterator[Chunk]:
+    def _placed(self, source: Source, start: Known) -> Iterator[Chunk]:
         """Chunks whose rows have their arrivals; while none was seen they wait, for a later row may have one."""
         clock = start.clock
         waiting: list[tuple[int, Decoded]] = []
-        for count, decoded in chunks(recording, start.stream, start.records):
+        for count, decoded in source.chunks(start.records):
             events = self._with_arrival(start.stream, decoded.events)
             waiting.append((count, replace(decoded, events=events)))
             if clock is None:

@@ -28,7 +28,7 @@ from streams.live.connect import Connection, Tokens, connection
 from streams.live.topics import Topic, admin, create
 from streams.problems import Problem
 from tests.kafka import Broker, free_port
-from tests.streams.live.conftest import started
+from tests.streams.conftest import started
 
 pytestmark = pytest.mark.xdist_group("kafka")
 

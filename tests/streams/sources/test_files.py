@@ -121,7 +121,7 @@ def test_a_recording_is_of_the_stream_of_its_name_or_its_fields(
 ) -> None:
     path = write(tmp_path / name, lines([event]))
     assert recognise(look(path, name)) == stream
-    assert stream_of(look(path, name), columns=list(event)) == stream
+    assert stream_of(look(path, name).name, columns=list(event)) == stream
 
 
 def test_garbage_at_the_top_does_not_hide_what_a_recording_is_of(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Paths and addresses enter, sources leave: recordings in files and partitions of Kafka, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from detectors.events import Decoded
+from streams.landing.lake import Writer
+from streams.problems import Problem
+from streams.sources.copies import longer
+from streams.sources.decode import chunks, recognise
+from streams.sources.files import Known, Recording, find, look, read_before
+
+KAFKA = "kafka://"
+
+
+class Source(Protocol):
+    """The records of one stream in one order, under numbers that stay when it grows."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def partition(self) -> int | None:
+        """Its own number; None: the next of its stream."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What people should know of it, once it was read."""
+
+    def read_before(self, known: Sequence[Known]) -> Known | None:
+        """What of it was read before."""
+
+    def has_more(self, before: Known) -> bool:
+        """Whether it holds records that were not read before."""
+
+    def held_by(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
+        """The recording that holds all of it already, though it is another."""
+
+    def whole(self, partition: int, before: Known | None) -> Known:
+        """Where reading all of it begins, for the first time or again."""
+
+    def chunks(self, skip: int) -> Iterator[tuple[int, Decoded]]:
+        """(records in the chunk, what they hold), from record number `skip` on."""
+
+    def known(self, start: Known, records: int) -> Known:
+        """What is known once it was read from the start to this record number."""
+
+
+Opening = Callable[[], Source]  # raises a Problem where there is nothing that can be read
+
+
+class Recorded:
+    """A file."""
+
+    partition = None
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.file = look(path, name)
+        self.name = name
+        self.stream = recognise(self.file)
+        self.recording = Recording(self.file)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        broken = self.recording.broken
+        return [f"{self.name}: {broken}; all records before were read"] if broken else []
+
+    def read_before(self, known: Sequence[Known]) -> Known | None:
+        return read_before(self.file, known)
+
+    def has_more(self, before: Known) -> bool:
+        return next(chunks(Recording(self.file), self.stream, before.records), None) is not None
+
+    def held_by(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
+        return longer(self.file, known, landed, rejects)
+
+    def whole(self, partition: int, before: Known | None) -> Known:
+        return Known(self.stream, self.name, 0, "", 0, partition, 0, None)
+
+    def chunks(self, skip: int) -> Iterator[tuple[int, Decoded]]:
+        return chunks(self.recording, self.stream, skip)
+
+    def known(self, start: Known, records: int) -> Known:
+        read = self.recording
+        return replace(start, length=read.length, digest=read.digest, records=records - read.torn, head=read.head)
+
+
+@contextmanager
+def sources(
+    paths: Sequence[str], folder: Path, *, arrival: str, since: str = "", kafka: Sequence[str] = ()
+) -> Iterator[list[Opening]]:
+    """All that is to be read. Topics come first: their partitions have numbers of their own, files take the next."""
+    addresses = [path for path in paths if path.startswith(KAFKA)]
+    files = [path for path in paths if not path.startswith(KAFKA)]
+    if since and not addresses:
+        raise Problem(f"--since {since}", "files are read whole; it is for topics", f"{KAFKA}host:9092/requests")
+    with ExitStack() as open_:
+        found: list[Opening] = []
+        if addresses:
+            from streams.sources.topics import topics
+
+            found += open_.enter_context(topics(addresses, arrival, since, kafka))
+        yield found + [partial(Recorded, path, name) for path, name in find(files, folder)]
