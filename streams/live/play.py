@@ -111,7 +111,8 @@ class Player:
     def __post_init__(self) -> None:
         self.sent = [0] * len(self.logs)
         quick = {"linger.ms": LINGER_MS, "compression.type": "lz4", "log_level": 0}
-        self.producer = Producer({**self.connection.confluent(), **quick})
+        ordered = {"enable.idempotence": True}  # else what is sent again may come twice, and behind what followed it
+        self.producer = Producer({**self.connection.confluent(), **quick, **ordered})
 
     @property
     def left(self) -> int:

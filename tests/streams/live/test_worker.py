@@ -109,7 +109,8 @@ class Play:
         sources = [NewTopic(t.name, t.partitions, 1, config=keep) for t in wanted if t.source]
         for future in admin.create_topics(sources).values():
             future.result()
-        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20})
+        ordered = {"enable.idempotence": True}  # else what is sent again may come twice, and behind what followed it
+        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20, **ordered})
         for stream, parts in self.case.streams.items():
             for p, part in enumerate(parts):
                 stamps = part["arrival"].dt.epoch("ms").to_list()
