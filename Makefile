@@ -49,6 +49,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m bench > docs/bench.md
+	$(BIN)/python -m bench.live > docs/bench-live.md
 
 lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/ruff check .
