@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import duckdb
 import polars as pl
 
 from bench import tape
+from bench.cpu import cpu_s
 from detectors.detector import Detector, Settings, View, catalog
 from detectors.table import Table
 from detectors.windows import LATENESS_US
@@ -103,14 +103,9 @@ def alone(where: Path, detectors: list[Detector]) -> tuple[float, int]:
     memory = duckdb.connect()
     memory.execute(state.finding_ddl("findings"))
     memory.execute(state.finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
-    begin = _cpu()
+    begin = cpu_s()
     Analysis(where, detectors, Settings(), LATENESS_US, memory, Progress()).run(parts)
-    return _cpu() - begin, sum(p.rows for p in parts)
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return cpu_s() - begin, sum(p.rows for p in parts)
 
 
 def _nothing(view: View) -> pl.DataFrame:

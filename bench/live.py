@@ -8,8 +8,6 @@ takes apart. Ratios count, absolute times drift.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,9 +24,11 @@ from confluent_kafka import Consumer, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import tape
+from bench.cpu import cpu_s
 from detectors.events import decode_json, encode_json
 from detectors.windows import SECOND_US
 from streams.live.connect import Connection
+from streams.live.play import send
 from streams.live.topics import admin, create, topics
 from tests.kafka import Broker, free_port
 
@@ -95,14 +95,8 @@ def produce(bootstrap: str, events: int) -> int:
         lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
         began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
         for i, value in enumerate(encode_json("requests", rows.drop("arrival").with_columns(timestamp=began))):
-            while True:
-                try:
-                    producer.produce("requests", value, partition=i % PARTITIONS)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
+            send(producer, "requests", value, i % PARTITIONS)
             sent += len(value)
-        producer.poll(0)
     producer.flush(PATIENCE_S)
     return sent
 
@@ -119,22 +113,14 @@ def bare(bootstrap: str, events: int, work: Callable[[list[bytes]], object]) -> 
     consumer = Consumer({**settings, "enable.auto.commit": False})
     consumer.subscribe(["requests"])
     first = consumer.consume(1, PATIENCE_S)
-    read, begun, cpu = len(first), time.monotonic(), _cpu()
+    read, begun, cpu = len(first), time.monotonic(), cpu_s()
     while read < events:
         values = [v for m in consumer.consume(READ, 1.0) if (v := m.value()) is not None]
         work([v if isinstance(v, bytes) else v.encode() for v in values])
         read += len(values)
-    rate = Rate(events - len(first), time.monotonic() - begun, _cpu() - cpu)
+    rate = Rate(events - len(first), time.monotonic() - begun, cpu_s() - cpu)
     consumer.close()
     return rate
-
-
-def _cpu(pid: int | None = None) -> float:
-    if pid is None:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def metric(port: int, name: str, **labels: str) -> float:
@@ -154,12 +140,12 @@ def worker(bootstrap: str, events: int, sent_by_us: int) -> tuple[Rate, Rate, in
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         first = _until(lambda: metric(port, "asynchealth_events_total"))
-        begun, cpu = time.monotonic(), _cpu(process.pid)
+        begun, cpu = time.monotonic(), cpu_s(process.pid)
         _until(lambda: metric(port, "asynchealth_events_total") >= events)
-        measured = Rate(events - int(first), time.monotonic() - begun, _cpu(process.pid) - cpu)
+        measured = Rate(events - int(first), time.monotonic() - begun, cpu_s(process.pid) - cpu)
         final = "asynchealth_final_until_timestamp_seconds"
         _until(lambda: metric(port, final, step="judge") > sent_by_us / SECOND_US)
-        judged = Rate(events - int(first), time.monotonic() - begun, _cpu(process.pid) - cpu)
+        judged = Rate(events - int(first), time.monotonic() - begun, cpu_s(process.pid) - cpu)
         status = Path(f"/proc/{process.pid}/status").read_text()
         (peak,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
         return measured, judged, peak

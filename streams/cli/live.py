@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,10 +124,8 @@ def worker(
     detectors = all_detectors()
     settings = load(detectors, set_)
     sources, queues = partitions(at, prefix)
-    with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
-        home = Path(mine)
-        made = partial(Worker, sources=sources, meter=meter)
-        serve(at, home, prefix, lambda app: made(app, at, queues, detectors, settings, home, prefix))
+    made = partial(Worker, sources=sources, meter=meter)
+    serve(at, prefix, lambda app, home: made(app, at, queues, detectors, settings, home, prefix), folder)
 
 
 def land(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
@@ -25,7 +25,6 @@ class Follower:
     queues: int
     prefix: str = ""
     judged_us: int = 0
-    at: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ours = names(self.prefix)

@@ -17,6 +17,7 @@ from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
 from streams.live.numbered import Head, Reader, messages, pack, unpack
 from streams.live.reduce import Out
+from streams.live.step import Step
 from streams.settings import fingerprint
 
 PRODUCER = "judge"
@@ -50,7 +51,7 @@ def _read(saved: pl.DataFrame) -> dict[str, Open]:
 
 
 @dataclass
-class Judge:
+class Judge(Step):
     """next: the window (its index) not judged yet; episodes: what was open before it.
 
     ends_us: where a recording that is played ends, since what is silent after its end is not silent.
@@ -80,11 +81,6 @@ class Judge:
     def _needed(self) -> int:
         past = max((d.past_us for d in self.detectors), default=0)
         return max(0, self.next - -(-past // WINDOW_US))
-
-    def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
-        if offset >= self.position:
-            self.reader.take(offset, key, value)
-            self.position = offset + 1
 
     def say(self) -> tuple[int, list[Out]]:
         """(the first window not judged, the messages for those before it, the state last); done() makes it so."""
@@ -157,14 +153,6 @@ class Judge:
                 window = change.window // WINDOW_US - (change.episode.resolved is not None)
                 found.setdefault(window, []).append((change.window, row))
         return [(w, _frame(found[w])) for w in sorted(found)]
-
-    def done(self) -> None:
-        assert self._after
-        (self.next, self.state), self._after = self._after, None
-        self.reader.forget(self._needed())
-
-    def saved(self) -> tuple[int, str]:
-        return self.reader.restart(self.position), str(self.next)
 
 
 def _frame(changes: Sequence[tuple[int, dict[str, Any]]]) -> pl.DataFrame:

@@ -18,10 +18,11 @@ from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US
 from streams.live.numbered import Frames, Head, Kind, Reader, messages
 from streams.live.numbered import pack as packed
 from streams.live.reduce import Out
+from streams.live.step import Step
 
 
 @dataclass
-class Matcher:
+class Matcher(Step):
     """One queue. next: the window (its index) not said yet; tables that meet reach back from it."""
 
     queue: int
@@ -43,11 +44,6 @@ class Matcher:
         """The first slice that a window from `next` on can still need: late by nothing, ahead by at most AHEAD_US."""
         back = max((t.back_us for t in self.tables), default=0)
         return max(0, self.next * WINDOW_US - back - AHEAD_US) // SLICE_US
-
-    def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
-        if offset >= self.position:
-            self.reader.take(offset, key, value)
-            self.position = offset + 1
 
     def say(self) -> tuple[int, list[Out]]:
         """(the first window that is not final, the messages for those before it); done() makes it so."""
@@ -73,16 +69,6 @@ class Matcher:
     def _own_slices(self, lo: int, hi: int) -> tuple[int, int]:
         """The slices that can hold rows of windows lo ≤ w < hi."""
         return (lo * WINDOW_US - AHEAD_US) // SLICE_US, (hi * WINDOW_US + self.lateness_us) // SLICE_US + 1
-
-    def done(self) -> None:
-        """All that was said is acknowledged."""
-        assert self._after
-        (self.next, self.state), self._after = self._after, None
-        self.reader.forget(self._needed())
-
-    def saved(self) -> tuple[int, str]:
-        """The offset and the metadata that a successor begins with."""
-        return self.reader.restart(self.position), str(self.next)
 
 
 def partials(frames: Frames) -> Partials:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -134,17 +134,22 @@ class Player:
         self._flush()
 
     def _produce(self, topic: str, value: bytes, partition: int, stamp_ms: int) -> None:
-        while True:
-            try:
-                self.producer.produce(topic, value, partition=partition, on_delivery=_delivered, timestamp=stamp_ms)
-                self.producer.poll(0)
-                return
-            except BufferError:  # librdkafka's queue is full
-                self.producer.poll(1.0)
+        send(self.producer, topic, value, partition, on_delivery=_delivered, timestamp=stamp_ms)
 
     def _flush(self) -> None:
         if left := self.producer.flush(WAIT_S):
             raise Problem(self.connection.broker, f"{left} records were not taken in {WAIT_S:.0f} s", code=Exit.STATE)
+
+
+def send(producer: Producer, topic: str, value: bytes, partition: int, **more: Any) -> None:
+    """Waits where librdkafka's queue is full."""
+    while True:
+        try:
+            producer.produce(topic, value, partition=partition, **more)
+            producer.poll(0)
+            return
+        except BufferError:
+            producer.poll(1.0)
 
 
 def _delivered(error: object, _message: object) -> None:

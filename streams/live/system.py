@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,13 +52,12 @@ class Parts:
 def work(parts: Parts) -> None:
     """The worker's process."""
     _with_parent()
-    with tempfile.TemporaryDirectory(prefix="asynchealth-") as home:
-        given = (parts.connection, parts.queues, all_detectors(), parts.settings, Path(home), parts.prefix)
+    given = (parts.connection, parts.queues, all_detectors(), parts.settings)
 
-        def make(app: App) -> Worker:
-            return Worker(app, *given, parts.played, parts.ends_us, parts.sources)
+    def make(app: App, home: Path) -> Worker:
+        return Worker(app, *given, home, parts.prefix, parts.played, parts.ends_us, parts.sources)
 
-        serve(parts.connection, Path(home), parts.prefix, make, **(QUICK if parts.played else {}))
+    serve(parts.connection, parts.prefix, make, **(QUICK if parts.played else {}))
 
 
 def land(parts: Parts) -> None:

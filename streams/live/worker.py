@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,21 +290,23 @@ def feed(stage: Stage, chunk: Chunk) -> None:
         stage.feed(r.offset, r.key, r.value)
 
 
-def serve(connection: Connection, folder: Path, prefix: str, work: Callable[[App], Worker], **settings: Any) -> None:
-    """One process of the group that shares the work, until a signal ends it. More settings are Faust's own."""
+Make = Callable[[App, Path], Worker]
+
+
+def serve(connection: Connection, prefix: str, work: Make, folder: Path | None = None, **settings: Any) -> None:
+    """One process of the group that shares the work, until a signal ends it.
+
+    folder: where its own, which is empty at each start, is made. More settings are Faust's own.
+    """
     name = f"{socket.gethostname()}-{os.getpid()}"  # by which `lag` and the brokers' logs call this worker
     own = {"broker_client_id": name, **connection.faust(), **settings}
-    made = app(group(prefix), connection.broker, folder / "faust", **own)
-    work(made)
-    sys.argv = [
-        sys.argv[0],
-        "--quiet",
-        "worker",
-        "-l",
-        "error",
-        "--without-web",
-    ]  # Faust's own command line runs the app
-    made.main()
+    with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
+        home = Path(mine)
+        made = app(group(prefix), connection.broker, home / "faust", **own)
+        work(made, home)
+        options = ["--quiet", "worker", "-l", "error", "--without-web"]
+        sys.argv = [sys.argv[0], *options]  # Faust's own command line runs the app
+        made.main()
 
 
 def group(prefix: str = "") -> str:
