@@ -42,10 +42,10 @@ def inside(
     tape: Sequence[str], minutes: int, folder: Path, settings: Settings, command: str, say: Say, show: Show, once: bool
 ) -> None:
     """On the broker inside this process: the tape, or the fleet's last minutes; then, if not once, the fleet live."""
-    begin_anew(folder)
     past = datetime.now(UTC) - timedelta(minutes=minutes)
     logs = read_tape(tape, folder) if tape else fleet(1, past, minutes)
     cuts = fitting(logs)
+    begin_anew(folder)
     sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
     with broker_inside(sources) as at:
         ends_us = last_us(logs) if once else NEVER
