@@ -54,6 +54,7 @@ def _read(saved: pl.DataFrame) -> dict[str, Open]:
 class Judge(Step):
     """next: the window (its index) not judged yet; episodes: what was open before it.
 
+    state_at: the offset, among the findings, of the last state that was acknowledged; -1: none.
     ends_us: where a recording that is played ends, since what is silent after its end is not silent.
     """
 
@@ -62,6 +63,7 @@ class Judge(Step):
     settings: Settings
     position: int = 0
     next: int = 0
+    state_at: int = -1
     episodes: Mapping[str, Episodes] = field(default_factory=dict)
     lateness_us: int = LATENESS_US
     ends_us: int = NEVER
@@ -77,6 +79,10 @@ class Judge(Step):
         self.state = JudgeState({}, {n: e for n, e in self.episodes.items() if n in mine})
         self._after: tuple[int, JudgeState] | None = None
         self.begun: list[tuple[str, int]] = []  # detector and level of what began or rose with what was said last
+
+    def saved(self) -> tuple[int, str]:
+        offset, number = super().saved()
+        return offset, f"{number} {self.state_at}"
 
     def _needed(self) -> int:
         past = max((d.past_us for d in self.detectors), default=0)

@@ -3,6 +3,9 @@
 Each partition that is ours has its stage, and the stage has the truth: where it goes on, what it said, what may be
 committed. A stage says its messages, all are acknowledged, then they count as said, and only then is that committed; so
 a worker that dies at any moment leaves numbers said twice or not yet, and never half.
+
+A rebalance may put another stage in a partition's place at any `await`: whoever works on one holds the partition's
+lock, and takes the stage only once it has it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +72,7 @@ class Worker:
     ends_us: int = NEVER
     sources: Mapping[str, int] = field(default_factory=dict)
     stages: dict[TP, Stage] = field(default_factory=dict)
-    locks: dict[TP, asyncio.Lock] = field(default_factory=dict)
-    state_at: int = -1  # the offset in findings of judge's last acknowledged state
+    locks: dict[TP, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     meter: Meter = field(default_factory=lambda: Meter(WORKER))
 
     def __post_init__(self) -> None:
@@ -103,7 +106,6 @@ class Worker:
         for tp, known in held.items():
             if tp not in self.stages:
                 self.stages[tp] = await self._begin(tp, known)
-                self.locks[tp] = asyncio.Lock()
         return {tp: stage.position for tp, stage in self.stages.items()}
 
     def committable(self) -> Mapping[TP, tuple[int, str]]:
@@ -118,8 +120,7 @@ class Worker:
             case Matcher():
                 return stage.saved()
             case Judge():
-                offset, number = stage.saved()
-                return (offset, f"{number} {self.state_at}") if self.state_at >= 0 else None
+                return stage.saved() if stage.state_at >= 0 else None
 
     async def _begin(self, tp: TP, held: Held) -> Stage:
         committed = max(held.committed, 0)
@@ -134,10 +135,10 @@ class Worker:
             shutil.rmtree(home, ignore_errors=True)  # it is filled again from what is read again
             number = int(held.metadata or 0)
             return Matcher(tp.partition, self.producers, self.tables, Segments(home), position, number)
-        number, self.state_at = map(int, (held.metadata or "0 -1").split())
-        episodes = await self._episodes(self.state_at) if self.state_at >= 0 else {}
+        number, state_at = map(int, (held.metadata or "0 -1").split())
+        episodes = await self._episodes(state_at) if state_at >= 0 else {}
         queues = [str(q) for q in range(self.partitions)]
-        return Judge(queues, self.detectors, self.settings, position, number, episodes, ends_us=self.ends_us)
+        return Judge(queues, self.detectors, self.settings, position, number, state_at, episodes, ends_us=self.ends_us)
 
     async def _episodes(self, offset: int) -> dict[str, Episodes]:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
@@ -167,10 +168,10 @@ class Worker:
 
     async def _take(self, chunk: Chunk) -> None:
         """Rule one, then feed the partition's stage. A reducer says what it can at once, the others in _say."""
-        stage = self.stages.get(chunk.tp)
-        if stage is None:
-            return  # revoked meanwhile: its new owner reads it
         async with self.locks[chunk.tp]:
+            stage = self.stages.get(chunk.tp)
+            if stage is None:
+                return  # revoked meanwhile: its new owner reads it
             stage.position = over_holes(chunk.tp, stage.position)
             match fits(chunk, stage.position):
                 case "gap":
@@ -183,9 +184,9 @@ class Worker:
 
     async def _say(self) -> None:
         """All that was read meanwhile at once: the further behind, the cheaper each window."""
-        for tp, stage in list(self.stages.items()):
+        for tp in list(self.stages):
             async with self.locks[tp]:
-                match stage:
+                match stage := self.stages.get(tp):
                     case Matcher():
                         await self._say_windows(stage)
                     case Judge():
@@ -231,7 +232,7 @@ class Worker:
             of_state = [a.offset for m, a in zip(said, acknowledged, strict=True) if head_of(m.key).kind == "state"]
             self.meter.add("asynchealth_windows_total", to - (stage.next or to), "judge")
             stage.done()
-            self.state_at = min(of_state)
+            stage.state_at = min(of_state)
             for detector, level in stage.begun:
                 self.meter.add("asynchealth_finding_changes_total", 1, detector, LEVELS[level])
 
@@ -255,13 +256,14 @@ class Worker:
         """The brokers' clock, then each source partition that has been read to its end is promised up to it."""
         now_us = await self.clock.now_us()
         held = self._consumer.assignment()
-        mine = {tp: s for tp, s in self.stages.items() if isinstance(s, Reducer) and tp in held}
         ends = await self._consumer.highwaters(*self.stages.keys() & held)  # asked after the clock: what came is below
-        for tp, stage in mine.items():
+        for tp, end in ends.items():
             async with self.locks[tp]:
-                stage.position = over_holes(tp, stage.position)
-                if stage.position == ends.get(tp) and await self._promised(tp, stage, now_us):
-                    await self._say_slices(stage)
+                stage = self.stages.get(tp)
+                if isinstance(stage, Reducer):
+                    stage.position = over_holes(tp, stage.position)
+                    if stage.position == end and await self._promised(tp, stage, now_us):
+                        await self._say_slices(stage)
         shown = {tp: s for tp, s in self.stages.items() if tp in ends}
         show(self.meter, shown, ends, [d.name for d in self.detectors])
 

@@ -85,7 +85,7 @@ class Chain:
         episodes = read_episodes(self.found[at][1]) if at >= 0 else {}
         queues = [str(q) for q in range(self.queues)]
         return Judge(
-            queues, self.detectors, self.case.settings, offset, number, episodes, ends_us=last_arrival(self.case)
+            queues, self.detectors, self.case.settings, offset, number, at, episodes, ends_us=last_arrival(self.case)
         )
 
     def _dies_unheard(self, dies: bool) -> bool:
@@ -154,8 +154,8 @@ class Chain:
             self.judge = self._judge()
             return
         j.done()
-        offset, number = j.saved()
-        self.committed["judge"] = (offset, f"{number} {len(self.found) - 1}")
+        j.state_at = len(self.found) - 1
+        self.committed["judge"] = j.saved()
 
     # ---- the whole ----
 
