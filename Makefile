@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth bench bench-live evidence lint lock clean
+.PHONY: help setup demo test kafka truth equality equality-short soak bench bench-live evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,15 @@ kafka: setup  ## Apache Kafka 4 on 127.0.0.1:9092, from Maven's artifacts; Ctrl-
 
 truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (SEED=7 for one)
 	$(BIN)/python -m tests.truth $(if $(SEED),--seed $(SEED),)
+
+equality: setup  ## an hour of the fleet through a real Kafka, with 32 faults of the system itself: replay's answer? 40 min
+	$(BIN)/python -m tests.equality
+
+equality-short: setup  ## the same in a few minutes, each kind of fault once; CI does this
+	$(BIN)/python -m tests.equality --minutes 40 --pace 20 --faults 8 --only-faults
+
+soak: setup  ## the same with 100 faults, in 40 minutes
+	$(BIN)/python -m tests.equality --pace 1.5 --faults 100 --only-faults
 
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench

@@ -87,9 +87,14 @@ def _window(time: datetime) -> datetime:
 
 
 def replayed(tape: Path, state: Path) -> tuple[list[dict[str, Any]], set[str], dict[str, int]]:
-    """What an operator's replay of the folder puts into the readable file: findings, keys applied twice, accounting."""
+    """What an operator's replay of the folder says."""
     command = [sys.executable, "-m", "streams.cli", "replay", str(tape), "--state", str(state)]
     subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return told(state)
+
+
+def told(state: Path) -> tuple[list[dict[str, Any]], set[str], dict[str, int]]:
+    """What a readable file says: findings, keys applied twice, accounting."""
     with duckdb.connect(str(state / "asynchealth.duckdb"), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         findings = _rows(con, "SELECT * FROM findings")

@@ -1,7 +1,11 @@
-"""python -m tests.streams.live.one_worker BOOTSTRAP PREFIX PARTITIONS ENDS_US FOLDER: a worker on a played tape."""
+"""python -m tests.streams.live.one_worker BOOTSTRAP PREFIX PARTITIONS ENDS_US FOLDER [SOURCES]: a worker of a tape.
+
+SOURCES: the partitions of each stream as JSON, where they are not PARTITIONS. DIES_AFTER=n: see Mortal.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -33,6 +37,7 @@ class Mortal(Worker):
 
 if __name__ == "__main__":
     bootstrap, prefix, partitions, ends_us, folder = sys.argv[1:6]
+    sources = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     mine = Path(folder) / str(os.getpid())
     made = app(
         f"{prefix}work",
@@ -46,6 +51,7 @@ if __name__ == "__main__":
     detectors = [e.detector for e in catalog().values()]
     after = int(os.environ.get("DIES_AFTER", "0"))
     at = Connection(broker=bootstrap)
-    Mortal(made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), dies_after=after)
+    given = (made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), sources)
+    Mortal(*given, dies_after=after)
     sys.argv = [sys.argv[0], "worker", "-l", "error", "--without-web"]
     made.main()

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -25,13 +25,14 @@ from detectors.engine import finding, findings
 from detectors.events import STREAMS, encode_json
 from streams.landing import state
 from streams.live.judge import PRODUCER, read_episodes
-from streams.live.numbered import Reader, Taken, head_of
+from streams.live.numbered import head_of
 from streams.live.ticks import tick
 from streams.live.topics import create, topics
 from streams.sources.files import READABLE
 from tests.cases import Case, cases
 from tests.harness import Result, everything, one_pass
 from tests.streams.live.chain import last_arrival, until
+from tests.streams.live.logs import copies, read_log, taken
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -121,17 +122,7 @@ class Play:
         assert producer.flush(PATIENCE_S) == 0
 
     def log(self, topic: str, partition: int = 0) -> list[tuple[bytes, bytes]]:
-        name = f"{self.prefix}ah.{topic}"
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": name, "enable.auto.commit": False})
-        _, end = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=30)
-        consumer.assign([TopicPartition(name, partition, 0)])
-        got: list[Any] = []
-        while not got or got[-1].offset() < end - 1:
-            got += consumer.consume(1_000, 5) if end else []
-            if not end:
-                break
-        consumer.close()
-        return [(m.key(), m.value()) for m in got]
+        return read_log(self.bootstrap, f"{self.prefix}ah.{topic}", partition)
 
     def judged(self) -> int:
         heads = [head_of(key) for key, _ in self.log("findings")]
@@ -169,15 +160,7 @@ class Play:
 
     def copies(self) -> int:
         logs = [self.log(t, p) for t in ("slices", "events") for p in range(PARTITIONS)]
-        return sum(len(log) - len({key for key, _ in log}) for log in [*logs, self.log("tables"), self.log("findings")])
-
-
-def taken(log: list[tuple[bytes, bytes]], producers: list[str]) -> list[Taken]:
-    reader = Reader(producers)
-    for offset, (key, value) in enumerate(log):
-        reader.take(offset, key, value)
-    assert reader.unequal == 0
-    return reader.below(2**62)
+        return sum(map(copies, [*logs, self.log("tables"), self.log("findings")]))
 
 
 @pytest.fixture
