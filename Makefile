@@ -37,6 +37,7 @@ truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (
 
 equality: setup  ## an hour of the fleet through a real Kafka, with 32 faults of the system itself: replay's answer? 40 min
 	$(BIN)/python -m tests.equality
+	$(BIN)/python -m tests.equality.append_time
 
 equality-short: setup  ## the same in a few minutes, each kind of fault once; CI does this
 	$(BIN)/python -m tests.equality --minutes 40 --pace 20 --faults 8 --only-faults
