@@ -117,13 +117,13 @@ def _close(
     if not isinstance(source, Meet):
         # after a restart partials of windows that were said before come again
         return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
-    now = pending.filter(ready)
     if source.back_us > IN_STATE_US:
-        fresh = now
-        earlier = horizon.seen(place, now["hash"], lo - source.back_us)
+        fresh = pending.filter(ready, pl.col("window") >= lo)  # the horizon has what was said before
+        earlier = horizon.seen(place, fresh["hash"], lo - source.back_us)
         horizon.keep(place, fresh, to - source.back_us)
-        met = _meet(table, source, now if earlier is None else pl.concat([earlier, now]), lo)
+        met = _meet(table, source, fresh if earlier is None else pl.concat([earlier, fresh]), lo)
         return met, pending.filter(~ready)
+    now = pending.filter(ready)
     return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)
 
 

@@ -62,7 +62,7 @@ def topics(partitions: int = PARTITIONS, prefix: str = "") -> list[Topic]:
         Topic(ours.tables, 1, 3 * DAY_MS),  # one writer of findings: windows have one order
         Topic(ours.findings, 1, 30 * DAY_MS),
         Topic(ours.ticks, 1, HOUR_MS),
-        Topic(ours.keys, partitions, 2 * DAY_MS),  # it looks back one day, from an hour that is still open
+        Topic(ours.keys, partitions, 5 * DAY_MS),  # match looks back a day, from slices that may be three days old
     ]
 
 

@@ -37,9 +37,10 @@ from detectors.windows import NEVER
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, read_episodes
-from streams.live.match import Matcher
+from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.remember import Recall
 from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
@@ -48,6 +49,7 @@ from streams.watch.metrics import COUNTED, WORKER, Meter
 
 TICK_S, PLAYED_TICK_S = 1.0, 0.25
 SAY_S = 0.5
+RECALL_MS = 1_000
 
 
 class Truncated(Exception):
@@ -133,12 +135,30 @@ class Worker:
         if tp.topic == self.names.slices:
             home = self.folder / f"horizon-{tp.partition}"
             shutil.rmtree(home, ignore_errors=True)  # it is filled again from what is read again
-            number = int(held.metadata or 0)
-            return Matcher(tp.partition, self.producers, self.tables, Segments(home), position, number)
+            number, horizon = int(held.metadata or 0), Segments(home)
+            if number:
+                await self._recall(Recall(tp.partition, number, self.tables, horizon))
+            return Matcher(tp.partition, self.producers, self.tables, horizon, position, number)
         number, state_at = map(int, (held.metadata or "0 -1").split())
         episodes = await self._episodes(state_at) if state_at >= 0 else {}
         queues = [str(q) for q in range(self.partitions)]
         return Judge(queues, self.detectors, self.settings, position, number, state_at, episodes, ends_us=self.ends_us)
+
+    async def _recall(self, recall: Recall) -> None:
+        """From all that the queue said it kept."""
+        tp = TopicPartition(self.names.keys, recall.queue)
+        consumer = AIOKafkaConsumer(**self.connection.aiokafka(), enable_auto_commit=False)
+        await consumer.start()
+        try:
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            end = (await consumer.end_offsets([tp]))[tp]
+            while await consumer.position(tp) < end:
+                for records in (await consumer.getmany(timeout_ms=RECALL_MS)).values():
+                    recall.feed((r.offset, r.key, r.value) for r in records)
+        finally:
+            await consumer.stop()
+        recall.done()
 
     async def _episodes(self, offset: int) -> dict[str, Episodes]:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
@@ -221,7 +241,10 @@ class Worker:
     async def _say_windows(self, stage: Matcher) -> None:
         to, said = stage.say()
         if said:
-            await self._publish(self.names.tables, [(0, m) for m in said])
+            await asyncio.gather(
+                self._publish(self.names.tables, [(0, m) for m in said if m.queue == TABLES]),
+                self._publish(self.names.keys, [(stage.queue, m) for m in said if m.queue == KEYS]),
+            )
             self.meter.add("asynchealth_windows_total", to - (stage.next or to), "merge")
             stage.done()
 

@@ -16,9 +16,10 @@ from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
 from streams.live.judge import PRODUCER, Judge, read_episodes
-from streams.live.match import Matcher
+from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Reader, Taken, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.remember import Recall
 from tests.cases import Case
 from tests.harness import Memory, Result, everything
 
@@ -42,6 +43,7 @@ class Chain:
     slices: list[Log] = field(init=False)
     events: Log = field(default_factory=list)
     windows: Log = field(default_factory=list)
+    kept: list[Log] = field(init=False)
     found: Log = field(default_factory=list)
     reducers: dict[tuple[str, int], Reducer] = field(default_factory=dict)
     committed: dict[object, tuple[int, str]] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Chain:
     def __post_init__(self) -> None:
         self.tables, self.detectors = everything(self.only)
         self.slices = [[] for _ in range(self.queues)]
+        self.kept = [[] for _ in range(self.queues)]
         for stream, parts in self.case.streams.items():
             for p, part in enumerate(parts):
                 values = encode_json(stream, part.drop("arrival"))
@@ -66,7 +69,7 @@ class Chain:
     @property
     def said_twice(self) -> int:
         """Messages that came again, in all logs."""
-        logs = [*self.slices, self.events, self.windows, self.found]
+        logs = [*self.slices, *self.kept, self.events, self.windows, self.found]
         return sum(len(log) - len({key for key, _ in log}) for log in logs)
 
     # ---- what a process begins with ----
@@ -77,7 +80,10 @@ class Chain:
 
     def _matcher(self, queue: int) -> Matcher:
         offset, metadata = self.committed.get(queue, (0, "0"))
-        return Matcher(queue, self.producers, self.tables, Memory(), offset, int(metadata))
+        recall = Recall(queue, int(metadata), self.tables, Memory())
+        recall.feed((i, *message) for i, message in enumerate(self.kept[queue]))
+        recall.done()
+        return Matcher(queue, self.producers, self.tables, recall.horizon, offset, int(metadata))
 
     def _judge(self) -> Judge:
         offset, metadata = self.committed.get("judge", (0, "0 -1"))
@@ -132,7 +138,8 @@ class Chain:
         if not said:
             return
         if not self._dies_unheard(dies):
-            self.windows += [(o.key, o.value) for o in said]
+            self.windows += [(o.key, o.value) for o in said if o.queue == TABLES]
+            self.kept[queue] += [(o.key, o.value) for o in said if o.queue == KEYS]
         if dies:
             self.kills += 1
             self.matchers[queue] = self._matcher(queue)

@@ -8,6 +8,7 @@ import pytest
 
 from streams.live.numbered import Reader
 from streams.live.reduce import Point, Reducer
+from streams.live.remember import Recall
 from tests.cases import Case, cases
 from tests.harness import one_pass
 from tests.streams.live.chain import Chain, until
@@ -33,21 +34,24 @@ def broken(patch: pytest.MonkeyPatch, mutant: str) -> None:
             patch.setattr(Reader, "restart", lambda self, position: position)
         case "records that were read count as said":
             patch.setattr(Reducer, "saved", lambda self: Point(self.position, self.next, self.clock_us))
+        case "a queue's successor remembers nothing":
+            patch.setattr(Recall, "feed", lambda self, messages: None)
+            patch.setattr(Recall, "done", lambda self: None)
         case _:
             raise ValueError(mutant)
 
 
 @pytest.mark.parametrize(
-    "mutant",
+    ("mutant", "detector", "name"),
     [
-        "a number is acted upon when one producer has said it",
-        "a successor reads on where its predecessor had read to",
-        "records that were read count as said",
+        ("a number is acted upon when one producer has said it", "retry_storm", "fires_storm"),
+        ("a successor reads on where its predecessor had read to", "retry_storm", "fires_storm"),
+        ("records that were read count as said", "retry_storm", "fires_storm"),
+        ("a queue's successor remembers nothing", "duplicate_key", "fires_every_warning"),
     ],
 )
-def test_a_broken_protocol_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = {(d, n): c for d, n, c in cases("fires_")}
-    (detector, _), case = next((k, c) for k, c in every.items() if k[0] == "retry_storm")
+def test_a_broken_protocol_is_noticed(mutant: str, detector: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(c for d, n, c in cases("fires_") if (d, n) == (detector, name))
     expected = one_pass(case, only=detector)
     assert Chain(case, detector, random.Random(2)).run(0.2, until(case)).differs(expected) == []
     broken(monkeypatch, mutant)

@@ -76,7 +76,7 @@ def test_every_missing_topic_is_named_with_the_command_that_makes_it(client: Adm
         ("requests", "message.timestamp.type", "CreateTime", "message.timestamp.type=LogAppendTime"),
         ("ah.ticks", "message.timestamp.type", "CreateTime", "message.timestamp.type=LogAppendTime"),
         ("write_log", "cleanup.policy", "compact", "cleanup.policy=delete"),
-        ("ah.keys", "retention.ms", "3600000", "retention.ms=172800000"),
+        ("ah.keys", "retention.ms", "3600000", "retention.ms=432000000"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_command_that_changes_it(
