@@ -14,6 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import polars as pl
+import polars.selectors as cs
+
 from streams.chaos.fleet import make_hour, write_tape
 from streams.live.play import last_us, read_tape
 from tests.equality.played import Outcome, Run, first_us, played
@@ -21,6 +24,7 @@ from tests.kafka import Broker
 from tests.streams.tape import contents, differing
 from tests.truth import grade, replayed, told
 
+SHOWN = 5
 AS_FILES = ["source"]  # a column that names files there and topics here
 
 
@@ -57,7 +61,9 @@ def _report(folder: Path, minutes: int, scale: float, runs: Sequence[Run]) -> in
             outcome = played(run, logs, broker, folder / run.name)
             landed = {n: f for n, f in contents(outcome.state).items() if n in expected}
             differ = differing(landed, expected, but=AS_FILES)
-            wrong += [f"{run.name}: table {name} is not replay's" for name in differ]
+            wrong += [
+                f"{run.name}: {line}" for name in differ for line in _apart(name, landed.get(name), expected[name])
+            ]
             graded = grade(*told(outcome.state), tape.labels)
             wrong += [f"{run.name}: {miss}" for miss in graded.misses]
             wrong += _nothing_happened(run, outcome)
@@ -68,6 +74,19 @@ def _report(folder: Path, minutes: int, scale: float, runs: Sequence[Run]) -> in
         broker.kill()
     print("\n".join(wrong) or "All equal.")
     return int(bool(wrong))
+
+
+def _apart(name: str, ours: pl.DataFrame | None, theirs: pl.DataFrame) -> Iterator[str]:
+    """Some of the rows that only one side has."""
+    if ours is None:
+        yield f"table {name} is not there"
+        return
+    flat = cs.by_dtype(pl.List(pl.Int64)).cast(pl.List(pl.String)).list.join(" ")
+    both = [f.drop(AS_FILES, strict=False).with_columns(flat) for f in (ours, theirs)]
+    for side, rows, others in (("live", *both), ("replay", *reversed(both))):
+        only = rows.join(others, on=rows.columns, how="anti", nulls_equal=True)
+        yield f"table {name}: {len(rows)} rows by {side}, {len(only)} of them by it alone"
+        yield from (f"    {row}" for row in only.head(SHOWN).to_dicts())
 
 
 def _nothing_happened(run: Run, outcome: Outcome) -> Iterator[str]:
