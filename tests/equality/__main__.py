@@ -82,8 +82,8 @@ def _apart(name: str, ours: pl.DataFrame | None, theirs: pl.DataFrame) -> Iterat
         yield f"table {name} is not there"
         return
     flat = cs.by_dtype(pl.List(pl.Int64)).cast(pl.List(pl.String)).list.join(" ")
-    both = [f.drop(AS_FILES, strict=False).with_columns(flat) for f in (ours, theirs)]
-    for side, rows, others in (("live", *both), ("replay", *reversed(both))):
+    mine, yours = (f.drop(AS_FILES, strict=False).with_columns(flat) for f in (ours, theirs))
+    for side, rows, others in (("live", mine, yours), ("replay", yours, mine)):
         only = rows.join(others, on=rows.columns, how="anti", nulls_equal=True)
         yield f"table {name}: {len(rows)} rows by {side}, {len(only)} of them by it alone"
         yield from (f"    {row}" for row in only.head(SHOWN).to_dicts())
