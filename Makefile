@@ -48,8 +48,9 @@ soak: setup  ## the same with 100 faults, in 40 minutes
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
 
-bench-live: setup  ## a worker on a real Kafka, beside stock Faust and bare clients
+bench-live: setup  ## a worker on a real Kafka, beside stock Faust and bare clients; then ten steady minutes
 	$(BIN)/python -m bench.live
+	$(BIN)/python -m bench.steady
 
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
@@ -59,7 +60,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m bench > docs/bench.md
-	$(BIN)/python -m bench.live > docs/bench-live.md
+	$(MAKE) --silent bench-live > docs/bench-live.md
 
 lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ def blocks(events: int) -> Iterator[pl.DataFrame]:
         yield from rows.iter_slices(BLOCK)
 
 
-def produce(bootstrap: str, events: int) -> int:
+def produce(bootstrap: str, events: int, prefix: str = "") -> int:
     """The bytes that were sent."""
     producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20})
     sent = 0
@@ -95,7 +95,7 @@ def produce(bootstrap: str, events: int) -> int:
         lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
         began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
         for i, value in enumerate(encode_json("requests", rows.drop("arrival").with_columns(timestamp=began))):
-            send(producer, "requests", value, i % PARTITIONS)
+            send(producer, f"{prefix}requests", value, i % PARTITIONS)
             sent += len(value)
     producer.flush(PATIENCE_S)
     return sent
@@ -133,25 +133,37 @@ def metric(port: int, name: str, **labels: str) -> float:
     return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
 
-def worker(bootstrap: str, events: int, sent_by_us: int) -> tuple[Rate, Rate, int]:
-    """(until all is measured and said, until all is judged, the peak of its memory in MB)."""
-    port = free_port()
-    command = [sys.executable, "-m", "streams.cli", "worker", "--broker", bootstrap, "--metrics", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def workers(bootstrap: str, events: int, count: int = 1, prefix: str = "") -> tuple[Rate, Rate, int]:
+    """(until all is measured and said, until all is judged, the peak of one's memory in MB)."""
+    sent_by_us, ports = time.time_ns() // 1_000, [free_port() for _ in range(count)]
+    given = [sys.executable, "-m", "streams.cli", "worker", "--broker", bootstrap, "--prefix", prefix, "--metrics"]
+    quiet = subprocess.DEVNULL
+    processes = [subprocess.Popen([*given, str(port)], stdout=quiet, stderr=quiet) for port in ports]
+
+    def read() -> float:
+        return sum(metric(port, "asynchealth_events_total") for port in ports)
+
+    def rate() -> Rate:
+        used = sum(cpu_s(p.pid) for p in processes) - cpu
+        return Rate(events - int(first), time.monotonic() - begun, used)
+
     try:
-        first = _until(lambda: metric(port, "asynchealth_events_total"))
-        begun, cpu = time.monotonic(), cpu_s(process.pid)
-        _until(lambda: metric(port, "asynchealth_events_total") >= events)
-        measured = Rate(events - int(first), time.monotonic() - begun, cpu_s(process.pid) - cpu)
-        final = "asynchealth_final_until_timestamp_seconds"
-        _until(lambda: metric(port, final, step="judge") > sent_by_us / SECOND_US)
-        judged = Rate(events - int(first), time.monotonic() - begun, cpu_s(process.pid) - cpu)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        (peak,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-        return measured, judged, peak
+        first = _until(read)
+        begun, cpu = time.monotonic(), sum(cpu_s(p.pid) for p in processes)
+        _until(lambda: read() >= events)
+        measured, final = rate(), "asynchealth_final_until_timestamp_seconds"
+        _until(lambda: max(metric(port, final, step="judge") for port in ports) > sent_by_us / SECOND_US)
+        return measured, rate(), max(_peak_mb(p.pid) for p in processes)
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _peak_mb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (peak,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return peak
 
 
 def _until(what: Callable[[], float]) -> float:
@@ -174,17 +186,20 @@ def main() -> None:
         try:
             create(admin(Connection(broker=broker.bootstrap)), topics(PARTITIONS))
             size = produce(broker.bootstrap, events) // events
-            sent_by_us = time.time_ns() // 1_000
-            measured, judged, peak = worker(broker.bootstrap, events, sent_by_us)
+            measured, judged, peak = workers(broker.bootstrap, events)
             faust = stock(broker.bootstrap, events, folder)
             read = bare(broker.bootstrap, events, len)
             decoded = bare(broker.bootstrap, events, lambda values: decode_json("requests", values))
+            create(admin(Connection(broker=broker.bootstrap)), topics(PARTITIONS, "two."))
+            produce(broker.bootstrap, events, "two.")
+            by_two, _, _ = workers(broker.bootstrap, events, 2, "two.")
         finally:
             broker.stop()
     print(f"{events:,} requests of {size} bytes in {PARTITIONS} partitions, one process each.\n")
     print("| what | k events/s | CPU µs/event | × stock Faust |\n|---|---|---|---|")
     print(faust.row("stock Faust, an empty agent", faust))
     print(measured.row("worker, all tables measured and said", faust))
+    print(by_two.row("two workers", faust))
     print(read.row("confluent-kafka, read", faust))
     print(decoded.row("confluent-kafka, read and decoded", faust))
     cpu_us = judged.cpu_s / judged.events * 1e6

@@ -1,0 +1,167 @@
+"""python -m bench.steady [--minutes 10] [--rate 20000]: a worker and a lander on a real Kafka that runs on and on.
+
+A steady stream of requests, each of the time when it is sent; then nothing at all, on 24 partitions. Of the first: from
+"a window is final" (its end and the lateness have passed) to "its findings are in the readable file", memory over the
+minutes, and CPU. Of the second: what it costs to be at rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from confluent_kafka import Producer
+
+from bench import tape
+from bench.cpu import cpu_s
+from detectors.events import encode_json
+from detectors.windows import LATENESS_US, WINDOW_US
+from streams.landing.state import open_readable
+from streams.live.connect import Connection
+from streams.live.play import send
+from streams.live.topics import admin, create, topics
+from streams.sources.files import READABLE
+from tests.kafka import Broker
+
+LOOK_S, SEND_S, WEIGH_S = 0.1, 0.1, 10.0
+SETTLE_S = 90.0  # the first windows wait for consumers that join, and imports
+BUSY, IDLE = 2, 6  # partitions of each of four streams
+IDLE_MINUTES = 2.0
+
+
+@dataclass
+class Watched:
+    """One process: its memory in MB at each look, and the CPU time that it used since the first."""
+
+    name: str
+    pid: int
+    mb: list[int] = field(default_factory=list)
+    began_cpu_s: float = 0.0
+
+    def weigh(self) -> None:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        self.mb += [int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")]
+        if len(self.mb) == 1:
+            self.began_cpu_s = cpu_s(self.pid)
+
+    @property
+    def used_s(self) -> float:
+        return cpu_s(self.pid) - self.began_cpu_s
+
+
+def produce(bootstrap: str, rate: int, seconds: float) -> None:
+    """In a process of its own, since it must not wait for whoever measures."""
+    rng, minute = np.random.default_rng(7), 0
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20})
+    rows, each, sent, begun = tape.requests(rng, minute), int(rate * SEND_S), 0, time.monotonic()
+    while (since_s := time.monotonic() - begun) < seconds:
+        if sent > since_s * rate:
+            time.sleep(SEND_S / 10)
+            continue
+        if len(rows) < each:
+            minute += 1
+            rows = tape.requests(rng, minute)
+        some, rows = rows.head(each), rows.slice(each)
+        lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
+        began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
+        for i, value in enumerate(encode_json("requests", some.drop("arrival").with_columns(timestamp=began))):
+            send(producer, "requests", value, i % BUSY)
+        sent += each
+    producer.flush(60)
+
+
+def readable_after(folder: Path, processes: Sequence[Watched], seconds: float) -> list[float]:
+    """Of each window that was final meanwhile, how long it took until the readable file told of it."""
+    took, known, weighed = list[float](), 0, 0.0
+    end, settled = time.monotonic() + seconds, time.monotonic() + SETTLE_S
+    while (now := time.monotonic()) < end:
+        if now > settled and now > weighed + WEIGH_S:
+            for p in processes:
+                p.weigh()
+            weighed = now
+        judged = _judged(folder)
+        if known and now > settled:
+            seen_us = time.time_ns() // 1_000
+            took += [(seen_us - (w + 1) * WINDOW_US - LATENESS_US) / 1e6 for w in range(known, judged)]
+        known = max(known, judged)
+        time.sleep(LOOK_S)
+    return took
+
+
+def _judged(folder: Path) -> int:
+    if not (folder / READABLE).exists():
+        return 0
+    con = open_readable(folder)
+    try:
+        return int(con.execute("SELECT judged FROM landed").fetchall()[0][0])
+    finally:
+        con.close()
+
+
+@contextmanager
+def running(folder: Path, partitions: int) -> Iterator[tuple[str, list[Watched]]]:
+    """A broker with all topics, a worker and a lander."""
+    broker = Broker(folder / "kafka")
+    broker.start()
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        create(admin(Connection(broker=broker.bootstrap)), topics(partitions))
+        for given in (["worker"], ["land", "--state", str(folder / "state")]):
+            command = [sys.executable, "-m", "streams.cli", *given, "--broker", broker.bootstrap]
+            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        yield broker.bootstrap, [Watched(n, p.pid) for n, p in zip(("worker", "lander"), processes, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        broker.kill()
+
+
+def busy(folder: Path, rate: int, minutes: float) -> None:
+    with running(folder, BUSY) as (bootstrap, processes):
+        seconds = minutes * 60 + SETTLE_S
+        producer = multiprocessing.get_context("spawn").Process(target=produce, args=(bootstrap, rate, seconds))
+        producer.start()
+        took = np.array(readable_after(folder / "state", processes, seconds))
+        used = {p.name: p.used_s / (minutes * 60) for p in processes}
+        producer.join()
+    print(f"## {rate:,} requests a second for {minutes:g} minutes\n")
+    p50, p99 = np.percentile(took, [50, 99])
+    print(
+        f"From final to readable: p50 {p50:.1f} s, p99 {p99:.1f} s, longest {took.max():.1f} s ({len(took)} windows).\n"
+    )
+    print("| process | MB in the first minute | in the last | at most | CPU: share of a core |\n|---|---|---|---|---|")
+    for p in processes:
+        early, late = max(p.mb[:6]), max(p.mb[-6:])
+        print(f"| {p.name} | {early:,} | {late:,} | {max(p.mb):,} | {used[p.name]:.0%} |")
+
+
+def idle(folder: Path, minutes: float) -> None:
+    with running(folder, IDLE) as (_, processes):
+        readable_after(folder / "state", processes, minutes * 60 + SETTLE_S)
+        used = ", ".join(f"{p.name} {p.used_s / (minutes * 60):.1%} of a core" for p in processes)
+    print(f"\n## At rest, {4 * IDLE} source partitions\n\n{used}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--rate", type=int, default=20_000)
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="asynchealth-bench-") as made:
+        busy(Path(made) / "busy", wanted.rate, wanted.minutes)
+        idle(Path(made) / "idle", min(wanted.minutes, IDLE_MINUTES))
+
+
+if __name__ == "__main__":
+    main()
