@@ -130,9 +130,13 @@ class Lander:
         return bool(rows or tables or changes or open_ is not None)
 
     def _findings(self) -> tuple[list[Taken], pl.DataFrame | None]:
-        """Changes up to judge's last state, and what is open by it; None where that was landed before."""
+        """Changes up to judge's last state, and what is open by it; None where that was landed before.
+
+        A state can be in the log before a change that it follows, where a broker ended between the two.
+        """
         reader = self.readers[Place("findings", 0)]
-        if reader.state is None or reader.state.number <= self.judged:
+        known = reader.upto(self.judged or reader.first() or 0)
+        if reader.state is None or not self.judged < reader.state.number <= known:
             return [], None
         self.judged, frames = reader.state.number, reader.state.frames
         self._compare(judged_with(frames["episodes"]))

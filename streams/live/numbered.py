@@ -176,6 +176,7 @@ class Reader:
         if head.kind == "state":
             if self.state is None or head.hi > self.state.number:
                 self.state = Taken(head.producer, head.hi, frames)
+                self._offsets.append((head.hi, first))
             return
         if head.hi > self._compared.get(head.producer, 0):
             self._compare(head, frames)

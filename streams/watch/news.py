@@ -20,7 +20,7 @@ import msgspec
 from detectors.finding import LEVELS
 from detectors.windows import MINUTE_US, WINDOW_US
 from streams.live.judge import PRODUCER
-from streams.live.numbered import Reader, head_of
+from streams.live.numbered import Reader
 from streams.report.found import Found
 from streams.report.sentences import sentence
 
@@ -116,14 +116,10 @@ class News:
     base: int | None = None
     reader: Reader = field(default_factory=lambda: Reader([PRODUCER]))
     rows: dict[int, list[Row]] = field(default_factory=dict)
-    _state_at: dict[int, int] = field(default_factory=dict)  # of each state's number, the offset where it begins
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         if offset < self.position:
             return
-        head = head_of(key)
-        if head.kind == "state":
-            self._state_at.setdefault(head.hi, offset)
         self.reader.take(offset, key, value)
         self.position = offset + 1
         if self.base is None:
@@ -165,11 +161,10 @@ class News:
         self.base = below
         self.rows = {n: rows for n, rows in self.rows.items() if n >= below}
         self.reader.forget(min(below, self.judged - 1))
-        self._state_at = {n: o for n, o in self._state_at.items() if n >= self.judged}
 
     def restart(self) -> int:
         """The offset at which a successor must begin."""
-        return min([self.reader.restart(self.position), *self._state_at.values()])
+        return self.reader.restart(self.position)
 
 
 def first_fresh(now_us: int) -> int:

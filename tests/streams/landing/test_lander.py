@@ -129,6 +129,31 @@ def test_killed_at_any_point_it_lands_what_replay_lands(
     assert unlike(live, replayed) == []
 
 
+def test_a_state_that_comes_before_a_change_that_it_follows_waits_for_it(
+    chain: Chain, replayed: dict[str, pl.DataFrame], tmp_path: Path
+) -> None:
+    states = [m for m in chain.found if head_of(m[0]).kind == "state"]
+    changes = [m for m in chain.found if head_of(m[0]).kind == "rows"]
+    assert len(states) > 3 and len(changes) > 3
+    mine, said = lander(tmp_path, chain), logs(chain)
+    others = [m for m in chain.found if m not in states]
+    said[Place("findings", 0)] = [*states, *others]
+    for place, log in said.items():
+        for offset, message in enumerate(log):
+            mine.feed(place, offset, *message)
+            if place.topic == "findings" and offset in (1, len(states) - 1, len(states) + 1):
+                mine.land()
+                mine.con.close()
+                mine = lander(tmp_path, chain)  # killed: what waited is read again
+                for again in range(mine.positions[place], offset + 1):
+                    mine.feed(place, again, *log[again])
+    mine.land()
+    mine.tidy()
+    publish(mine.con, tmp_path / state.LANDING)
+    mine.con.close()
+    assert unlike(published(tmp_path), replayed) == []
+
+
 def test_it_knows_what_came_again_and_that_it_was_the_same(chain: Chain, tmp_path: Path) -> None:
     assert list(landed(tmp_path, chain, random.Random(4), kills=0)) == []
     ((copies, unequal),) = published_counts(tmp_path)
