@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import msgspec
 
+from detectors.events import STREAMS
 from detectors.finding import QUIET_US
 from streams.problems import Problem
 from streams.settings import span_us
@@ -152,7 +153,9 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
 
 
 def span_of(con: duckdb.DuckDBPyConnection) -> Span:
-    row = con.execute("SELECT min(first_arrival), max(last_arrival) FROM lake_parts").fetchall()[0]
+    of_rows = [list(STREAMS)]
+    sql = "SELECT min(first_arrival), max(last_arrival) FROM lake_parts WHERE stream IN (SELECT unnest(?))"
+    row = con.execute(sql, of_rows).fetchall()[0]
     if row[0] is None:
         raise Problem("the state", "holds no rows, so nothing can be said", "asynchealth replay PATH…")
     return Span(_instant(row[0]), _instant(row[1]))

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from detectors.catalog.timeout_budget import MIN_VOLUME
-from streams.replay import TOTALS
+from streams.outcome import TOTALS
 from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span
