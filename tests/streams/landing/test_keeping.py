@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from detectors.detector import Settings
 from detectors.events import LANDED
 from detectors.windows import HOUR_US
 from streams.landing import lake, state
@@ -22,6 +23,11 @@ from streams.landing.lander import Lander
 from streams.landing.publish import publish
 from streams.live.land import disk, shown
 from streams.problems import Exit, Problem
+from streams.replay import rebuild
+from streams.report.explain import explain
+from streams.report.findings import listing
+from streams.report.found import Filter, all_findings, judged_with, sight_of, span_of
+from streams.report.morning import gather, rendered
 from streams.settings import Limits
 from streams.sources.files import READABLE
 from tests.streams.landing.disk import fill
@@ -249,6 +255,40 @@ def test_the_oldest_hours_make_room_and_it_is_said_in_one_line(tmp_path: Path, c
     assert sum(lake.sizes(tmp_path, mine.parts).values()) <= 0.61 * size
     assert {p.first_arrival // HOUR_US for p in mine.parts} == {HOUR + 2, HOUR + 3, HOUR + 4}
     assert mine.shrink(Limits(max_gb=0.61 * size / 1e9)) == []
+
+
+def screens(folder: Path) -> dict[str, str]:
+    """What the commands print, without their options."""
+    with state.open_readable(folder) as con:
+        every, span, sight = all_findings(con), span_of(con), sight_of(con)
+        used, wanted = judged_with(con, every), Filter()
+        shown = {"report": rendered(gather(con, every, span, sight, wanted), str)}
+        shown["findings"] = listing(every, span, sight, wanted, "", used, str)
+        shown |= {f.finding_id: explain(con, f, every, span, str, whole=True) for f in every}
+        return {name: "\n".join(lines) for name, lines in shown.items()}
+
+
+def test_screens_say_what_was_set_and_which_rows_are_gone_and_findings_stay(
+    chain: Chain, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuild(live, Settings({"retry_storm.warn_per_min": 50}))
+    before = screens(live)
+    assert "Judged with retry_storm.warn_per_min = 50" in before["report"]
+    assert before["findings"].count("Judged with retry_storm.warn_per_min = 50") == 1
+    told = [n for n, text in before.items() if "Judged with" in text]
+    assert [n for n in told if n.startswith("rs-")] and len(told) < len(before)
+    mine = lander(live, chain)
+    monkeypatch.setattr(Lander, "closed_us", property(lambda _: 2 * T0 * 1_000_000))
+    mine.shrink(Limits(keep_days=1))
+    assert mine.parts == []
+    publish(mine.con, live / state.LANDING)
+    mine.con.close()
+    after = screens(live)
+    assert after.keys() == before.keys()
+    assert "UTC were removed by keep_days; what was found in them stays." in after["report"]
+    assert all("UTC were removed by keep_days: below is what is left." in after[n] for n in after if "-" in n)
+    with pytest.raises(Problem, match="holds no rows that were judged"):
+        rebuild(live, Settings())
 
 
 # ---- tables and rejects ---------------------------------------------------------------------------------------------
