@@ -95,7 +95,7 @@ def publication_s(mine: Lander) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--copies", type=int, default=2)
     parser.add_argument("--hours", type=int, default=24)
     given = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="asynchealth-"))

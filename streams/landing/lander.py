@@ -331,7 +331,7 @@ class Lander:
         rows = sum(p.rows for p in gone if p.stream in STREAMS)
         if not gone:
             return 0
-        before = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
+        before = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=hour * HOUR_US)
         with self._listing(gone, []):
             known = self.con.execute("SELECT rows FROM removed WHERE why = ?", [why]).fetchall()
             self.con.execute("DELETE FROM removed WHERE why = ?", [why])

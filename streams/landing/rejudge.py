@@ -111,6 +111,7 @@ class Again:
             self.since, self.until, heard, self._land,
         )  # fmt: skip
         self.bar.begin("judging", sum(p.rows for p in self.rows))
+        before = state.recent(self.con)
         state.add_views(self.con, self.folder, state.parts_of(self.con))
         self._keep_tables()
         self.con.execute("ALTER TABLE findings RENAME TO old_findings")
@@ -123,6 +124,8 @@ class Again:
         self.con.execute("DELETE FROM lake_parts WHERE path IN (SELECT unnest(?))", [[p.path for p in self.tables]])
         lake.replaced(self.folder, self.tables)
         state.land_rows(self.con, "lake_parts", self.fresh)
+        for name in set(before) - set(state.recent(self.con)):
+            self.con.execute(f'DROP VIEW "{name}"')  # a table is there from its first row on
         state.add_views(self.con, self.folder, state.parts_of(self.con))
         covered = {(s, f): [n, filled] for s, f, n, filled in self.con.execute("FROM coverage").fetchall()}
         self.con.execute("DELETE FROM detectors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -9,10 +10,12 @@ import polars as pl
 import pytest
 
 from detectors.detector import Settings
-from detectors.windows import WINDOW_US
-from streams.landing import rejudge, state
+from detectors.windows import AHEAD_US, DAY_US, MINUTE_US, WINDOW_US
+from streams.landing import lake, lander, rejudge, state, tables
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
+from streams.settings import Limits
+from tests.streams.landing import pieces
 from tests.streams.landing.pieces import fed, published, unlike
 from tests.streams.live.chain import Chain
 from tests.streams.tape import contents
@@ -128,3 +131,34 @@ def test_one_that_is_killed_leaves_the_state_before_or_the_one_after(
     settings = {"analysis": 0, "switch": 0, "publish": len(LOWER.values)}[step]
     assert len(after["settings"]) == settings
     assert set(unlike(after, before)) == {"landed", *(["settings"] if settings else [])}
+
+
+SHORT_US = MINUTE_US  # instead of an hour, so that a recording of minutes has several
+
+
+def test_what_was_found_in_rows_that_are_gone_stays_and_the_rest_is_judged_again(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (lake, lander, rejudge, tables):
+        monkeypatch.setattr(module, "HOUR_US", SHORT_US)
+    monkeypatch.setattr(tables, "HOUR", f"epoch_us(window_start) // {SHORT_US}")
+    monkeypatch.setattr(tables, "YOUNG_US", SHORT_US)
+    fed(tmp_path, chain, dict.fromkeys(("events", "tables", "findings"), 1.0))
+    before = contents(tmp_path)
+    mine = pieces.lander(tmp_path, chain)
+    middle = before["findings"]["onset"].sort()[len(before["findings"]) // 2].timestamp() * 1e6
+    mine.shrink(Limits(keep_days=(mine.closed_us - middle) / DAY_US))
+    assert 0 < len(mine.con.sql("FROM requests")) < len(before["requests"])
+    ((gone,),) = mine.con.execute("SELECT before FROM removed").fetchall()
+    mine.con.close()
+    rebuild(tmp_path, Settings())
+    after = contents(tmp_path)
+    old = pl.col("onset") < gone + timedelta(microseconds=AHEAD_US)
+    kept = before["findings"].filter(old)
+    assert 3 <= len(kept) < len(before["findings"])
+    assert after["findings"].filter(old).equals(kept)
+    assert overlapping(after["findings"]) == 0
+    whole = pl.col("window_start") >= gone
+    for table in ("calls", "durations", "beats"):
+        assert after[table].equals(before[table].filter(whole)), table
+    assert after["accounting"].equals(before["accounting"])
