@@ -48,7 +48,7 @@ def limits(path: Path = Path(CONFIG)) -> Limits:
     given = _table(read(path), "lake", str(path))
     highest = {"keep_days": LONGEST_DAYS, "max_gb": LARGEST}
     for name, value in given.items():
-        where, then = f"{path}: lake.{name}", "write it as in: [lake] keep_days = 14, max_gb = 200"
+        where, then = f"{path}: lake.{name}", "write it as in: lake = { keep_days = 14, max_gb = 200 }"
         if name not in highest:
             raise Problem(where, f"no such setting; there are {', '.join(highest)}", then)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= highest[name]:

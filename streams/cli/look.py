@@ -189,12 +189,12 @@ def sql(
 
 def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
     """The whole answer as an Arrow table, over the connection that is shut in."""
-    from streams.landing.state import open_readable, parts_of, view_sql
+    from streams.landing.state import open_readable, parts_of, paths, view_sql
     from streams.report.sql import Refused, TooLarge, TooLong, open_shut_in, run
 
     with open_readable(folder) as con:
         parts = parts_of(con)
-    with open_shut_in(folder, view_sql(folder, parts), [(folder / p.path).resolve() for p in parts]) as con:
+    with open_shut_in(folder, view_sql(folder, parts), paths(folder, parts)) as con:
         try:
             return run(con, text, limit_s)
         except (Refused, TooLong, TooLarge) as error:

@@ -192,8 +192,8 @@ def to_join(parts: Iterable[Part], closed_us: int) -> list[Part]:
         most, least = (MERGED_ROWS, 2) if closed else (PART_ROWS, SMALL_PARTS)
         chosen: list[Part] = []
         for part in (p for p in some if p.rows < most):
-            if closed and sum(p.rows for p in chosen) + part.rows > MERGED_ROWS:
-                if len(chosen) > 1:
+            if sum(p.rows for p in chosen) + part.rows > MERGED_ROWS:
+                if len(chosen) >= least:
                     break
                 chosen = []
             chosen.append(part)

@@ -90,6 +90,7 @@ class Lander:
         self.positions = dict.fromkeys(self.readers, 0)
         self.rows = dict.fromkeys(STREAMS, 0)  # landed by this process
         self.run: datetime | None = None  # when it landed first
+        self.moved = 0  # tables of hours before it are in the lake
         self._restore()
 
     def _of(self, partition: int) -> list[str]:
@@ -279,14 +280,16 @@ class Lander:
         Views name the parts that count, and each detector says what it sees.
         """
         old = (self.window * WINDOW_US - tables.YOUNG_US) // HOUR_US
-        fresh = tables.written(self.con, self.folder, old)
+        fresh = tables.written(self.con, self.folder, old) if old > self.moved else []
         if gone := lake.to_join(self.parts, self.closed_us):
             fresh.append(lake.joined(self.folder, gone))
         covered = {(s, f): [n, filled] for s, f, n, filled in self.con.execute("FROM coverage").fetchall()}
         with self._listing(gone, fresh):
-            tables.forget(self.con, old)
+            if old > self.moved:
+                tables.forget(self.con, old)
             self.con.execute("DELETE FROM detectors")
             state.land_sight(self.con, self.judging, covered)
+        self.moved = old
 
     @property
     def closed_us(self) -> int:

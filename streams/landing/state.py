@@ -156,14 +156,20 @@ def known_of(con: duckdb.DuckDBPyConnection) -> list[Known]:
     return [Known(*row) for row in con.execute("SELECT * FROM recordings ORDER BY ALL").fetchall()]
 
 
+def paths(state: Path, parts: Sequence[Part]) -> list[Path]:
+    """From the root on; there may be thousands."""
+    folder = state.resolve()
+    return [folder / p.path for p in parts]
+
+
 def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
     """A SELECT for each stream over its parts, and for what a lander keeps partly in the lake.
 
     A stream without rows is an empty view with the same columns.
     """
     files: dict[str, list[str]] = {stream: [] for stream in STREAMS}
-    for part in parts:
-        files.setdefault(part.stream, []).append(str((state / part.path).resolve()).replace("'", "''"))
+    for part, path in zip(parts, paths(state, parts), strict=True):
+        files.setdefault(part.stream, []).append(str(path).replace("'", "''"))
     views = {}
     for name, some in files.items():
         listed = ", ".join(f"'{p}'" for p in some)

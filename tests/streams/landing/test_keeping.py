@@ -19,8 +19,9 @@ from detectors.events import LANDED
 from detectors.windows import HOUR_US
 from streams.landing import lake, state
 from streams.landing.lake import Part
-from streams.landing.lander import Lander
+from streams.landing.lander import Lander, Place
 from streams.landing.publish import publish
+from streams.live.judge import Judge
 from streams.live.land import disk, shown
 from streams.problems import Exit, Problem
 from streams.replay import rebuild
@@ -28,10 +29,11 @@ from streams.report.explain import explain
 from streams.report.findings import listing
 from streams.report.found import Filter, all_findings, judged_with, sight_of, span_of
 from streams.report.morning import gather, rendered
-from streams.settings import Limits
+from streams.settings import Limits, limits
 from streams.sources.files import READABLE
+from tests.harness import everything
 from tests.streams.landing.disk import fill
-from tests.streams.landing.pieces import fed, lander, logs
+from tests.streams.landing.pieces import QUEUES, fed, lander, logs
 from tests.streams.live.chain import Chain
 from tests.streams.tape import T0, contents, differing
 
@@ -289,6 +291,48 @@ def test_screens_say_what_was_set_and_which_rows_are_gone_and_findings_stay(
     assert all("UTC were removed by keep_days: below is what is left." in after[n] for n in after if "-" in n)
     with pytest.raises(Problem, match="holds no rows that were judged"):
         rebuild(live, Settings())
+
+
+def test_the_live_file_says_what_the_workers_judge_with(chain: Chain, tmp_path: Path) -> None:
+    """Every process of the workers says it; of each fingerprint it stands there once."""
+    mine, offset = lander(tmp_path, chain), 0
+    for least in (50, 60):
+        settings = Settings({"retry_storm.warn_per_min": least}, {"payment": {"timeout_budget.warn_pct": 70}})
+        judge = Judge([str(q) for q in range(QUEUES)], everything()[1], settings, ends_us=T0)
+        for at, message in enumerate(chain.windows[: len(chain.windows) * least // 60]):
+            judge.feed(at, *message)
+        for out in judge.say()[1]:
+            mine.feed(Place("findings", 0), offset, out.key, out.value)
+            offset += 1
+        mine.land()
+    mine.con.close()
+    mine = lander(tmp_path, chain)
+    assert mine.ends_us == T0
+    found = mine.con.execute("SELECT name, value FROM settings ORDER BY ALL").fetchall()
+    per_service = ("services.payment.timeout_budget.warn_pct", "70")
+    assert found == [("retry_storm.warn_per_min", "50"), ("retry_storm.warn_per_min", "60"), per_service, per_service]
+    assert len(mine.con.execute("SELECT DISTINCT config FROM settings").fetchall()) == 2
+    mine.con.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("keep_day = 3", "lake.keep_day: no such setting; there are keep_days, max_gb"),
+        ("keep_days = 0", "lake.keep_days: 0 is not a number above 0, of at most 3660"),
+        ('max_gb = "2"', "lake.max_gb: '2' is not a number above 0"),
+        ("max_gb = true", "lake.max_gb: True is not a number above 0"),
+    ],
+)
+def test_a_slip_in_the_limits_is_named(written: str, said: str, tmp_path: Path) -> None:
+    config = tmp_path / "asynchealth.toml"
+    assert limits(config) == Limits(keep_days=14, max_gb=None)
+    config.write_text("[lake]\nkeep_days = 2.5\nmax_gb = 10\n")
+    assert limits(config) == Limits(keep_days=2.5, max_gb=10)
+    config.write_text(f"[lake]\n{written}\n")
+    with pytest.raises(Problem) as refused:
+        limits(config)
+    assert str(refused.value).startswith(f"{config}: {said}")
 
 
 # ---- tables and rejects ---------------------------------------------------------------------------------------------
