@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth equality equality-short soak bench bench-live evidence lint lock clean
+.PHONY: help setup demo test kafka truth equality equality-short soak bench bench-live bench-day evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench-live: setup  ## a worker on a real Kafka, beside stock Faust and bare clie
 	$(BIN)/python -m bench.live
 	$(BIN)/python -m bench.steady
 
+bench-day: setup  ## a day of landed tables: the published file and a publication at its end (half an hour)
+	$(BIN)/python -m bench.day
+
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
@@ -61,6 +64,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m bench > docs/bench.md
 	$(MAKE) --silent bench-live > docs/bench-live.md
+	$(BIN)/python -m bench.day > docs/bench-day.md
 
 lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/ruff check .

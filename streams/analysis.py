@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from detectors.engine import (
 )
 from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
 from detectors.table import Meet, Table
-from detectors.windows import WINDOW_US, event_time, final_before, place
+from detectors.windows import NEVER, WINDOW_US, event_time, final_before, place
 from streams.landing import lake, state
 from streams.landing.horizon import Segments
 from streams.landing.lake import Part
@@ -52,7 +52,11 @@ class Final(NamedTuple):
 
 @dataclass
 class Analysis:
-    """One run of the engine over the lake. What becomes final is landed at once; accounting counts every row read."""
+    """One run of the engine over the lake. What becomes final is landed at once; accounting counts every row read.
+
+    Of windows since ≤ w < until, where the lake does not hold all rows of the others. heard_us: arrivals are known up
+    to here; else to the last one. land: where a table goes, with the first window that is not final after it.
+    """
 
     folder: Path
     detectors: Sequence[Detector]
@@ -60,6 +64,10 @@ class Analysis:
     lateness_us: int
     con: duckdb.DuckDBPyConnection
     progress: Progress
+    since: int = 0
+    until: int = NEVER
+    heard_us: int | None = None
+    land: Callable[[dict[str, pl.DataFrame], int], None] | None = None
     judged: JudgeState = field(default_factory=JudgeState)
     closed: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounting: list[pl.DataFrame] = field(default_factory=list)
@@ -71,10 +79,13 @@ class Analysis:
         with _horizon(self.folder) as horizon:
             reduced = ahead(self._reduced(tables, ordered))
             for final, judged in ahead(self._judged(ahead(self._final(tables, ordered, reduced, horizon)))):
-                for name, frame in final.items():
-                    state.land_table(self.con, name, frame)
+                (self.land or self._land_tables)(final.tables, final.to)
                 self._land_changes(judged)
         self._land_findings()
+
+    def _land_tables(self, tables: dict[str, pl.DataFrame], _: int) -> None:
+        for name, frame in tables.items():
+            state.land_table(self.con, name, frame)
 
     def _reduced(self, tables: Sequence[Table], ordered: Sequence[Part]) -> Iterator[tuple[int, Partials]]:
         """Of each part its latest event time, and its partial tables."""
@@ -92,27 +103,30 @@ class Analysis:
         horizon: Segments,
     ) -> Iterator[Final]:
         """The tables of windows that became final, many windows at once."""
-        heard = max((p.last_arrival for p in ordered), default=0)
+        last = max((p.last_arrival for p in ordered), default=0)
+        heard = last if self.heard_us is None else self.heard_us
         matched, waiting, last_row = MatchState(), list[Partials](), 0
         for later, (latest, partials) in zip([*ordered, None][1:], reduced, strict=True):
             last_row = max(last_row, latest)
             waiting.append(partials)
-            end = (max(heard, last_row) // WINDOW_US + 1) * WINDOW_US
-            to = final_before(later.first_arrival, self.lateness_us) if later else end
+            end = (max(last, last_row) // WINDOW_US + 1) * WINDOW_US if self.until == NEVER else self.until
+            to = min(final_before(later.first_arrival, self.lateness_us), self.until) if later else end
             if later and matched.next is not None and to - matched.next < BATCH_US:
                 continue
             before = matched.next
             final, matched = match(tables, matched, waiting, to, horizon)
             waiting = []
             if matched.next is not None and matched.next != before:
+                if self.since:
+                    final = {n: f.filter(pl.col("window") >= self.since) for n, f in final.items()}
                 starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
-                lo = before if before is not None else min(starts, default=to)
-                yield Final(final, lo, to, min(heard, to + self.lateness_us))
+                lo = max(self.since, before if before is not None else min(starts, default=to))
+                yield Final(final, min(lo, to), to, min(heard, to + self.lateness_us))
 
-    def _judged(self, final: Iterable[Final]) -> Iterator[tuple[dict[str, pl.DataFrame], Judged]]:
+    def _judged(self, final: Iterable[Final]) -> Iterator[tuple[Final, Judged]]:
         for f in final:
             judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
-            yield f.tables, judged
+            yield f, judged
 
     def _rows(self, part: Part, columns: list[str]) -> pl.DataFrame:
         raw = lake.read(self.folder, part, columns)

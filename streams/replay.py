@@ -25,8 +25,11 @@ from streams.analysis import Analysis
 from streams.catalog import all_detectors
 from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
+from streams.landing.rejudge import rejudge
+from streams.outcome import Outcome, outcome
 from streams.problems import Exit, Problem, disk_full
 from streams.progress import Progress
+from streams.settings import rows_of
 from streams.sources.files import READABLE, Known
 from streams.sources.intake import Intake, Ledger
 from streams.sources.source import sources
@@ -46,16 +49,6 @@ class Old:
     def ledger(self) -> Ledger:
         """To go on with."""
         return Ledger(list(self.rejects), {key: list(count) for key, count in self.coverage.items()})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run did, for the screen."""
-
-    totals: dict[str, int]
-    levels: dict[str, int]
-    notes: list[str]
-    blind: dict[str, list[str]]
 
 
 def replay(
@@ -95,12 +88,12 @@ def replay(
             raise Problem("nothing to analyse", "\n".join(notes), code=Exit.NOTHING)
         parts = lake.mark_repeats(folder, written, lateness_us)
         run = (started, command, lateness_us, notes)
-        outcome = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
+        done = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
     if not usable:
         query = "SELECT source, field, reason, count(*) FROM rejects GROUP BY ALL"
         then = f'asynchealth sql "{query}" --state {folder}'
         raise Problem("nothing to analyse", "\n".join(notes), then, Exit.NOTHING)
-    return outcome
+    return done
 
 
 ARRIVALS = [*dict.fromkeys(n for s in reversed(SCHEMA) for n, t in SCHEMA[s].items() if t == INSTANT), "stamp", "none"]
@@ -116,6 +109,13 @@ def rebuild(
 ) -> Outcome:
     """Judges the lake again, after a change of detector, threshold or lateness."""
     started, bar = datetime.now(UTC), progress or Progress()
+    if (folder / state.LANDING).exists():
+        if lateness_us not in (None, LATENESS_US):
+            reason = "rows that are fed live are late by what the workers say, 30 s"
+            then = "asynchealth replay kafka://host:9092/requests --lateness 10m --state NEW"
+            raise Problem("--lateness", reason, then)
+        with _disk(folder):
+            return rejudge(folder, settings, command, started, bar)
     with _disk(folder), state.locked(folder), lake.undone(folder):
         old = load(folder)
         if not old.parts:
@@ -196,24 +196,14 @@ def _switch(
         covered = ledger.coverage
         state.land_rows(con, "coverage", [(s, f, *n) for (s, f), n in sorted(covered.items())])
         sight = state.land_sight(con, detectors, covered)
-        state.land_rows(con, "settings", [(n, str(v)) for n, v in sorted(settings.values.items())])
+        state.land_rows(con, "settings", rows_of(settings))
         ended = datetime.now(UTC)
         state.land_rows(con, "runs", [*runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
         state.add_views(con, folder, parts)
-        totals = con.sql(TOTALS).pl().row(0, named=True)
-        levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
+        done = outcome(con, notes, sight)
     lake.sweep(folder, [p.path for p in parts])
     bar.end()
-    return Outcome(totals, levels, notes, {n: m for n, m in sight.items() if m})
-
-
-TOTALS = """
-SELECT coalesce(sum(read), 0)::BIGINT AS read, coalesce(sum(used), 0)::BIGINT AS used,
-       coalesce(sum(late), 0)::BIGINT AS late, coalesce(sum(implausible), 0)::BIGINT AS implausible,
-       coalesce(sum(rejected), 0)::BIGINT AS rejected, coalesce(sum(repeated), 0)::BIGINT AS repeated,
-       coalesce(sum(tombstones), 0)::BIGINT AS tombstones
-FROM accounting
-"""
+    return done
 
 
 def _rejects(ledger: Ledger) -> pl.DataFrame:

@@ -5,6 +5,9 @@ retry_storm.warn_per_min = 150
 [services.payment]
 idempotency_ttl = "48h"
 thresholds = { timeout_budget.warn_pct = 90 }
+[lake]
+keep_days = 14
+max_gb = 200
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,31 @@ CONFIG = "asynchealth.toml"
 EXAMPLE = 'services.payment = { idempotency_ttl = "48h", thresholds = { timeout_budget.warn_pct = 90 } }'
 LONGEST_US = 10 * 366 * 86_400_000_000  # spans beyond ten years are slips, and overflow arithmetic in µs
 SPANS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+KEEP_DAYS = 14
+LONGEST_DAYS = 3660
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a lander keeps rows and tables, and in how much room: whole hours leave, the oldest first."""
+
+    keep_days: float = KEEP_DAYS
+    max_gb: float | None = None  # as much as there is
+
+
+def limits(path: Path = Path(CONFIG)) -> Limits:
+    """The table [lake]."""
+    given = _table(read(path), "lake", str(path))
+    highest = {"keep_days": LONGEST_DAYS, "max_gb": LARGEST}
+    for name, value in given.items():
+        where, then = f"{path}: lake.{name}", "write it as in: lake = { keep_days = 14, max_gb = 200 }"
+        if name not in highest:
+            raise Problem(where, f"no such setting; there are {', '.join(highest)}", then)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= highest[name]:
+            raise Problem(where, f"{value!r} is not a number above 0, of at most {highest[name]:g}", then)
+    return Limits(**given)
 
 
 def span_us(text: str) -> int:
@@ -125,6 +154,16 @@ def _in_order(known: Mapping[str, Threshold], values: Mapping[str, float], where
 
 LARGEST = 1e12
 OTHER = frozenset({"min_volume", "max_one_way_delay_ms", "max_drift_ppm"})  # settings that are no thresholds
+
+
+def rows_of(settings: Settings) -> list[tuple[str, str, str]]:
+    """What was set, as rows of a state's table `settings`: fingerprint, name and value. Defaults are not among them."""
+    rows = {name: f"{value:g}" for name, value in settings.values.items()}
+    for service, own in settings.per_subject.items():
+        rows |= {f"services.{service}.{name}": f"{value:g}" for name, value in own.items()}
+    rows |= {f"services.{s}.idempotency_ttl": f"{us / SPANS_US['s']:g}s" for s, us in settings.ttl_us.items()}
+    config = fingerprint(settings)
+    return [(config, name, value) for name, value in sorted(rows.items())]
 
 
 def fingerprint(settings: Settings) -> str:

@@ -140,15 +140,17 @@ def land(
     from streams.catalog import all_detectors
     from streams.live.connect import connection
     from streams.live.land import Landing, run
+    from streams.settings import limits
     from streams.watch.metrics import LANDER, Meter, answer
 
+    keep = limits()
     at = connection(broker, kafka)
     meter = Meter(LANDER)
     if metrics is not None:
         answer(meter, metrics_address, metrics)
     sources, queues = partitions(at, prefix)
     detectors = all_detectors()
-    run(Landing(state, at, detectors, sources, queues, prefix, invoked(), meter=meter))
+    run(Landing(state, at, detectors, sources, queues, prefix, invoked(), keep, meter=meter))
 
 
 def lag(

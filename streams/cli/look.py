@@ -119,7 +119,7 @@ def findings(
     from streams.report.answers import ENCODER, comma_separated
     from streams.report.evidence import about, behind
     from streams.report.findings import listing
-    from streams.report.found import Found, one_of
+    from streams.report.found import Found, judged_with, one_of
     from streams.report.morning import cache_size
 
     with opened(state) as (con, every, span, sight, invoke):
@@ -137,7 +137,8 @@ def findings(
             names = [n for n in Found.__dataclass_fields__ if n != "short"]
             give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
-            say(listing(found, span, sight, wanted, cache_size(con), invoke), ascii_only)
+            used = judged_with(con, found)
+            say(listing(found, span, sight, wanted, cache_size(con), used, invoke), ascii_only)
     fail(fail_on, Counter(f.level for f in found))
 
 
@@ -188,12 +189,12 @@ def sql(
 
 def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
     """The whole answer as an Arrow table, over the connection that is shut in."""
-    from streams.landing.state import open_readable, parts_of, view_sql
+    from streams.landing.state import open_readable, parts_of, paths, view_sql
     from streams.report.sql import Refused, TooLarge, TooLong, open_shut_in, run
 
     with open_readable(folder) as con:
         parts = parts_of(con)
-    with open_shut_in(folder, view_sql(folder, parts), [(folder / p.path).resolve() for p in parts]) as con:
+    with open_shut_in(folder, view_sql(folder, parts), paths(folder, parts)) as con:
         try:
             return run(con, text, limit_s)
         except (Refused, TooLong, TooLarge) as error:

@@ -38,9 +38,10 @@ def up(
 ) -> None:
     """Start everything: broker, worker, lander and a simulated fleet. Ctrl-C ends it; what was found stays."""
     from streams.catalog import all_detectors
-    from streams.settings import load
+    from streams.settings import limits, load
 
     settings = load(all_detectors(), set_)
+    limits()  # a slip is said here, not by the lander's process
     if broker and (tape or once):
         reason = "a tape has arrivals of its own, and Kafka stamps what it gets with the time of now"
         raise Problem("--broker", reason, "asynchealth replay PATH…, or up without --broker")

@@ -15,7 +15,7 @@ import typer
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
-    from streams.replay import Outcome
+    from streams.outcome import Outcome
 
 
 def folder_named(given: str | Path) -> Path:

@@ -5,15 +5,18 @@ Which parts count is listed in the state's database; a part that no list names i
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detectors.events import LANDED
@@ -22,6 +25,8 @@ from streams.problems import Exit, Problem
 from streams.sources.files import READABLE
 
 PART_ROWS = 200_000
+MERGED_ROWS = 1_000_000  # a part that was merged; a reader of one holds it in memory
+SMALL_PARTS = 16  # of one stream and an hour that still gets rows; then they become one
 DISTINCT = {  # nearly every row has another value: a dictionary of them costs and saves nothing
     *("timestamp", "client_time", "server_time", "started", "finished", "arrival", "duration_ms", "offset", "seq"),
     *("request_id", "trace_id", "span_id", "parent_span_id", "idempotency_key", "event_id"),
@@ -123,22 +128,24 @@ class Writer(AbstractContextManager["Writer"]):
 
 def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
     """One part, whole or not at all: readers only learn of it from the list."""
-    name = time.strftime("%Y-%m-%dT%H", time.gmtime(hour * 3600))
-    path = Path("lake") / stream / f"{name}-{uuid4().hex[:12]}.parquet"
+    path = new_path(state, stream, hour)
     whole = state / path
-    whole.parent.mkdir(parents=True, exist_ok=True)
     repeating = [n for n in rows.columns if n not in DISTINCT]
     with _whole_or_gone(whole), whole.open("wb") as out:
-        pq.write_table(
-            rows.to_arrow(),
-            out,
-            compression="lz4",
-            use_dictionary=repeating,
-            write_statistics=False,
-            store_schema=False,
-        )
+        pq.write_table(rows.to_arrow(), out, use_dictionary=repeating, **FORMAT)
     arrival = rows["arrival"].cast(pl.Int64)
     return Part(stream, str(path), len(rows), int(arrival.min()), int(arrival.max()))  # type: ignore[arg-type]
+
+
+FORMAT: Mapping[str, Any] = {"compression": "lz4", "write_statistics": False, "store_schema": False}
+
+
+def new_path(state: Path, stream: str, hour: int) -> Path:
+    """Where a part may be written, from the state folder on."""
+    name = time.strftime("%Y-%m-%dT%H", time.gmtime(hour * 3600))
+    path = Path("lake") / stream / f"{name}-{uuid4().hex[:12]}.parquet"
+    (state / path).parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @contextmanager
@@ -172,10 +179,54 @@ def _without(state: Path, part: Part, gone: pl.Expr) -> tuple[Part | None, pl.Da
     return (write_part(state, part.stream, part.first_arrival // HOUR_US, rest) if len(rest) else None), removed
 
 
+def to_join(parts: Iterable[Part], closed_us: int) -> list[Part]:
+    """Parts of one stream and hour that should be one; none where all are as they should be.
+
+    Of an hour that gets no more rows, all; of one that does, where they are many and small. No more than MERGED_ROWS.
+    """
+    hours: dict[tuple[str, int], list[Part]] = {}
+    for part in sorted(parts, key=lambda p: (p.first_arrival, p.path)):
+        hours.setdefault((part.stream, part.first_arrival // HOUR_US), []).append(part)
+    for (_, hour), some in hours.items():
+        closed = (hour + 1) * HOUR_US <= closed_us
+        most, least = (MERGED_ROWS, 2) if closed else (PART_ROWS, SMALL_PARTS)
+        chosen: list[Part] = []
+        for part in (p for p in some if p.rows < most):
+            if sum(p.rows for p in chosen) + part.rows > MERGED_ROWS:
+                if len(chosen) >= least:
+                    break
+                chosen = []
+            chosen.append(part)
+        if len(chosen) >= least:
+            return chosen
+    return []
+
+
 def joined(state: Path, parts: Sequence[Part]) -> Part:
-    """Parts of one stream and hour as one."""
-    rows = pl.concat([read(state, p) for p in parts])
-    return write_part(state, parts[0].stream, parts[0].first_arrival // HOUR_US, rows)
+    """Parts of one stream and hour as one, a piece after the other: memory holds one piece."""
+    first = min(p.first_arrival for p in parts)
+    path = new_path(state, parts[0].stream, first // HOUR_US)
+    whole = state / path
+    with _whole_or_gone(whole), whole.open("wb") as out:
+        pieces = _pieces(state, parts)
+        piece = next(pieces)
+        repeating = [n for n in piece.column_names if n not in DISTINCT]
+        with pq.ParquetWriter(out, piece.schema, use_dictionary=repeating, **FORMAT) as writer:
+            writer.write_table(piece)
+            for piece in pieces:
+                writer.write_table(piece)
+    return Part(parts[0].stream, str(path), sum(p.rows for p in parts), first, max(p.last_arrival for p in parts))
+
+
+def _pieces(state: Path, parts: Sequence[Part]) -> Iterator[pa.Table]:
+    waiting: list[pl.DataFrame] = []
+    for part in parts:
+        waiting.append(read(state, part))
+        if sum(map(len, waiting)) >= PART_ROWS:
+            yield pl.concat(waiting).to_arrow()
+            waiting = []
+    if waiting:
+        yield pl.concat(waiting).to_arrow()
 
 
 def relabel(state: Path, part: Part, lateness_us: int) -> Part:
@@ -218,9 +269,9 @@ EVENT_ID = ("environment", "tenant", "event_id")
 
 
 @contextmanager
-def undone(state: Path) -> Iterator[None]:
+def undone(state: Path, switched: str = READABLE) -> Iterator[None]:
     """Takes back the parts of a run that failed before the switch, so that a full disk is no fuller than before."""
-    readable = state / READABLE
+    readable = state / switched
     before, file = set((state / "lake").rglob("*.parquet")), _identity(readable)
     try:
         yield
@@ -235,9 +286,38 @@ def _identity(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
+def replaced(state: Path, parts: Iterable[Part]) -> None:
+    """These are about to leave the list: from now on it counts how long a reader may still have them open."""
+    for part in parts:
+        os.utime(state / part.path)
+
+
 def sweep(state: Path, listed: Iterable[str]) -> None:
     """Removes parts that no list names and that are too old for a reader to still have them open."""
     wanted, now = set(listed), time.time()
     for path in (state / "lake").rglob("*.parquet"):
         if str(path.relative_to(state)) not in wanted and now - path.stat().st_mtime > LEFTOVER_S:
             path.unlink()
+
+
+# ---- what may stay --------------------------------------------------------------------------------------------------
+
+
+def sizes(state: Path, parts: Iterable[Part]) -> dict[int, int]:
+    """Bytes of each hour."""
+    found: dict[int, int] = {}
+    for part in parts:
+        hour = part.first_arrival // HOUR_US
+        found[hour] = found.get(hour, 0) + (state / part.path).stat().st_size
+    return found
+
+
+def first_that_fits(bytes_of: Mapping[int, int], most: float) -> int:
+    """The first hour from which on the lake is no larger than that; at least the newest stays."""
+    newest, room, first = max(bytes_of), most, max(bytes_of)
+    for hour in sorted(bytes_of, reverse=True):
+        room -= bytes_of[hour]
+        if room < 0 and hour < newest:
+            break
+        first = hour
+    return first

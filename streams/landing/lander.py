@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,26 +20,38 @@ import polars as pl
 from detectors.detector import Detector
 from detectors.events import INSTANT, SCHEMA, STREAMS
 from detectors.table import Table
-from detectors.windows import HOUR_US, LATENESS_US, SLICE_US
-from streams.landing import lake, state
-from streams.landing.lake import PART_ROWS, Part
+from detectors.windows import DAY_US, HOUR_US, LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from streams.landing import lake, state, tables
+from streams.landing.lake import Part
 from streams.live.apart import Apart
 from streams.live.judge import PRODUCER, judged_with
-from streams.live.numbered import Reader, Taken
+from streams.live.numbered import Frames, Reader, Taken
+from streams.settings import Limits
 
-SMALL_PARTS = 16  # of one stream and hour; then they become one
 COMPARED = HOUR_US // SLICE_US  # of rows said again, the numbers whose copies are compared
-DDL = """
+DDL = f"""
 CREATE TABLE positions (topic VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL);
 CREATE TABLE taken (
     "partition" BIGINT NOT NULL, producer VARCHAR NOT NULL, lo BIGINT NOT NULL, hi BIGINT NOT NULL,
     lost BOOLEAN NOT NULL);
 CREATE TABLE landed (next_window BIGINT NOT NULL, judged BIGINT NOT NULL, copies BIGINT NOT NULL,
-    unequal BIGINT NOT NULL);
-INSERT INTO landed VALUES (0, 0, 0, 0);
+    unequal BIGINT NOT NULL, rebuilt BIGINT NOT NULL, ends_us BIGINT NOT NULL);
+INSERT INTO landed VALUES (0, 0, 0, 0, 0, {NEVER});
+CREATE SCHEMA {state.RECENT};
+CREATE TABLE {state.RECENT}.rejects AS FROM rejects;
+DROP TABLE rejects;
 """
+GB = 10**9
 COUNTED = ("used", "late", "implausible", "stray")
 NUMBERS = ("read", *COUNTED, "rejected", "repeated", "tombstones")
+SUMS = ", ".join(f"sum({n})::BIGINT AS {n}" for n in NUMBERS)
+DAY = "date_trunc('day', minute)"
+BY_DAY = (  # of days whose rows left the lake
+    f"""CREATE OR REPLACE TEMP TABLE days AS
+        SELECT stream, source, "partition", {DAY} AS minute, {SUMS} FROM accounting
+        WHERE minute < date_trunc('day', $1) GROUP BY ALL""",
+    "DELETE FROM accounting WHERE minute < date_trunc('day', $1)",
+)
 
 
 class Place(NamedTuple):
@@ -77,6 +89,8 @@ class Lander:
         self.readers |= {Place("tables", 0): Reader(queues), Place("findings", 0): Reader([PRODUCER])}
         self.positions = dict.fromkeys(self.readers, 0)
         self.rows = dict.fromkeys(STREAMS, 0)  # landed by this process
+        self.run: datetime | None = None  # when it landed first
+        self.moved = 0  # tables of hours before it are in the lake
         self._restore()
 
     def _of(self, partition: int) -> list[str]:
@@ -84,19 +98,18 @@ class Lander:
         return [p for p in self.producers if int(p.rpartition("/")[2]) % self.queues == partition]
 
     def _make(self) -> None:
-        run = (datetime.now(UTC), datetime.now(UTC), self.command, LATENESS_US, version("asynchealth"), list[str]())
         with transaction(self.con):
             state.make(self.con)
             self.con.execute(DDL)
             state.add_views(self.con, self.folder, [])
-            state.land_rows(self.con, "runs", [run])
 
     def _restore(self) -> None:
         for topic, partition, offset in self.con.execute("FROM positions").fetchall():
             self.positions[Place(topic, partition)] = offset
         for partition, producer, lo, hi, lost in self.con.execute("FROM taken").fetchall():
             self.readers[Place("events", partition)].restore(producer, lo, hi, lost)
-        ((self.window, self.judged, self.copies, self.unequal),) = self.con.execute("FROM landed").fetchall()
+        (numbers,) = self.con.execute("FROM landed").fetchall()
+        self.window, self.judged, self.copies, self.unequal, self.rebuilt, self.ends_us = numbers
         self.readers[Place("tables", 0)].floor = self.window
         self.readers[Place("findings", 0)].floor = self.judged
         self.parts = state.parts_of(self.con)
@@ -118,19 +131,20 @@ class Lander:
             self.window = windows.first() or 0
         to = windows.upto(self.window)
         tables = windows.below(to)
-        changes, open_ = self._findings()
+        changes, judge = self._findings()
         windows.forget(to)
         fresh = self._write(rows)
         with transaction(self.con):
             self._land_rows(rows, fresh)
             self._land_tables(tables)
-            self._land_findings(changes, open_)
+            if judge:
+                self._land_findings(changes, judge)
             self._land_numbers(to)
         self.window = to
-        return bool(rows or tables or changes or open_ is not None)
+        return bool(rows or tables or changes or judge)
 
-    def _findings(self) -> tuple[list[Taken], pl.DataFrame | None]:
-        """Changes up to judge's last state, and what is open by it; None where that was landed before.
+    def _findings(self) -> tuple[list[Taken], Frames | None]:
+        """Changes up to judge's last state, and that state; None where it was landed before.
 
         A state can be in the log before a change that it follows, where a broker ended between the two.
         """
@@ -142,7 +156,7 @@ class Lander:
         self._compare(judged_with(frames["episodes"]))
         changes = reader.below(self.judged)
         reader.forget(self.judged)
-        return changes, frames.get("open", pl.DataFrame())
+        return changes, frames
 
     def _compare(self, theirs: set[str]) -> None:
         """The detectors that the workers judge with, and ours: a detector that nobody runs sees nothing."""
@@ -161,7 +175,11 @@ class Lander:
             hour = (pl.col("arrival").cast(pl.Int64) // HOUR_US).alias("hour")
             whole = pl.concat(mine).with_columns(hour).partition_by("hour", as_dict=True, maintain_order=True)
             parts += [lake.write_part(self.folder, stream, int(h), some.drop("hour")) for (h,), some in whole.items()]
-        return parts
+        rejects: dict[int, list[pl.DataFrame]] = {}
+        for t in rows:
+            if "rejects" in t.frames:
+                rejects.setdefault(t.number * SLICE_US // HOUR_US, []).append(rejected(t))
+        return parts + [lake.write_part(self.folder, "rejects", h, pl.concat(some)) for h, some in rejects.items()]
 
     def _land_rows(self, rows: Sequence[Taken], fresh: Sequence[Part]) -> None:
         state.land_rows(self.con, "lake_parts", fresh)
@@ -172,12 +190,6 @@ class Lander:
             if frames:
                 self._land_coverage(stream, pl.concat(frames))
                 self.rows[stream] += sum(map(len, frames))
-        for t in rows:
-            if "rejects" in t.frames:
-                stream, _, partition = t.producer.partition("/")
-                who = [pl.lit(stream).alias("stream"), pl.lit(stream).alias("source")]
-                number = pl.lit(int(partition), dtype=pl.Int64).alias("partition")
-                state.land_frame(self.con, "rejects", t.frames["rejects"].with_columns(*who, number))
         counts = [c for t in rows for c in counted(t)]
         if counts:
             keys = ["stream", "source", "partition", "minute"]
@@ -211,19 +223,29 @@ class Lander:
         self.apart.tell("table", unknown, "measured by the workers, not landed: no detector here reads it")
         for name in sorted(frames.keys() & self.tables.keys()):
             some = frames[name]
-            state.land_table(self.con, name, self.tables[name].merge(pl.concat(some)))
+            state.land_table(self.con, name, self.tables[name].merge(pl.concat(some)), state.RECENT)
 
-    def _land_findings(self, changes: Sequence[Taken], open_: pl.DataFrame | None) -> None:
-        if open_ is None:
-            return
+    def _land_findings(self, changes: Sequence[Taken], judge: Frames) -> None:
         told = [t.frames["changes"] for t in changes]
         for frame in told:
             state.land_findings(self.con, "finding_changes", frame)
-        last = [f.drop("final_at") for f in told] + ([open_] if len(open_) else [])
+        last = [f.drop("final_at") for f in told] + ([judge["open"]] if "open" in judge else [])
         if last:
             rows = pl.concat(last).unique("finding_id", keep="last", maintain_order=True)
             self.con.executemany("DELETE FROM findings WHERE finding_id = ?", [[i] for i in rows["finding_id"]])
             state.land_findings(self.con, "findings", rows)
+            if self.rebuilt:
+                self.con.register("news", rows.drop("proof").to_arrow())
+                state.only_one(self.con, "news")
+                self.con.unregister("news")
+        if "ends" in judge:
+            self.ends_us = judge["ends"].item()
+        if "settings" in judge:
+            self._land_settings(judge["settings"])
+
+    def _land_settings(self, rows: pl.DataFrame) -> None:
+        """With which thresholds the workers judge: of each fingerprint once."""
+        state.land_settings(self.con, rows.rows())
 
     def _land_numbers(self, to: int) -> None:
         for name in ("positions", "taken", "landed"):
@@ -240,8 +262,16 @@ class Lander:
         state.land_rows(self.con, "taken", taken)
         counts = [sum(getattr(r, n) for r in self.readers.values()) for n in ("copies", "unequal")]
         counts = [self.copies + counts[0], self.unequal + counts[1]]
-        state.land_rows(self.con, "landed", [(to, self.judged, *counts)])
-        self.con.execute("UPDATE runs SET ended = ?", [datetime.now(UTC)])
+        state.land_rows(self.con, "landed", [(to, self.judged, *counts, self.rebuilt, self.ends_us)])
+        self._land_run(datetime.now(UTC))
+
+    def _land_run(self, now: datetime) -> None:
+        """A line for each process that has landed something."""
+        if self.run is None:
+            self.run = now
+            run = (now, now, self.command, LATENESS_US, version("asynchealth"), list[str]())
+            state.land_rows(self.con, "runs", [run])
+        self.con.execute("UPDATE runs SET ended = ? WHERE started = ?", [now, self.run])
 
     def _restart(self, place: Place) -> int:
         return self.readers[place].restart(self.positions[place])
@@ -249,23 +279,74 @@ class Lander:
     # ---- before it is published ----
 
     def tidy(self) -> None:
-        """Many small parts of an hour become one, views name those that count, and each detector says what it sees."""
-        small: dict[tuple[str, int], list[Part]] = {}
-        for part in self.parts:
-            if part.rows < PART_ROWS:
-                small.setdefault((part.stream, part.first_arrival // HOUR_US), []).append(part)
-        merged = {key: some for key, some in small.items() if len(some) >= SMALL_PARTS}
-        fresh = [lake.joined(self.folder, some) for some in merged.values()]
-        gone = {p.path for some in merged.values() for p in some}
-        parts = [p for p in self.parts if p.path not in gone] + fresh
+        """Young tables and few parts: whole hours of tables go to the lake, and of its parts some become one.
+
+        Views name the parts that count, and each detector says what it sees.
+        """
+        old = (self.window * WINDOW_US - tables.YOUNG_US) // HOUR_US
+        fresh = tables.written(self.con, self.folder, old) if old > self.moved else []
+        if gone := lake.to_join(self.parts, self.closed_us):
+            fresh.append(lake.joined(self.folder, gone))
         covered = {(s, f): [n, filled] for s, f, n, filled in self.con.execute("FROM coverage").fetchall()}
-        with transaction(self.con):
-            for table in ("lake_parts", "detectors"):
-                self.con.execute(f"DELETE FROM {table}")
-            state.land_rows(self.con, "lake_parts", parts)
+        with self._listing(gone, fresh):
+            if old > self.moved:
+                tables.forget(self.con, old)
+            self.con.execute("DELETE FROM detectors")
             state.land_sight(self.con, self.judging, covered)
+        self.moved = old
+
+    @property
+    def closed_us(self) -> int:
+        """What arrived before this is landed, in every partition."""
+        covers = [c for p, r in self.readers.items() if p.topic == "events" for c in r.cover.values()]
+        return min(c.upto(c.ranges[0][0]) if c.ranges else 0 for c in covers) * SLICE_US
+
+    @contextmanager
+    def _listing(self, gone: Sequence[Part], fresh: Sequence[Part]) -> Iterator[None]:
+        """One transaction, with which parts leave the list and others come."""
+        lake.replaced(self.folder, gone)
+        paths = {p.path for p in gone}
+        parts = [p for p in self.parts if p.path not in paths] + list(fresh)
+        with transaction(self.con):
+            yield
+            self.con.execute("DELETE FROM lake_parts WHERE path IN (SELECT unnest(?))", [list(paths)])
+            state.land_rows(self.con, "lake_parts", fresh)
             state.add_views(self.con, self.folder, parts)
         self.parts = parts
+
+    # ---- what may stay ----
+
+    def shrink(self, limits: Limits) -> list[str]:
+        """Hours beyond the limits leave the lake, rows and tables alike; findings stay. Says what room was made."""
+        said = []
+        if limits.max_gb is not None and (bytes_of := lake.sizes(self.folder, self.parts)):
+            rows = self._remove("max_gb", lake.first_that_fits(bytes_of, limits.max_gb * GB))
+            if rows:
+                before = f"{self._removed('max_gb'):%Y-%m-%d %H:%M} UTC"
+                said.append(f"rows before {before} were removed, by max_gb = {limits.max_gb:g}: {rows:,} rows")
+        self._remove("keep_days", int(self.closed_us - limits.keep_days * DAY_US) // HOUR_US)
+        return said
+
+    def _removed(self, why: str) -> datetime:
+        at: datetime = self.con.execute("SELECT before FROM removed WHERE why = ?", [why]).fetchall()[0][0]
+        return at
+
+    def _remove(self, why: str, first_hour: int) -> int:
+        """The hours before it, but none that still gets rows; how many rows left."""
+        hour = min(first_hour, self.closed_us // HOUR_US)
+        gone = [p for p in self.parts if p.first_arrival // HOUR_US < hour]
+        rows = sum(p.rows for p in gone if p.stream in STREAMS)
+        if not gone:
+            return 0
+        before = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=hour * HOUR_US)
+        with self._listing(gone, []):
+            known = self.con.execute("SELECT rows FROM removed WHERE why = ?", [why]).fetchall()
+            self.con.execute("DELETE FROM removed WHERE why = ?", [why])
+            state.land_rows(self.con, "removed", [(why, before, rows + sum(n for (n,) in known))])
+            for statement in BY_DAY:
+                self.con.execute(statement, [before])
+            self.con.execute("INSERT INTO accounting BY NAME FROM days")
+        return rows
 
 
 @contextmanager
@@ -279,6 +360,15 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         with suppress(duckdb.Error):  # a commit that failed has been rolled back, and its reason is what counts
             con.execute("ROLLBACK")
         raise
+
+
+def rejected(taken: Taken) -> pl.DataFrame:
+    """Rejects as they land; they have no arrival of their own, so that of their slice says when they leave."""
+    stream, _, partition = taken.producer.partition("/")
+    who = [pl.lit(stream).alias("stream"), pl.lit(stream).alias("source")]
+    number = pl.lit(int(partition), dtype=pl.Int64).alias("partition")
+    at = pl.lit(taken.number * SLICE_US).cast(INSTANT).alias("arrival")
+    return taken.frames["rejects"].with_columns(*who, number, at)
 
 
 def _stream(taken: Taken) -> str:

@@ -26,7 +26,9 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+RECENT = "recent"  # the schema of what a lander has not moved to the lake yet
+HIDDEN = {"rejects": " EXCLUDE (arrival)"}
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
 ONE_RUN = "one-run"  # marks a state of `up`, whose broker is gone with its process
 BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
@@ -51,7 +53,8 @@ CREATE TABLE accounting (
 CREATE TABLE coverage (stream VARCHAR NOT NULL, field VARCHAR NOT NULL, rows BIGINT NOT NULL, filled BIGINT NOT NULL);
 CREATE TABLE detectors (
     name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL);
-CREATE TABLE settings (name VARCHAR NOT NULL, value VARCHAR NOT NULL);
+CREATE TABLE settings (config VARCHAR NOT NULL, name VARCHAR NOT NULL, value VARCHAR NOT NULL);
+CREATE TABLE removed (why VARCHAR NOT NULL, before TIMESTAMPTZ NOT NULL, rows BIGINT NOT NULL);
 CREATE TABLE runs (
     started TIMESTAMPTZ NOT NULL, ended TIMESTAMPTZ NOT NULL, command VARCHAR NOT NULL, lateness_us BIGINT NOT NULL,
     version VARCHAR NOT NULL, notes VARCHAR[] NOT NULL);
@@ -72,8 +75,8 @@ def spell(coord: int) -> str:
 
 
 @contextmanager
-def locked(state: Path) -> Iterator[None]:
-    """Only one process changes a state folder at a time; readers are never kept out."""
+def locked(state: Path, then: str = "ps -p {owner}") -> Iterator[None]:
+    """Only one process changes a state folder at a time; readers are never kept out. then: the next command."""
     try:
         state.mkdir(parents=True, exist_ok=True)
         handle = (state / "lock").open("a+b", buffering=0)
@@ -87,9 +90,8 @@ def locked(state: Path) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().decode() or "unknown"
-            raise Problem(
-                str(state), f"locked by another asynchealth (process {owner})", f"ps -p {owner}", Exit.STATE
-            ) from None
+            reason = f"locked by another asynchealth (process {owner})"
+            raise Problem(str(state), reason, then.format(owner=owner), Exit.STATE) from None
         handle.truncate(0)
         handle.write(str(os.getpid()).encode())
         yield
@@ -129,14 +131,21 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
 def _prepare(con: duckdb.DuckDBPyConnection, state: Path) -> None:
     try:
         con.execute("SET TimeZone='UTC'")
-        version = con.execute("SELECT schema_version FROM meta").fetchall()[0][0]
+        version = version_of(con)
         if version != SCHEMA_VERSION:
             reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
             raise Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
-        for stream, sql in view_sql(state, parts_of(con)).items():
-            con.execute(f"CREATE TEMP VIEW {stream} AS {sql}")
+        for name, sql in view_sql(state, parts_of(con)).items():
+            con.execute(f'CREATE TEMP VIEW "{name}" AS {sql}')
     except duckdb.Error as error:
         raise damaged(state, error) from None
+
+
+def version_of(con: duckdb.DuckDBPyConnection) -> int | None:
+    """None of an empty database."""
+    if not con.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
+        return None
+    return int(con.execute("SELECT schema_version FROM meta").fetchall()[0][0])
 
 
 def parts_of(con: duckdb.DuckDBPyConnection) -> list[Part]:
@@ -147,21 +156,45 @@ def known_of(con: duckdb.DuckDBPyConnection) -> list[Known]:
     return [Known(*row) for row in con.execute("SELECT * FROM recordings ORDER BY ALL").fetchall()]
 
 
+def paths(state: Path, parts: Sequence[Part]) -> list[Path]:
+    """From the root on; there may be thousands."""
+    folder = state.resolve()
+    return [folder / p.path for p in parts]
+
+
 def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
-    """A SELECT for each stream over its parts; a stream without rows is an empty view with the same columns."""
+    """A SELECT for each stream over its parts, and for what a lander keeps partly in the lake.
+
+    A stream without rows is an empty view with the same columns.
+    """
+    files: dict[str, list[str]] = {stream: [] for stream in STREAMS}
+    for part, path in zip(parts, paths(state, parts), strict=True):
+        files.setdefault(part.stream, []).append(str(path).replace("'", "''"))
     views = {}
-    for stream in STREAMS:
-        mine = [str((state / p.path).resolve()).replace("'", "''") for p in parts if p.stream == stream]
-        if mine:
-            listed = ", ".join(f"'{p}'" for p in mine)
-            clock = " REPLACE (map_from_entries(vector_clock) AS vector_clock)" if stream == "write_log" else ""
-            views[stream] = f"SELECT *{clock} FROM read_parquet([{listed}]) WHERE fate <> 'repeated'"
+    for name, some in files.items():
+        listed = ", ".join(f"'{p}'" for p in some)
+        lake = f"read_parquet([{listed}])"
+        if name not in STREAMS:
+            views[name] = f"{_recent_sql(name)} UNION ALL BY NAME SELECT *{HIDDEN.get(name, '')} FROM {lake}"
+        elif some:
+            clock = " REPLACE (map_from_entries(vector_clock) AS vector_clock)" if name == "write_log" else ""
+            views[name] = f"SELECT *{clock} FROM {lake} WHERE fate <> 'repeated'"
         else:
             kinds: dict[pl.DataType, str] = {pl.String(): "VARCHAR", pl.Int64(): "BIGINT", pl.Boolean(): "BOOLEAN"}
-            ddl = {f.name: f.ddl for f in fields(stream)}
-            columns = ", ".join(f'NULL::{ddl.get(n) or kinds[t]} AS "{n}"' for n, t in LANDED[stream].items())
-            views[stream] = f"SELECT {columns} WHERE false"
+            ddl = {f.name: f.ddl for f in fields(name)}
+            columns = ", ".join(f'NULL::{ddl.get(n) or kinds[t]} AS "{n}"' for n, t in LANDED[name].items())
+            views[name] = f"SELECT {columns} WHERE false"
     return views
+
+
+def _recent_sql(name: str) -> str:
+    return f'SELECT * FROM {RECENT}."{name}"'
+
+
+def recent(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """What a lander keeps partly in its database and partly in the lake: tables of windows, and rejects."""
+    found = con.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = ? ORDER BY ALL", [RECENT])
+    return [name for (name,) in found.fetchall()]
 
 
 @contextmanager
@@ -196,6 +229,10 @@ def prepare(con: duckdb.DuckDBPyConnection) -> None:
 def make(con: duckdb.DuckDBPyConnection) -> None:
     """The tables of an empty database."""
     con.execute(DDL)
+    make_findings(con)
+
+
+def make_findings(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(finding_ddl("findings"))
     con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
 
@@ -214,23 +251,34 @@ def land_findings(con: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame
     land_frame(con, table, rows.with_columns(proof=pl.Series(proof, dtype=pl.List(pl.String))))
 
 
-def land_table(con: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) -> None:
+def only_one(con: duckdb.DuckDBPyConnection, news: str) -> None:
+    """Of one subject no two findings overlap: those of `news`, which have landed, stay, and others of it go.
+
+    They were judged again (`rebuild`) with other thresholds than the workers', and there began or ended elsewhere.
+    """
+    same = " AND ".join(f'o."{n}" = n."{n}"' for n in SUBJECT)
+    overlap = "o.onset < n.last AND o.last > n.onset AND o.finding_id <> n.finding_id"
+    con.execute(f"DELETE FROM findings o WHERE EXISTS (FROM {news} n WHERE {same} AND {overlap})")
+    con.execute("DELETE FROM finding_changes WHERE finding_id NOT IN (SELECT finding_id FROM findings)")
+
+
+SUBJECT = ("detector", "kind", "subject_kind", "subject", "environment", "tenant")
+
+
+def land_table(con: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame, schema: str = "main") -> None:
     """A table of windows; window_start is its window, coordinates stay integers (see the macro `record`)."""
     instant = pl.from_epoch("window", time_unit="us").dt.replace_time_zone("UTC").alias("window_start")
     frame = rows.select(instant, pl.exclude("window"))
-    existing = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall()
-    if existing:
-        land_frame(con, name, frame)
-    else:
-        con.register("frame", frame.to_arrow())
-        con.execute(f'CREATE TABLE "{name}" AS SELECT * FROM frame')
-        con.unregister("frame")
+    con.register("frame", frame.to_arrow())
+    con.execute(f'CREATE TABLE IF NOT EXISTS {schema}."{name}" AS SELECT * FROM frame LIMIT 0')
+    con.execute(f'INSERT INTO {schema}."{name}" BY NAME SELECT * FROM frame')
+    con.unregister("frame")
 
 
 def add_views(con: duckdb.DuckDBPyConnection, state: Path, parts: Sequence[Part]) -> None:
     """Views that anyone with `duckdb` sees; our own commands lay TEMP views from where the file is now over them."""
-    for stream, sql in view_sql(state, parts).items():
-        con.execute(f"CREATE OR REPLACE VIEW {stream} AS {sql}")
+    for name, sql in ({n: _recent_sql(n) for n in recent(con)} | view_sql(state, parts)).items():
+        con.execute(f'CREATE OR REPLACE VIEW "{name}" AS {sql}')
 
 
 def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -> None:
@@ -240,6 +288,12 @@ def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -
     plain = [astuple(r) if hasattr(r, "__dataclass_fields__") else tuple(r) for r in rows]
     marks = ", ".join("?" * len(plain[0]))
     con.executemany(f"INSERT INTO {table} VALUES ({marks})", plain)
+
+
+def land_settings(con: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, ...]]) -> None:
+    """Fingerprint, name and value, of each fingerprint once."""
+    known = {config for (config,) in con.execute("SELECT config FROM settings").fetchall()}
+    land_rows(con, "settings", [r for r in rows if r[0] not in known])
 
 
 def land_sight(

@@ -18,7 +18,7 @@ from streams.live.apart import Apart
 from streams.live.numbered import Head, Reader, messages, pack, unpack
 from streams.live.reduce import Out
 from streams.live.step import Step
-from streams.settings import fingerprint
+from streams.settings import fingerprint, rows_of
 
 PRODUCER = "judge"
 MOST_WINDOWS = 4_320  # that are judged at once; twelve hours
@@ -139,9 +139,14 @@ class Judge(Step):
         return out + [Out(0, *m) for m in messages(state, self._state(after.episodes))]
 
     def _state(self, episodes: Mapping[str, Episodes]) -> bytes:
-        """For a successor the episodes, for readers what is open as it stands now: changes tell only of its levels."""
+        """For a successor the episodes; for readers what is open as it stands now, since changes tell only of its
+
+        levels, and with what it was judged.
+        """
         open_ = findings(open_findings(self.detectors, fingerprint(self.settings), episodes)).sort("finding_id")
-        return pack({"episodes": saved_episodes(episodes), "open": open_})
+        settings = pl.DataFrame(rows_of(self.settings), schema=["config", "name", "value"], orient="row")
+        ends = pl.DataFrame({"ends_us": [self.ends_us] if self.ends_us < NEVER else []}, schema={"ends_us": pl.Int64})
+        return pack({"episodes": saved_episodes(episodes), "open": open_, "settings": settings, "ends": ends})
 
     def _kind(self, lo: int, hi: int, kind: Any) -> Any:
         return "lost" if self.reader.is_lost(lo, hi) else kind

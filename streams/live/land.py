@@ -6,10 +6,12 @@ others to see how far it is; it never asks.
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import duckdb
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from detectors.detector import Detector
+from detectors.events import STREAMS
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.landing import lake, state
 from streams.landing.lander import Lander
@@ -25,6 +28,7 @@ from streams.landing.publish import publish
 from streams.live.connect import Connection
 from streams.live.topics import names
 from streams.problems import Exit, Problem, disk_full
+from streams.settings import Limits
 from streams.sources.files import READABLE
 from streams.watch.metrics import LANDER, Meter
 
@@ -48,6 +52,7 @@ class Landing:
     queues: int
     prefix: str = ""
     command: str = ""
+    limits: Limits = field(default_factory=Limits)
     client: Mapping[str, Any] = field(default_factory=dict)  # more settings of the consumer
     stopping: bool = False
     meter: Meter = field(default_factory=lambda: Meter(LANDER))
@@ -55,6 +60,7 @@ class Landing:
     def run(self) -> None:
         with ExitStack() as open_:
             open_.enter_context(state.locked(self.folder))
+            open_.enter_context(disk(self.folder))
             con = open_.enter_context(opened(self.folder))
             producers = [f"{s}/{p}" for s, n in self.sources.items() for p in range(n)]
             self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
@@ -67,14 +73,8 @@ class Landing:
                 **self.client,
             )
             open_.callback(consumer.close)
-            try:
-                self._begin(consumer)
-                self._work(consumer, con)
-            except (OSError, duckdb.Error) as error:
-                if not disk_full(error):
-                    raise
-                reason = "no space left on the disk; what was landed before is whole, the rest is read again"
-                raise Problem(str(self.folder), reason, f"df -h {self.folder}", Exit.STATE) from error
+            self._begin(consumer)
+            self._work(consumer, con)
 
     def stop(self, *_: object) -> None:
         self.stopping = True
@@ -96,12 +96,16 @@ class Landing:
     def _work(self, consumer: KafkaConsumer, con: duckdb.DuckDBPyConnection) -> None:
         landed = published = swept = 0.0
         waiting = 0
-        changed, wait_s = not (self.folder / READABLE).exists(), PUBLISH_S
+        changed, wait_s = True, PUBLISH_S  # a predecessor may have landed what it did not publish
+        self.shown = shown(self.folder)
         while True:
             for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
                 for r in records:
                     self.lander.feed(self.places[tp], r.offset, r.key, r.value)
                     waiting += len(r.value or b"")
+            if time.monotonic() > swept + SWEEP_S:
+                changed = self._shrink() or changed
+                swept = time.monotonic()
             if self.stopping or waiting > LAND_BYTES or time.monotonic() > landed + LAND_S:
                 changed = self.lander.land() or changed
                 landed, waiting = time.monotonic(), 0
@@ -111,17 +115,25 @@ class Landing:
                 began = time.monotonic()
                 self.lander.tidy()
                 publish(con, self.folder / state.LANDING)
+                self.shown = {p.path for p in self.lander.parts}
                 published, changed = time.monotonic(), False
                 wait_s = max(PUBLISH_S, COPY_SHARE * (published - began))
                 self.meter.set("asynchealth_publication_duration_seconds", {(): published - began})
-            if time.monotonic() > swept + SWEEP_S:
-                lake.sweep(self.folder, [p.path for p in self.lander.parts])
-                swept = time.monotonic()
-                size = sum((self.folder / p.path).stat().st_size for p in self.lander.parts)
-                self.meter.set("asynchealth_lake_bytes", {(): size})
             self.meter.beat()
             if self.stopping:
                 return
+
+    def _shrink(self) -> bool:
+        """To what the limits allow; a file that no reader can know any more goes. Whether anything left the list."""
+        before = len(self.lander.parts)
+        for line in self.lander.shrink(self.limits):
+            sys.stderr.write(f"{self.folder}: {line}\n")
+        lake.sweep(self.folder, {p.path for p in self.lander.parts} | self.shown)
+        bytes_of = lake.sizes(self.folder, self.lander.parts)
+        self.meter.set("asynchealth_lake_bytes", {(): sum(bytes_of.values())})
+        if firsts := [p.first_arrival for p in self.lander.parts if p.stream in STREAMS]:
+            self.meter.set("asynchealth_lake_oldest_timestamp_seconds", {(): min(firsts) / SECOND_US})
+        return len(self.lander.parts) < before
 
     def _tell(self, consumer: KafkaConsumer) -> None:
         points = {tp: OffsetAndMetadata(self.lander.positions[p], "", -1) for tp, p in self.places.items()}
@@ -156,6 +168,28 @@ def group(prefix: str = "") -> str:
     return f"{prefix}asynchealth-land"
 
 
+@contextmanager
+def disk(folder: Path) -> Iterator[None]:
+    """One that is full ends the lander with a word about it."""
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        if not disk_full(error):
+            raise
+        free = shutil.disk_usage(folder).free / 1e6
+        reason = f"no space left on the disk ({free:,.1f} MB free); what was landed is whole, the rest is read again"
+        then = f"df -h {folder}; make room, or set [lake] max_gb in asynchealth.toml; then asynchealth land again"
+        raise Problem(str(folder), reason, then, Exit.STATE) from error
+
+
+def shown(folder: Path) -> set[str]:
+    """The parts that the readable file lists: it may be of a predecessor that was killed before it published again."""
+    if not (folder / READABLE).exists():
+        return set()
+    with state.open_readable(folder) as con:
+        return {p.path for p in state.parts_of(con)}
+
+
 def opened(folder: Path) -> duckdb.DuckDBPyConnection:
     """The database that only the lander writes. Recordings have a state of their own."""
     landing = folder / state.LANDING
@@ -167,6 +201,11 @@ def opened(folder: Path) -> duckdb.DuckDBPyConnection:
         reason = str(error).splitlines()[0]
         raise Problem(str(landing), reason, f"fuser {landing}, or mv {landing} {landing}.bad", Exit.STATE) from None
     state.prepare(con)
+    version = state.version_of(con)
+    if version not in (None, state.SCHEMA_VERSION):
+        con.close()
+        reason = f"has schema {version}, this asynchealth writes {state.SCHEMA_VERSION}"
+        raise Problem(str(folder), reason, "asynchealth land --state NEW", Exit.STATE)
     return con
 
 

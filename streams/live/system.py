@@ -24,6 +24,7 @@ from streams.live.land import run as run_lander
 from streams.live.transport import App
 from streams.live.worker import Worker, serve
 from streams.problems import Exit, Problem
+from streams.settings import limits
 
 QUICK: Mapping[str, Any] = {"broker_commit_interval": 0.5}  # Faust's, where a player waits for the commits
 LOOK_S = 0.1
@@ -65,7 +66,7 @@ def land(parts: Parts) -> None:
     _with_parent()
     client = {"api_version": API_VERSION} if parts.played else {}
     given = (parts.folder, parts.connection, all_detectors(), parts.sources, parts.queues, parts.prefix, parts.command)
-    run_lander(Landing(*given, client))
+    run_lander(Landing(*given, limits(), client))
 
 
 ROLES: Mapping[str, Callable[[Parts], None]] = {"worker": work, "lander": land}

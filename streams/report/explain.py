@@ -14,7 +14,7 @@ import duckdb
 
 from streams.landing.state import spell
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
-from streams.report.found import Found, Invoke, Span
+from streams.report.found import Found, Invoke, Span, judged_with, removed_before
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
 
 
@@ -25,6 +25,11 @@ def explain(
     kind = f"{f.detector}: {f.kind.replace('_', ' ')}" if f.kind else f.detector
     yield f"{f.level.upper()} {f.certainty}  {kind}  {f.name}  {span.between(f)} UTC"
     yield sentence(f) + over(f)
+    if used := judged_with(con, [f]):
+        yield f"Judged with {', '.join(used)}"
+    gone = removed_before(con)
+    if gone and f.onset < gone[0]:
+        yield f"Rows before {gone[0]:%Y-%m-%d %H:%M} UTC were removed by {gone[1]}: below is what is left."
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
     yield f"Do now: asynchealth runbook {f.detector}"
@@ -203,6 +208,9 @@ def _stories(
 ) -> Iterator[str]:
     skewed = {s.subject: s for s in every if s.detector == "clock_skew" and s.onset < f.last and s.last > f.onset}
     found = uses_of(con, f)
+    if not found:
+        yield "The keys are no longer there."
+        return
     for use in found if whole else [_clearest(con, f, found, skewed)]:
         rows = _four(con, f, use)
         yield f"{'Key' if whole else 'One of them'}, proven by {count(len(rows), 'event')}:"

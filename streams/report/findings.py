@@ -11,9 +11,15 @@ LEGEND = "certain = proven by the events listed; possible = fits them."
 
 
 def listing(
-    found: Sequence[Found], span: Span, sight: dict[str, Sight], wanted: Filter, cache_size: str, invoke: Invoke
+    found: Sequence[Found],
+    span: Span,
+    sight: dict[str, Sight],
+    wanted: Filter,
+    cache_size: str,
+    used: Sequence[str],
+    invoke: Invoke,
 ) -> Iterator[str]:
-    """The lines of the screen."""
+    """The lines of the screen. used: the settings that these were judged with and that are not the default."""
     blind = [s for s in sight.values() if s.blind]
     levels = ", ".join(f"{sum(f.level == level for f in found)} {level}" for level in ("page", "warn"))
     ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
@@ -28,6 +34,8 @@ def listing(
         rest = "what the others saw is under every threshold" if blind else "nothing is over a threshold"
         yield f"{rest.capitalize()}. Thresholds: asynchealth detectors"
         return
+    if used:
+        yield f"Judged with {', '.join(used)}"
     yield f"{LEGEND}  Next: {invoke(f'explain {found[0].short}')}"
 
 

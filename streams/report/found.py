@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import msgspec
 
+from detectors.events import STREAMS
 from detectors.finding import QUIET_US
 from streams.problems import Problem
 from streams.settings import span_us
@@ -152,7 +153,11 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
 
 
 def span_of(con: duckdb.DuckDBPyConnection) -> Span:
-    row = con.execute("SELECT min(first_arrival), max(last_arrival) FROM lake_parts").fetchall()[0]
+    of_rows = [list(STREAMS)]
+    sql = "SELECT min(first_arrival), max(last_arrival) FROM lake_parts WHERE stream IN (SELECT unnest(?))"
+    row = con.execute(sql, of_rows).fetchall()[0]
+    if row[0] is None:  # or all of them have left the lake
+        row = con.execute("SELECT epoch_us(min(onset)), epoch_us(max(last)) FROM findings").fetchall()[0]
     if row[0] is None:
         raise Problem("the state", "holds no rows, so nothing can be said", "asynchealth replay PATH…")
     return Span(_instant(row[0]), _instant(row[1]))
@@ -160,6 +165,26 @@ def span_of(con: duckdb.DuckDBPyConnection) -> Span:
 
 def _instant(us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def removed_before(con: duckdb.DuckDBPyConnection) -> tuple[datetime, str] | None:
+    """Rows that arrived before this left the state, and which setting of [lake] made them; None where all are there."""
+    found = con.execute("SELECT before, why FROM removed ORDER BY before DESC, why LIMIT 1").fetchall()
+    return (found[0][0], found[0][1]) if found else None
+
+
+def judged_with(con: duckdb.DuckDBPyConnection, found: Iterable[Found]) -> list[str]:
+    """Of what these were judged with, all that is not the default: retry_storm.warn_per_min = 150."""
+    asked = {(f.config, f.detector) for f in found}
+    rows = con.execute("SELECT config, name, value FROM settings ORDER BY name, value").fetchall()
+    told = [f"{n} = {v}" for config, n, v in rows if any(c == config and _is_of(n, d) for c, d in asked)]
+    return list(dict.fromkeys(told))
+
+
+def _is_of(name: str, detector: str) -> bool:
+    """timeout_budget.warn_pct, services.payment.timeout_budget.warn_pct; a service's TTL is for who looks at keys."""
+    of = name.split(".")[-2]
+    return of == detector or (name.endswith(".idempotency_ttl") and detector in ("duplicate_key", "idempotency_cache"))
 
 
 def sight_of(con: duckdb.DuckDBPyConnection) -> dict[str, Sight]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import duckdb
 
 from detectors.catalog.timeout_budget import MIN_VOLUME
-from streams.replay import TOTALS
+from streams.outcome import TOTALS
 from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
-from streams.report.found import Filter, Found, Invoke, Sight, Span
+from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, removed_before
 from streams.report.sentences import ahead, count, impossible, sentence, share
 
 RULE = "━" * 43
@@ -51,6 +52,8 @@ class Report:
     other: list[Found]
     first_page: Found | None
     doubled_key: str
+    used: Sequence[str] = ()  # settings that are not the default
+    removed: tuple[datetime, str] | None = None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -66,6 +69,8 @@ class Report:
             },
             "other": [f.finding_id for f in self.other],
             "accounting": self.totals,
+            "judged_with": list(self.used),
+            "rows_since": self.removed[0] if self.removed else None,
         }
 
 
@@ -132,6 +137,8 @@ def gather(
         [f for f in source.found if f.finding_id not in shown],
         next(iter([*twice, *source.found]), None),
         doubled[0][0] if doubled else "",
+        judged_with(con, source.found),
+        removed_before(con),
     )
 
 
@@ -274,12 +281,15 @@ def _budget(s: Source) -> Section:
         worst = max(found, key=lambda f: (f.level == "page", f.peak))
         timeout_s, before = _timeout_s(s, worst), worst.facts["before_pct"]
         headroom_s = max(0.0, worst.facts["headroom_ms"] / 1000)
+        numbers = {"service": worst.subject, "used_pct": worst.peak, "headroom_s": headroom_s}
+        if timeout_s is None:
+            lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({worst.subject}; its rows are no longer there)")]
+            return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
         past = ""
         if before is not None:
             past = f"; before {s.span.clock(worst.onset)}: {before:.0f}%, {timeout_s * (1 - before / 100):.1f}s"
         p99 = f"({worst.subject}: p99 {timeout_s * worst.peak / 100:.1f}s of {timeout_s:.1f}s{past})"
         lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}")]
-        numbers = {"service": worst.subject, "used_pct": worst.peak, "headroom_s": headroom_s}
         return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
     if s.kept_by:
         return _unknown(head, f"not kept by {s.kept_by}")
@@ -293,9 +303,11 @@ def _budget(s: Source) -> Section:
     return Section(*head, "ok", f"{pct:.0f}% utilized (OK)", lines, numbers=numbers)
 
 
-def _timeout_s(s: Source, f: Found) -> float:
+def _timeout_s(s: Source, f: Found) -> float | None:
+    """None where its rows left the lake."""
     made_of = evidence(s.con, f)
-    return float(s.one(f"SELECT max(timeout_ms) FROM {made_of.stream} WHERE {made_of.where}")[0]) / 1000
+    longest = s.one(f"SELECT max(timeout_ms) FROM {made_of.stream} WHERE {made_of.where}")[0]
+    return None if longest is None else float(longest) / 1000
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------
@@ -386,6 +398,11 @@ def accounting(totals: dict[str, int]) -> str:
 def _footer(report: Report, invoke: Invoke) -> Iterator[str]:
     totals = report.totals
     yield f"   {accounting(totals)}"
+    if report.removed:
+        before, why = report.removed
+        yield f"   Rows before {before:%Y-%m-%d %H:%M} UTC were removed by {why}; what was found in them stays."
+    if report.used:
+        yield f"   Judged with {', '.join(report.used)}"
     if totals["late"] > MUCH_LATE * max(1, totals["read"]):
         part = share(totals["late"] / totals["read"])
         yield f"   {part} of the rows arrived too late to be judged. Bring them in: {invoke('rebuild --lateness 10m')}"

@@ -67,6 +67,7 @@ LANDER = (
     Measure("asynchealth_publication_duration_seconds", "gauge", (), "How long that took."),
     Measure("asynchealth_file_bytes", "gauge", (), "Size of the readable file."),
     Measure("asynchealth_lake_bytes", "gauge", (), "Size of the parts of the lake that count."),
+    Measure("asynchealth_lake_oldest_timestamp_seconds", "gauge", (), "Arrival of the oldest row in the lake."),
     FINAL,
     LAG,
     *COPIES,

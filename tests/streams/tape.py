@@ -68,7 +68,7 @@ def asynchealth(*arguments: str | Path, stdin: bytes = b"", cwd: Path = ROOT) ->
     )
 
 
-WHEN = {"runs", "lake_parts", "recordings"}  # tables that say how the state came about
+WHEN = {"runs", "lake_parts", "recordings", "removed"}  # tables that say how the state came about
 
 
 def contents(folder: Path) -> dict[str, pl.DataFrame]:

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from detectors.detector import Settings
+from streams.outcome import Outcome
 from streams.problems import Exit, Problem
-from streams.replay import Outcome, replay
+from streams.replay import replay
 from tests.streams.tape import T0, accounting, asynchealth, beats, contents, lines, request, storm, write
 
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from detectors.detector import Settings
 from detectors.windows import DAY_US
-from streams.replay import Outcome, load, replay
+from streams.outcome import Outcome
+from streams.replay import load, replay
 from tests.streams.tape import (
     COMMAND,
     ROOT,

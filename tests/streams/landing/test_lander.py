@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -11,111 +10,18 @@ import polars as pl
 import pytest
 
 from detectors.detector import Settings
-from detectors.events import STREAMS, encode_json
+from detectors.events import STREAMS
 from detectors.table import Table
 from streams.landing import state
-from streams.landing.lander import Lander, Place
 from streams.landing.publish import publish
-from streams.live.numbered import Reader, head_of
-from streams.problems import Exit, Problem, disk_full
-from streams.replay import rebuild, replay
-from tests.cases import Case, cases
-from tests.harness import everything
+from streams.live.numbered import Reader
+from streams.problems import Problem, disk_full
+from streams.replay import replay
 from tests.streams.landing.disk import fill
-from tests.streams.live.chain import Chain, until
-from tests.streams.tape import contents, differing
+from tests.streams.landing.pieces import landed, lander, logs, published, unlike
+from tests.streams.live.chain import Chain
 
 pytestmark = pytest.mark.xdist_group("lander")  # they share one recording
-QUEUES = 3
-PIECES = (1, 5, 100)  # messages that are read at once
-LIVE_ONLY = {"positions", "taken", "landed"}
-
-
-def rows_of(case: Case) -> int:
-    return sum(len(p) for parts in case.streams.values() for p in parts)
-
-
-@pytest.fixture(scope="module")
-def case() -> Case:
-    """Of each detector the shortest firing case, all at once."""
-    firing: dict[str, list[Case]] = {}
-    for detector, _, c in cases("fires_"):
-        firing.setdefault(detector, []).append(c)
-    chosen = [min(some, key=rows_of) for some in firing.values()]
-    streams: dict[str, list[pl.DataFrame]] = {}
-    for stream in STREAMS:
-        parts = [p for c in chosen for p in c.streams.get(stream, [])]
-        if parts:
-            whole = pl.concat(parts, how="diagonal").drop("offset", strict=False).sort("arrival", maintain_order=True)
-            streams[stream] = [whole.with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64))]
-    return Case(streams)
-
-
-@pytest.fixture(scope="module")
-def chain(case: Case) -> Chain:
-    """The logs of stages that were killed now and then, so that much of it was said twice."""
-    made = Chain(case, "", random.Random(3), queues=QUEUES, first=0, steps=(500, 2_000))
-    made.run(0.1, until(case))
-    assert made.said_twice > 0
-    return made
-
-
-@pytest.fixture(scope="module")
-def replayed(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
-    folder = tmp_path_factory.mktemp("replayed")
-    for stream, (part,) in case.streams.items():
-        (folder / f"{stream}.jsonl").write_bytes(b"\n".join(encode_json(stream, part.drop("offset"))) + b"\n")
-    replay([str(folder)], folder / "state", Settings())
-    return contents(folder / "state")
-
-
-def logs(chain: Chain) -> dict[Place, list[tuple[bytes, bytes]]]:
-    made: dict[Place, list[tuple[bytes, bytes]]] = {Place("events", q): [] for q in range(QUEUES)}
-    for key, value in chain.events:
-        made[Place("events", int(head_of(key).producer.rpartition("/")[2]) % QUEUES)].append((key, value))
-    said = made | {Place("tables", 0): chain.windows, Place("findings", 0): chain.found}
-    return {place: log + log for place, log in said.items()}  # and all of it again, as by one who slept meanwhile
-
-
-def lander(folder: Path, chain: Chain) -> Lander:
-    folder.mkdir(exist_ok=True)
-    con = duckdb.connect(str(folder / state.LANDING))
-    state.prepare(con)
-    return Lander(folder, con, everything()[1], chain.producers, QUEUES)
-
-
-def landed(folder: Path, chain: Chain, dice: random.Random, kills: float) -> Iterator[str]:
-    """All messages in pieces; killed before or after a landing, which is one transaction. Says how it died."""
-    said, mine = logs(chain), lander(folder, chain)
-    while any(mine.positions[p] < len(log) for p, log in said.items()):
-        place = dice.choice([p for p, log in said.items() if mine.positions[p] < len(log)])
-        at = mine.positions[place]
-        for offset in range(at, min(at + dice.choice(PIECES), len(said[place]))):
-            mine.feed(place, offset, *said[place][offset])
-        dies, after = dice.random() < kills, dice.random() < 0.5
-        if not dies or after:
-            mine.land()
-        if dice.random() < 0.1:
-            mine.tidy()
-        if dies:
-            yield "after" if after else "before"
-            mine.con.close()
-            mine = lander(folder, chain)
-    mine.land()
-    mine.tidy()
-    publish(mine.con, folder / state.LANDING)
-    mine.con.close()
-
-
-def published(folder: Path) -> dict[str, pl.DataFrame]:
-    said = contents(folder)
-    assert said.keys() >= LIVE_ONLY
-    return {n: f for n, f in said.items() if n not in LIVE_ONLY}
-
-
-def unlike(live: dict[str, pl.DataFrame], files: dict[str, pl.DataFrame]) -> list[str]:
-    """But for where a row was read: a file has a name, a topic is one."""
-    return differing(live, files, but=["source"])
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -185,9 +91,6 @@ def test_a_state_that_is_fed_live_is_not_replayed_into(chain: Chain, tmp_path: P
     mine.tidy()
     publish(mine.con, tmp_path / state.LANDING)
     mine.con.close()
-    with pytest.raises(Problem, match="fed live") as refused:
-        rebuild(tmp_path, Settings())
-    assert refused.value.code == Exit.STATE
     with pytest.raises(Problem, match="fed live"):
         replay(["x"], tmp_path, Settings())
 

@@ -70,6 +70,7 @@ def test_a_worker_and_a_lander_count_what_they_read_and_are_ready_when_they_are(
         assert final is not None and 30 < time.time() - final < PATIENCE_S
         landed = wait_for(ports[1], ("asynchealth_landed_rows_total", 25, {"stream": "requests"}))
         assert of(landed, "asynchealth_file_bytes") and of(landed, "asynchealth_publication_duration_seconds")
+        assert of(landed, "asynchealth_lake_bytes") is not None
         published = of(landed, "asynchealth_publication_timestamp_seconds")
         assert published is not None and time.time() - published < PATIENCE_S
         assert [asked(p, path) for p in ports for path in ("/health", "/ready")] == [(200, "ok\n")] * 4

@@ -18,8 +18,9 @@ from confluent_kafka.cimpl import NewTopic
 from detectors.detector import Settings
 from detectors.events import encode_json
 from streams.landing import state
+from streams.outcome import Outcome
 from streams.problems import Exit, Problem
-from streams.replay import Outcome, replay
+from streams.replay import replay
 from tests.kafka import Broker
 from tests.streams.conftest import started
 from tests.streams.live.test_worker import tape

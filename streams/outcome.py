@@ -1,0 +1,32 @@
+"""A state's database enters, what a run did leaves, for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+TOTALS = """
+SELECT coalesce(sum(read), 0)::BIGINT AS read, coalesce(sum(used), 0)::BIGINT AS used,
+       coalesce(sum(late), 0)::BIGINT AS late, coalesce(sum(implausible), 0)::BIGINT AS implausible,
+       coalesce(sum(rejected), 0)::BIGINT AS rejected, coalesce(sum(repeated), 0)::BIGINT AS repeated,
+       coalesce(sum(tombstones), 0)::BIGINT AS tombstones
+FROM accounting
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many rows became what, how many findings there are of each level, what was noted, and who was blind."""
+
+    totals: dict[str, int]
+    levels: dict[str, int]
+    notes: list[str]
+    blind: dict[str, list[str]]
+
+
+def outcome(con: duckdb.DuckDBPyConnection, notes: list[str], sight: Mapping[str, Sequence[str]]) -> Outcome:
+    totals = con.sql(TOTALS).pl().row(0, named=True)
+    levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
+    return Outcome(totals, levels, notes, {n: list(m) for n, m in sight.items() if m})
