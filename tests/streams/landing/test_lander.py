@@ -13,8 +13,9 @@ from detectors.detector import Settings
 from detectors.events import STREAMS
 from detectors.table import Table
 from streams.landing import state
+from streams.landing.lander import Place
 from streams.landing.publish import publish
-from streams.live.numbered import Reader
+from streams.live.numbered import Reader, head_of
 from streams.problems import Problem, disk_full
 from streams.replay import replay
 from tests.streams.landing.disk import fill
