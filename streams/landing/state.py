@@ -26,7 +26,7 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
 ONE_RUN = "one-run"  # marks a state of `up`, whose broker is gone with its process
 BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
@@ -47,7 +47,8 @@ CREATE TABLE rejects (
 CREATE TABLE accounting (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, minute TIMESTAMPTZ,
     read BIGINT NOT NULL, used BIGINT NOT NULL, late BIGINT NOT NULL, implausible BIGINT NOT NULL,
-    rejected BIGINT NOT NULL, repeated BIGINT NOT NULL, tombstones BIGINT NOT NULL, stray BIGINT NOT NULL DEFAULT 0);
+    rejected BIGINT NOT NULL, repeated BIGINT NOT NULL, tombstones BIGINT NOT NULL, stray BIGINT NOT NULL DEFAULT 0,
+    parked BIGINT NOT NULL DEFAULT 0);
 CREATE TABLE coverage (stream VARCHAR NOT NULL, field VARCHAR NOT NULL, rows BIGINT NOT NULL, filled BIGINT NOT NULL);
 CREATE TABLE detectors (
     name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL);
