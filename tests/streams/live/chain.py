@@ -38,6 +38,7 @@ class Chain:
     steps: Sequence[int] = (1, 7, 30, 200)  # records that are read at once
     first: int = 1  # the offset of each partition's first record
     parked: Mapping[tuple[str, int], Collection[int]] = field(default_factory=dict)  # slices that nobody can measure
+    own: Sequence[Detector] = ()  # in place of those of the catalog
     tables: list[Table] = field(init=False)
     detectors: list[Detector] = field(init=False)
     source: dict[tuple[str, int], tuple[list[int], list[int], list[bytes]]] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Chain:
     committed: dict[object, tuple[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.detectors = [d for only in self.only.split("+") for d in everything(only)[1]]
+        self.detectors = list(self.own) or [d for only in self.only.split("+") for d in everything(only)[1]]
         self.tables = tables_of(self.detectors)
         self.slices = [[] for _ in range(self.queues)]
         for stream, parts in self.case.streams.items():

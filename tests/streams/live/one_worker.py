@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectors.detector import Settings, catalog
+from detectors.detector import Settings
+from streams.catalog import all_detectors
 from streams.live.connect import Connection
 from streams.live.reduce import Out
 from streams.live.transport import app
@@ -43,7 +44,7 @@ if __name__ == "__main__":
         broker_heartbeat_interval=0.5,
         broker_rebalance_timeout=8.0,
     )
-    detectors = [e.detector for e in catalog().values()]
+    detectors = all_detectors(Path(os.environ["CONFIG"]))
     after = int(os.environ.get("DIES_AFTER", "0"))
     at = Connection(broker=bootstrap)
     Mortal(made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), dies_after=after)
