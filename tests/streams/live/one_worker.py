@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Mortal(Worker):
 
 
 if __name__ == "__main__":
+    ahead, now = float(os.environ.get("AHEAD_S", "0")), time.time
+    time.time = lambda: now() + ahead  # the clock of this host is wrong
     bootstrap, prefix, partitions, ends_us, folder = sys.argv[1:6]
     mine = Path(folder) / str(os.getpid())
     made = app(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -298,10 +298,13 @@ def test_what_the_log_had_no_more_is_in_the_accounts_with_its_offsets() -> None:
 # ---- canaries and repeats -------------------------------------------------------------------------------------------
 
 
-def test_a_canary_goes_through_and_is_in_no_row_and_no_table_but_its_own() -> None:
+@pytest.mark.parametrize("wrong_s", [0, -3_600, 3_600])
+def test_a_canary_goes_through_and_is_in_no_row_and_no_table_but_its_own(wrong_s: int) -> None:
+    """Whatever its sender's clock says."""
     r = Reducer("signals", 0, [ACCOUNTS], 2, Point(0))
-    at = datetime.fromtimestamp(T0_US / SECOND_US, UTC)
-    change = {"timestamp": at, "subject": "cart", "kind": "change", "name": "deploy"}
+    now = datetime.fromtimestamp(T0_US / SECOND_US, UTC)
+    at = now + timedelta(seconds=wrong_s)
+    change = {"timestamp": now, "subject": "cart", "kind": "change", "name": "deploy"}
     values = [signal("me", 7, at), msgspec.json.encode(change), signal("me", 8, at)]
     r.feed(range(3), [T0_US, T0_US, T0_US + SLICE_US], values)
     said = by_number(r.say(T0_US // SLICE_US + 1))

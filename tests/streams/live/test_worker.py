@@ -74,11 +74,11 @@ class Play:
     detectors: Sequence[Detector] = field(default_factory=lambda: everything()[1])
     stderr: int | None = None  # of workers; None: where ours goes
 
-    def worker(self, dies_after: int = 0) -> subprocess.Popen[bytes]:
+    def worker(self, dies_after: int = 0, ahead_s: int = 0) -> subprocess.Popen[bytes]:
         end = str(last_arrival(self.case))
         arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
         command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
-        more = {"DIES_AFTER": str(dies_after), "CONFIG": str(self.folder / CONFIG)}
+        more = {"DIES_AFTER": str(dies_after), "AHEAD_S": str(ahead_s), "CONFIG": str(self.folder / CONFIG)}
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **more}, stderr=self.stderr)
 
     def lander(self) -> subprocess.Popen[bytes]:
@@ -198,7 +198,8 @@ def play(kafka: str, tmp_path: Path) -> Play:
 
 @contextmanager
 def workers(play: Play, n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    running = [play.worker() for _ in range(n)]
+    """The clock of each is an hour ahead of the one before."""
+    running = [play.worker(ahead_s=3_600 * i) for i in range(n)]
     try:
         yield running
     finally:
