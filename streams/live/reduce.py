@@ -168,7 +168,7 @@ class Reducer:
         if fresh == len(offsets):
             return
         timed = self._timed(np.array(offsets[fresh:], np.int64), np.array(stamps_us[fresh:], np.int64), values[fresh:])
-        if not self.parked.keys() & set(timed.slice.tolist()):
+        if not (self.parked and self.parked.keys() & set(timed.slice.tolist())):
             try:
                 self._take(timed)
                 return
