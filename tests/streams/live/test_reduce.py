@@ -17,9 +17,10 @@ from detectors.events import decode_json
 from detectors.table import Rows, Sum, Table
 from detectors.tables.accounts import ACCOUNTS
 from detectors.windows import SECOND_US, SLICE_US
+from streams.landing.lander import NUMBERS, counted
 from streams.live import reduce as stage
 from streams.live.canary import CANARY, signal
-from streams.live.numbered import Reader, head_of, unpack
+from streams.live.numbered import Reader, Taken, head_of, unpack
 from streams.live.reduce import COUNTS, EVENTS, Out, Point, Poisoned, Reducer
 from tests.harness import everything
 
@@ -295,6 +296,20 @@ def test_what_the_log_had_no_more_is_in_the_accounts_with_its_offsets() -> None:
     assert (found["deleted"], found["lost_first"], found["lost_last"], found["rows"]) == (895, 5, 899, 0)
 
 
+def test_what_is_landed_adds_up_whatever_became_of_it() -> None:
+    values = [*POISONED[:3], None, request(AT[4], event_id="a"), request(AT[5], event_id="a"), *POISONED[6:9], b"{"]
+    r = fed([*values, *GOOD[len(values) :]])
+    to = AT[-1] // SLICE_US
+    with pytest.raises(Poisoned) as raised:
+        r.say(to)
+    r.park(raised.value)
+    said = [(head_of(o.key), unpack(o.value)) for o in r.say(to) if o.queue == EVENTS]
+    landed = pl.concat([c for head, frames in said for c in counted(Taken(head.producer, head.hi - 1, frames))])
+    sums = {n: v for n, v in landed.select(NUMBERS).sum().row(0, named=True).items() if v}
+    parts = {"used": 9, "repeated": 1, "parked": 3, "tombstones": 1, "rejected": 1}
+    assert sums == {"read": sum(parts.values()), **parts}
+
+
 # ---- canaries and repeats -------------------------------------------------------------------------------------------
 
 
@@ -315,8 +330,8 @@ def test_a_canary_goes_through_and_is_in_no_row_and_no_table_but_its_own(wrong_s
         dict(zip(ACCOUNTS.full_key + list(ACCOUNTS.columns or ()), tables["accounts/3"][0], strict=False))["rows"] == 1
     )
     assert len(said[EVENTS, T0_US // SLICE_US][1]["rows"]) == 1
-    counted = {n: v for n, v in r.counted.items() if v}
-    assert counted == {"messages": 2, "events": 2, "used": 1, "canary": 1}
+    said_of = {n: v for n, v in r.counted.items() if v}
+    assert said_of == {"messages": 2, "events": 2, "used": 1, "canary": 1}
 
 
 def test_an_event_id_that_comes_again_in_its_slice_is_repeated_and_in_no_table() -> None:
@@ -327,8 +342,8 @@ def test_an_event_id_that_comes_again_in_its_slice_is_repeated_and_in_no_table()
     for i, value in enumerate(values):
         r.feed([i], [T0_US if i < 7 else T0_US + SLICE_US], [value])
     said = by_number(r.say(T0_US // SLICE_US + 1))
-    counted = {n: v for n, v in r.counted.items() if v}
-    assert counted == {"messages": 7, "events": 7, "used": 5, "repeated": 2}
+    said_of = {n: v for n, v in r.counted.items() if v}
+    assert said_of == {"messages": 7, "events": 7, "used": 5, "repeated": 2}
     calls = [row for (q, _), (_, f) in said.items() if q != EVENTS for row in f.get("calls/0", [])]
     assert calls, "what came first is measured"
     (rows,) = [f["rows"] for (q, _), (_, f) in said.items() if q == EVENTS]
