@@ -36,6 +36,7 @@ ASSESSMENT: dict[str, pl.DataType] = {
     "proof": pl.List(pl.Int64),  # coordinates
 }
 PROOF_KEPT = 8
+SHORT_SHARE = 0.05  # of a detector's past
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Detector:
     past_us: int = 0
     needs: tuple[str, ...] = ()  # fields without which it is blind
     irreversible: bool = False  # pages also on what is only possible: a double charge can't be waited out
+    reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
+    over_loss: Literal["unknown", "fires", "told"] = "unknown"  # fires: what is lost only takes away; told: it is of us
     version: int = 1
 
     @cached_property
@@ -112,6 +115,16 @@ class Detector:
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         return (self.reads, *self.also)
+
+    @cached_property
+    def relies_on(self) -> frozenset[str]:
+        """The streams and tables whose loss makes it blind."""
+        return frozenset({s.stream for t in self.tables for s in t.sources} | {t.name for t in self.tables})
+
+    def reach(self, hole_us: int) -> int:
+        """How long after a hole it is blind: a short one matters little in a long past that is compared with."""
+        short = self.reach_us is not None and hole_us < SHORT_SHARE * self.past_us
+        return -(-(self.reach_us if short and self.reach_us is not None else self.past_us) // WINDOW_US) * WINDOW_US
 
 
 @dataclass(frozen=True)

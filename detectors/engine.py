@@ -8,9 +8,9 @@ depends on how rows are batched, sliced or spread over producers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import polars as pl
@@ -23,6 +23,8 @@ from detectors.windows import HOUR_US
 
 Place = tuple[str, int]  # a table's name and which of its sources
 Partials = dict[Place, pl.DataFrame]
+UNEXPECTED = (Exception, pl.exceptions.PanicException)  # polars panics, and that is no Exception
+Failed = Callable[[str, BaseException], None]  # the name of a table or a detector, and what it raised
 IN_STATE_US = HOUR_US  # rows that meet over a longer span are kept by the horizon, outside memory
 
 
@@ -79,9 +81,17 @@ class MatchState:
 
 
 def match(
-    tables: Sequence[Table], state: MatchState, news: Iterable[Partials], to: int, horizon: Horizon
+    tables: Sequence[Table],
+    state: MatchState,
+    news: Iterable[Partials],
+    to: int,
+    horizon: Horizon,
+    failed: Failed | None = None,
 ) -> tuple[dict[str, pl.DataFrame], MatchState]:
-    """Adds partials and closes the windows before `to`: (tables of the windows next ≤ w < to, state)."""
+    """Adds partials and closes the windows before `to`: (tables of the windows next ≤ w < to, state).
+
+    failed: told of a table that raises, which then has no rows in these windows; else it ends the whole.
+    """
     heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
     for partials in news:
         for place, frame in partials.items():
@@ -93,17 +103,33 @@ def match(
     final: dict[str, pl.DataFrame] = {}
     kept: dict[Place, pl.DataFrame] = {}
     for table in tables:
-        parts = []
-        for i, source in enumerate(table.sources):
-            place = (table.name, i)
-            if place not in pending:
-                continue
-            found, kept[place] = _close(table, source, place, pending[place], lo, to, horizon)
-            if found is not None and len(found):
-                parts.append(found)
-        if parts:
-            final[table.name] = table.merge(pl.concat(parts))
+        mine = {p: f for p, f in pending.items() if p[0] == table.name}
+        try:
+            rows, rest = _closed(table, mine, lo, to, horizon)
+        except UNEXPECTED as error:
+            if failed is None:
+                raise
+            failed(table.name, error)
+            rows, rest = None, {p: f.filter(pl.col("window") >= to) for p, f in mine.items()}
+        kept |= rest
+        if rows is not None:
+            final[table.name] = rows
     return final, MatchState(to, {p: f for p, f in kept.items() if len(f)})
+
+
+def _closed(
+    table: Table, pending: Mapping[Place, pl.DataFrame], lo: int, to: int, horizon: Horizon
+) -> tuple[pl.DataFrame | None, dict[Place, pl.DataFrame]]:
+    """One table of the windows lo ≤ w < to, and what later ones still need of its sources."""
+    parts, kept = [], {}
+    for i, source in enumerate(table.sources):
+        place = (table.name, i)
+        if place not in pending:
+            continue
+        found, kept[place] = _close(table, source, place, pending[place], lo, to, horizon)
+        if found is not None and len(found):
+            parts.append(found)
+    return (table.merge(pl.concat(parts)) if parts else None), kept
 
 
 def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
@@ -151,6 +177,14 @@ class JudgeState:
     episodes: Mapping[str, Episodes] = field(default_factory=dict)
 
 
+class Hole(NamedTuple):
+    """Windows lo ≤ w < hi (µs) that lack what was lost: a stream, or a table."""
+
+    lo: int
+    hi: int
+    of: str
+
+
 @dataclass(frozen=True)
 class Judged:
     """changes: by detector, in window order; assessed: by detector, with level and threshold."""
@@ -167,8 +201,14 @@ def judge(
     to: int,
     heard_us: int,
     settings: Settings,
+    holes: Sequence[Hole] = (),
+    failed: Failed | None = None,
 ) -> tuple[Judged, JudgeState]:
-    """Folds the final windows lo ≤ w < to into the open episodes."""
+    """Folds the final windows lo ≤ w < to into the open episodes.
+
+    What a detector would say of a hole, and of the windows after it that look back on it, is unknown. So is what one
+    that raises would say, where `failed` is told of it; else it ends the whole.
+    """
     history = {
         n: pl.concat([f for f in (state.history.get(n), tables.get(n)) if f is not None])
         for n in {*state.history, *tables}
@@ -176,21 +216,35 @@ def judge(
     changes, assessed, episodes = {}, {}, dict(state.episodes)
     for detector in detectors:
         before = episodes.get(detector.name, Episodes())
-        judged = NOTHING
-        if detector.reads.name in history:
-            since = pl.col("window") >= lo - detector.past_us
-            rows = history[detector.reads.name].filter(since)
-            also = {t.name: history[t.name].filter(since) for t in detector.also if t.name in history}
-            view = View(rows, also, lo, to, heard_us, settings)
-            judged = levels(detector, detector.assess(view), settings)
+        blind = [(h.lo, h.hi + detector.reach(h.hi - h.lo)) for h in holes if h.of in detector.relies_on]
+        try:
+            judged = _assessed(detector, history, lo, to, heard_us, settings)
+        except UNEXPECTED as error:
+            if failed is None:
+                raise
+            failed(detector.name, error)
+            judged, blind = NOTHING, [*blind, (lo, to)]
         assessed[detector.name] = judged
-        episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to)
+        over = detector.over_loss
+        blind = [] if over == "told" else blind
+        episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to, blind, over == "fires")
     needed = {t.name: 0 for d in detectors for t in d.tables}
     for d in detectors:
         for t in d.tables:
             needed[t.name] = max(needed[t.name], d.past_us)
     kept = {n: f.filter(pl.col("window") >= to - needed[n]) for n, f in history.items() if needed.get(n)}
     return Judged(changes, assessed), JudgeState(kept, episodes)
+
+
+def _assessed(
+    detector: Detector, history: Mapping[str, pl.DataFrame], lo: int, to: int, heard_us: int, settings: Settings
+) -> pl.DataFrame:
+    if detector.reads.name not in history:
+        return NOTHING
+    since = pl.col("window") >= lo - detector.past_us
+    rows = history[detector.reads.name].filter(since)
+    also = {t.name: history[t.name].filter(since) for t in detector.also if t.name in history}
+    return levels(detector, detector.assess(View(rows, also, lo, to, heard_us, settings)), settings)
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------

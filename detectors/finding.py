@@ -6,7 +6,7 @@ how the windows are batched does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,14 +43,19 @@ class Episode:
     lost: bool = False
     quiet_since: int | None = None
     unknown_since: int | None = None
+    before: str = ""  # while it is in a hole: how it stood before, hot, quiet or unknown
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What a detector has open, and until when each subject's last episode lasted."""
+    """What a detector has open, and until when each subject's last episode lasted.
+
+    held: the last assessment of a subject in a hole, which counts once the hole is behind it.
+    """
 
     open: dict[Key, Episode] = field(default_factory=dict)
     ended: dict[Key, int] = field(default_factory=dict)
+    held: dict[Key, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,44 +100,99 @@ def _meant(threshold: Threshold) -> pl.Expr:
     return pl.lit(True) if not threshold.kind else pl.col("kind") == threshold.kind
 
 
-def fold(state: Episodes, judged: pl.DataFrame, lo: int, to: int) -> tuple[Episodes, list[Change]]:
-    """The assessments of windows lo ≤ w < to onto the open episodes; changes in the order (window, key)."""
+Spans = Sequence[tuple[int, int]]
+
+
+def fold(
+    state: Episodes, judged: pl.DataFrame, lo: int, to: int, holes: Spans = (), fires: bool = False
+) -> tuple[Episodes, list[Change]]:
+    """The assessments of windows lo ≤ w < to onto the open episodes; changes in the order (window, key).
+
+    holes: spans in which nothing is known. fires: what is over a threshold there is so all the same.
+    """
     key = [*SPACE, "kind", "subject"]
     hot = judged.filter(pl.col("level") > 0).select(key).unique()
-    known = pl.DataFrame([*state.open], schema=dict.fromkeys(key, pl.String), orient="row")
+    known = pl.DataFrame([*{*state.open, *state.held}], schema=dict.fromkeys(key, pl.String), orient="row")
     wanted = pl.concat([hot, known]).unique()
     rows: dict[Key, list[dict[str, Any]]] = {k: [] for k in wanted.iter_rows()}
     for row in judged.join(wanted, on=key, how="semi").sort([*key, "window"]).iter_rows(named=True):
         rows[row["environment"], row["tenant"], row["kind"], row["subject"]].append(row)
-    opened, ended, changes = dict(state.open), dict(state.ended), []
+    opened, ended, held, changes = dict(state.open), dict(state.ended), dict(state.held), []
     for who in sorted(rows):
-        episode, end, told = _one(opened.pop(who, None), ended.get(who, 0), rows[who], to)
-        changes += [Change(who, e, w) for e, w in told]
-        if episode is not None:
-            opened[who] = episode
-        if end > to - 2 * HOUR_US:
-            ended[who] = end
+        one = _Fold(opened.pop(who, None), ended.get(who, 0), held.pop(who, None), fires)
+        one.run(rows[who], lo, to, holes)
+        changes += [Change(who, e, w) for e, w in one.told]
+        if one.episode is not None:
+            opened[who] = one.episode
+        if one.held is not None:
+            held[who] = one.held
+        if one.ended > to - 2 * HOUR_US:
+            ended[who] = one.ended
     ended = {k: v for k, v in ended.items() if v > to - 2 * HOUR_US}
-    return Episodes(opened, ended), sorted(changes, key=lambda c: (c.window, c.key))
+    return Episodes(opened, ended, held), sorted(changes, key=lambda c: (c.window, c.key))
 
 
-def _one(
-    episode: Episode | None, ended: int, rows: Iterable[dict[str, Any]], to: int
-) -> tuple[Episode | None, int, list[tuple[Episode, int]]]:
-    told: list[tuple[Episode, int]] = []
-    for row in [*rows, None]:
-        now = row["window"] if row else to
-        closed = _close(episode, now)
-        if episode is not None and closed is not None:
-            told.append((closed, closed.resolved or now))
-            ended, episode = max(ended, closed.last), None
-        if row is None:
-            break
-        before = episode.level if episode else 0
-        episode = _step(episode, ended, row)
-        if episode is not None and episode.level > before:
-            told.append((episode, now))
-    return episode, ended, told
+@dataclass
+class _Fold:
+    """One subject, window by window."""
+
+    episode: Episode | None
+    ended: int
+    held: dict[str, Any] | None
+    fires: bool
+    told: list[tuple[Episode, int]] = field(default_factory=list)
+
+    def run(self, rows: Sequence[dict[str, Any]], lo: int, to: int, holes: Spans) -> None:
+        def inside(w: int) -> bool:
+            return any(a <= w < b for a, b in holes)
+
+        by_window = {row["window"]: row for row in rows}
+        edges = {w for hole in holes for w in hole if lo < w < to}
+        for w in sorted({lo, *edges, *by_window}):
+            self._until(w)
+            row = by_window.get(w)
+            if inside(w):
+                self._in_hole(w)
+                if row and not (self.fires and row["level"] > 0):
+                    self.held = row if self.episode or row["level"] > 0 else None
+                elif row:
+                    self.held = None
+                    self._take(row)
+                    self.episode = replace(self.episode, before="hot") if self.episode else None
+            else:
+                self._behind_hole(w, row)
+                if row:
+                    self._take(row)
+        self._until(to)
+
+    def _until(self, now: int) -> None:
+        closed = _close(self.episode, now)
+        if self.episode is not None and closed is not None:
+            self.told.append((closed, closed.resolved or now))
+            self.ended, self.episode = max(self.ended, closed.last), None
+
+    def _take(self, row: dict[str, Any]) -> None:
+        before = self.episode.level if self.episode else 0
+        self.episode = _step(self.episode, self.ended, row)
+        if self.episode is not None and self.episode.level > before:
+            self.told.append((self.episode, row["window"]))
+
+    def _in_hole(self, w: int) -> None:
+        e = self.episode
+        if e is None or e.before:
+            return
+        stood = "quiet" if e.quiet_since is not None else "unknown" if e.unknown_since is not None else "hot"
+        self.episode = replace(e, before=stood, quiet_since=None, unknown_since=e.unknown_since or w)
+
+    def _behind_hole(self, w: int, row: dict[str, Any] | None) -> None:
+        """What was said last in the hole holds from here on, else what held before it; unless there is news."""
+        e, held, self.held = self.episode, self.held, None
+        if e is not None and e.before:
+            quiet = w if e.before == "quiet" else None
+            unknown = e.unknown_since if e.before == "unknown" else None
+            self.episode = replace(e, before="", quiet_since=quiet, unknown_since=unknown)
+        if held is not None and row is None:
+            self._take({**held, "window": w, "fresh": 0})
 
 
 def _close(episode: Episode | None, now: int) -> Episode | None:

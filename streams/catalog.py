@@ -30,6 +30,7 @@ from detectors.events import LANDED, SCHEMA, STREAMS
 from detectors.finding import levels
 from detectors.table import Meet, Table
 from detectors.windows import LATENESS_US, WINDOW_US, place
+from streams.live.canary import CANARY
 from streams.problems import Problem
 from streams.settings import CONFIG, read
 
@@ -39,7 +40,7 @@ AGAIN = "asynchealth detectors says whether it loads"
 THRESHOLD = 'Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)'
 TAKEN = {
     *("meta", "lake_parts", "recordings", "rejects", "accounting", "coverage", "detectors", "settings", "runs"),
-    *("removed", "recent", "findings", "finding_changes", "positions", "taken", "landed"),
+    *("removed", "recent", "findings", "finding_changes", "positions", "taken", "landed", CANARY.name),
     *STREAMS,
 }  # tables and views of a state that are not measured
 

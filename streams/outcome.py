@@ -11,7 +11,8 @@ TOTALS = """
 SELECT coalesce(sum(read), 0)::BIGINT AS read, coalesce(sum(used), 0)::BIGINT AS used,
        coalesce(sum(late), 0)::BIGINT AS late, coalesce(sum(implausible), 0)::BIGINT AS implausible,
        coalesce(sum(rejected), 0)::BIGINT AS rejected, coalesce(sum(repeated), 0)::BIGINT AS repeated,
-       coalesce(sum(tombstones), 0)::BIGINT AS tombstones
+       coalesce(sum(tombstones), 0)::BIGINT AS tombstones, coalesce(sum(stray), 0)::BIGINT AS stray,
+       coalesce(sum(parked), 0)::BIGINT AS parked
 FROM accounting
 """
 

@@ -95,6 +95,41 @@ def test_detectors_can_be_imported_where_the_shell_and_its_libraries_do_not_exis
     assert imported == {path for path, _ in parsed("detectors")} - {Path("detectors/__init__.py")}
 
 
+WALL_CLOCK = re.compile(r"time\.time|datetime\.(now|utcnow|today)|date\.today|time\.(gmtime|localtime|ctime)")
+MAY_ASK = {  # when a run was, how old a file is, what is old news, and where a simulated fleet's past begins
+    *("streams/replay.py", "streams/landing/lander.py", "streams/landing/lake.py", "streams/live/up.py"),
+    *("streams/watch/notify.py", "streams/watch/send.py", "streams/cli/notify.py", "streams/cli/up.py"),
+}
+
+
+def wall_clocks(tree: ast.Module) -> set[str]:
+    """Where a module could learn what this host's clock says: by these names, or by taking them out of their module."""
+    names = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    taken = {
+        f"{n.module}.{a.name}"
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and n.module == "time"
+        for a in n.names
+    }
+    return {n for n in names | taken if WALL_CLOCK.fullmatch(n)}
+
+
+@pytest.mark.parametrize(
+    "source", ["x = time.time()", "from time import time", "f(clock=time.time)", "datetime.now(UTC)"]
+)
+def test_a_look_at_the_wall_clock_is_seen(source: str) -> None:
+    assert wall_clocks(ast.parse(source))
+
+
+def test_only_who_must_looks_at_the_hosts_clock_and_no_stage_does() -> None:
+    """A worker on a host whose clock is an hour wrong says what the others say."""
+    asking = {path.as_posix() for path, tree in parsed("streams") if wall_clocks(tree)}
+    assert asking, "the notifier decides by it what is old news"
+    assert asking - MAY_ASK == set()
+    stages = {f"streams/live/{n}.py" for n in ("reduce", "match", "judge", "worker", "numbered", "ticks", "transport")}
+    assert stages.isdisjoint(asking) and stages <= {path.as_posix() for path, _ in parsed("streams")}
+
+
 def test_the_lock_holds_hashes_and_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     pins = re.findall(r"^\S+==\S+.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)

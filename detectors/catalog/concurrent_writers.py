@@ -56,5 +56,6 @@ concurrent_writers = Detector(
     ),
     unit="writes/h",
     past_us=HOUR_US,
+    over_loss="fires",
     needs=("entity_id",),
 )

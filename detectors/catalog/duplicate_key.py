@@ -146,4 +146,5 @@ duplicate_key = Detector(
     past_us=PAST_US,
     needs=("idempotency_key",),
     irreversible=True,
+    over_loss="fires",
 )

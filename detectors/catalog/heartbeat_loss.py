@@ -23,7 +23,7 @@ from polars import col
 from detectors.detector import Detector, Threshold, View
 from detectors.table import SPACE, Ints
 from detectors.tables.beats import BEATS
-from detectors.windows import HOUR_US, WINDOW_US, window_of, windows
+from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, window_of, windows
 
 NODE = [*SPACE, "node_id", "window"]
 LINK = [*SPACE, "node_id", "observer"]
@@ -123,4 +123,5 @@ heartbeat_loss = Detector(
     ),
     unit="intervals",
     past_us=HOUR_US + WINDOW_US,
+    reach_us=10 * MINUTE_US,
 )

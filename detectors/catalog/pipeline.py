@@ -6,8 +6,11 @@ Kinds:
   stands in for theirs. Warn at any.
 - late_share: of at least 100 rows of the last ten minutes, more than 10 % came too late to alert on. Below 100 rows it
   is unknown. Rows whose stamp can't be true are not among them: their delay is not known. Warn.
+- parked: records of a slice that could not be measured three times over, as where a table of one's own raises on one of
+  them. They were set aside; which, say first_offset and last_offset, why, says the table rejects. Live only. Page.
+- deleted: records that the log had no more when we came to read them, as after a long standstill. Live only. Page.
 Formula: value is the number of such rows; late_share divides it by all rows but the implausible ones.
-Facts: step_back_s (the largest of the window), late_share.
+Facts: step_back_s (the largest of the window), late_share, first_offset and last_offset (of what is lost).
 False alarms: a shipper that delivers its backlog after an outage is late for a while.
 Misses: what was never recorded; recordings without arrivals know neither order nor delay.
 Source: T. Akidau et al., "The dataflow model", VLDB 2015 (lateness); the design of Kafka's LogAppendTime, KIP-32.
@@ -20,7 +23,7 @@ from polars import col
 
 from detectors.detector import Detector, Threshold, View, complete, trailing
 from detectors.table import SPACE
-from detectors.tables.accounts import ACCOUNTS
+from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
 from detectors.windows import MINUTE_US
 
 MIN_VOLUME = 100
@@ -29,7 +32,24 @@ PARTITION = pl.concat_str("stream", pl.lit("/"), "partition")
 
 
 def assess(view: View) -> pl.DataFrame:
-    return pl.concat([complete(_append_back(view)), complete(_late_share(view))], how="diagonal")
+    found = [_append_back(view), _late_share(view), *(_lost(view, kind) for kind in (PARKED, DELETED))]
+    return pl.concat([complete(f) for f in found], how="diagonal")
+
+
+def _lost(view: View, kind: str) -> pl.DataFrame:
+    rows = view.rows.filter(col(kind) > 0).with_columns(subject=PARTITION)
+    stretch = (
+        rows.group_by(*WHO, "window")
+        .agg(first_offset=col("lost_first").min(), last_offset=col("lost_last").max())
+        .sort("window")
+    )
+    return (
+        trailing(view, rows, col("subject"), (kind,), kind, MINUTE_US)
+        .sort("window")
+        .join_asof(stretch, on="window", by=WHO, check_sortedness=False)
+        .with_columns(kind=pl.lit(kind), value=col(kind).cast(pl.Float64))
+        .drop(kind, f"before_{kind}")
+    )
 
 
 def _append_back(view: View) -> pl.DataFrame:
@@ -71,8 +91,11 @@ pipeline = Detector(
     subject_kind="partition",
     thresholds=(
         Threshold("stepped_rows", "warn", 0, "rows", 0, 1e9, kind="append_back"),
+        Threshold("parked_records", "page", 0, "records", 0, 1e9, kind=PARKED),
+        Threshold("deleted_records", "page", 0, "records", 0, 1e12, kind=DELETED),
         Threshold("late_share", "warn", 0.10, "of the rows", 0, 1, of="late_share", kind="late_share"),
     ),
     unit="rows",
     past_us=10 * MINUTE_US,
+    over_loss="told",
 )

@@ -47,5 +47,6 @@ retry_storm = Detector(
     ),
     unit="retries/min",
     past_us=HOUR_US + 10 * MINUTE_US,
+    reach_us=11 * MINUTE_US,
     needs=("retry_count",),
 )

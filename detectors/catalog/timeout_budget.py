@@ -92,5 +92,6 @@ timeout_budget = Detector(
     ),
     unit="% of timeout",
     past_us=HOUR_US + MINUTE_US + 10 * MINUTE_US,
+    reach_us=11 * MINUTE_US,
     needs=("timeout_ms", "duration_ms"),
 )

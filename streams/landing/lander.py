@@ -24,6 +24,7 @@ from detectors.windows import DAY_US, HOUR_US, LATENESS_US, NEVER, SLICE_US, WIN
 from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.live.apart import Apart
+from streams.live.canary import CANARY
 from streams.live.judge import PRODUCER, judged_with
 from streams.live.numbered import Frames, Reader, Taken
 from streams.settings import Limits
@@ -42,8 +43,9 @@ CREATE TABLE {state.RECENT}.rejects AS FROM rejects;
 DROP TABLE rejects;
 """
 GB = 10**9
-COUNTED = ("used", "late", "implausible", "stray")
-NUMBERS = ("read", *COUNTED, "rejected", "repeated", "tombstones")
+COUNTED = ("used", "late", "implausible", "stray", "repeated")
+UNPLACED = ("rejected", "tombstones", "parked")  # they have no arrival of their own
+NUMBERS = ("read", *COUNTED, *UNPLACED)
 SUMS = ", ".join(f"sum({n})::BIGINT AS {n}" for n in NUMBERS)
 DAY = "date_trunc('day', minute)"
 BY_DAY = (  # of days whose rows left the lake
@@ -219,14 +221,14 @@ class Lander:
         for taken in windows:
             for name, rows in taken.frames.items():
                 frames.setdefault(name, []).append(rows)
-        unknown = frames.keys() - self.tables.keys()
+        unknown = frames.keys() - self.tables.keys() - {CANARY.name}
         self.apart.tell("table", unknown, "measured by the workers, not landed: no detector here reads it")
         for name in sorted(frames.keys() & self.tables.keys()):
             some = frames[name]
             state.land_table(self.con, name, self.tables[name].merge(pl.concat(some)), state.RECENT)
 
     def _land_findings(self, changes: Sequence[Taken], judge: Frames) -> None:
-        told = [t.frames["changes"] for t in changes]
+        told = [t.frames["changes"] for t in changes if "changes" in t.frames]
         for frame in told:
             state.land_findings(self.con, "finding_changes", frame)
         last = [f.drop("final_at") for f in told] + ([judge["open"]] if "open" in judge else [])
@@ -376,7 +378,7 @@ def _stream(taken: Taken) -> str:
 
 
 def counted(taken: Taken) -> list[pl.DataFrame]:
-    """Rows by minute of arrival; what was rejected or empty has no arrival of its own, so its line has no minute."""
+    """Rows by minute of arrival; what was rejected, empty or set aside has none, so its line has no minute."""
     stream, _, partition = taken.producer.partition("/")
     who = [pl.lit(stream).alias("stream"), pl.lit(stream).alias("source")]
     number = pl.lit(int(partition), dtype=pl.Int64).alias("partition")
@@ -386,7 +388,7 @@ def counted(taken: Taken) -> list[pl.DataFrame]:
         fates = [(pl.col("fate") == f).sum().cast(pl.Int64).alias(f) for f in COUNTED]
         frames.append(taken.frames["rows"].group_by(minute).agg(pl.len().cast(pl.Int64).alias("read"), *fates))
     if "accounting" in taken.frames:
-        lost = taken.frames["accounting"].select("rejected", "tombstones").sum()
+        lost = taken.frames["accounting"].select(UNPLACED).sum()
         both = lost.select(
             pl.lit(None, dtype=INSTANT).alias("minute"), pl.sum_horizontal(pl.all()).alias("read"), pl.all()
         )

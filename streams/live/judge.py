@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 import polars as pl
 
 from detectors.detector import Detector, Settings
-from detectors.engine import INSTANT, Judged, JudgeState, finding, findings, judge, open_findings
+from detectors.engine import INSTANT, Hole, Judged, JudgeState, finding, findings, judge, open_findings
 from detectors.finding import Episode, Episodes, Key
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
-from streams.live.numbered import Head, Reader, messages, pack, unpack
+from streams.live.canary import CANARY
+from streams.live.numbered import Frames, Head, Reader, messages, pack, unpack
 from streams.live.reduce import Out
 from streams.live.step import Step
 from streams.settings import fingerprint, rows_of
@@ -29,16 +32,20 @@ class Open(msgspec.Struct):
 
     open: list[tuple[Key, Episode]]
     ended: list[tuple[Key, int]]
+    held: list[tuple[Key, dict[str, Any]]] = []
 
 
 def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
-    kept = {n: Open(sorted(e.open.items()), sorted(e.ended.items())) for n, e in sorted(episodes.items())}
+    kept = {
+        n: Open(sorted(e.open.items()), sorted(e.ended.items()), sorted(e.held.items(), key=itemgetter(0)))
+        for n, e in sorted(episodes.items())
+    }
     return pl.DataFrame({"saved": [msgspec.json.encode(kept)]})
 
 
 def read_episodes(body: bytes) -> dict[str, Episodes]:
     """Out of the body of a state."""
-    return {n: Episodes(dict(o.open), dict(o.ended)) for n, o in _read(unpack(body)["episodes"]).items()}
+    return {n: Episodes(dict(o.open), dict(o.ended), dict(o.held)) for n, o in _read(unpack(body)["episodes"]).items()}
 
 
 def judged_with(saved: pl.DataFrame) -> set[str]:
@@ -97,6 +104,7 @@ class Judge(Step):
         for taken in self.reader.below(to):
             for name, rows in taken.frames.items():
                 news.setdefault(name, []).append(rows)
+        canaries = news.pop(CANARY.name, [])
         self.apart.tell(
             "table", news.keys() - self.tables.keys(), "measured by a worker, read by no detector of this one"
         )
@@ -108,11 +116,16 @@ class Judge(Step):
         tables = {n: f.filter(now) for n, f in merged.items()}
         begin = self._begin(tables)
         heard_us = min(self.ends_us, to * WINDOW_US + self.lateness_us)
-        judged, after = judge(self.detectors, state, tables, begin, to * WINDOW_US, heard_us, self.settings)
+        given = (begin, to * WINDOW_US, heard_us, self.settings, self._holes())
+        judged, after = judge(self.detectors, state, tables, *given, partial(self.apart.raised, "detector"))
         self._after = to, after
         told = ((name, c.episode) for name, changes in judged.changes.items() for c in changes)
         self.begun = [(name, episode.level) for name, episode in told if episode.resolved is None]
-        return to, self._messages(judged, to, after)
+        return to, self._messages(judged, canaries, to, after)
+
+    def _holes(self) -> list[Hole]:
+        lost = self.reader.lost_of.items()
+        return [Hole(lo * WINDOW_US, hi * WINDOW_US, of) for of, r in lost for lo, hi in r.ranges]
 
     def _to(self) -> int:
         """All windows that are final, in pieces: after a silence of months they are millions."""
@@ -126,11 +139,14 @@ class Judge(Step):
         known = self.next or any(e.open or e.ended for e in self.state.episodes.values())
         return self.next * WINDOW_US if known else min(starts, default=0)
 
-    def _messages(self, judged: Judged, to: int, after: JudgeState) -> list[Out]:
+    def _messages(self, judged: Judged, canaries: Sequence[pl.DataFrame], to: int, after: JudgeState) -> list[Out]:
         lo, out = self.next, []
-        for window, rows in self._changes(judged):
+        said: dict[int, Frames] = {w: {"changes": rows} for w, rows in self._changes(judged)}
+        for window, rows in _by_window(canaries, self.next):
+            said.setdefault(window, {})[CANARY.name] = rows
+        for window in sorted(said):
             head = Head(producer=PRODUCER, lo=lo, hi=window + 1, kind=self._kind(lo, window + 1, "rows"))
-            out += [Out(0, *m) for m in messages(head, pack({"changes": rows}))]
+            out += [Out(0, *m) for m in messages(head, pack(said[window]))]
             lo = window + 1
         if lo < to:
             empty = Head(producer=PRODUCER, lo=lo, hi=to, kind=self._kind(lo, to, "empty"))
@@ -164,6 +180,15 @@ class Judge(Step):
                 window = change.window // WINDOW_US - (change.episode.resolved is not None)
                 found.setdefault(window, []).append((change.window, row))
         return [(w, _frame(found[w])) for w in sorted(found)]
+
+
+def _by_window(canaries: Sequence[pl.DataFrame], since: int) -> list[tuple[int, pl.DataFrame]]:
+    """Those of windows that were not said before; a restart reads the others again."""
+    if not canaries:
+        return []
+    merged = CANARY.merge(pl.concat(canaries)).filter(pl.col("window") >= since * WINDOW_US)
+    parts = merged.partition_by("window", as_dict=True, maintain_order=True).items()
+    return [(int(window) // WINDOW_US, rows) for (window,), rows in parts]
 
 
 def _frame(changes: Sequence[tuple[int, dict[str, Any]]]) -> pl.DataFrame:

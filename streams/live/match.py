@@ -3,6 +3,9 @@
 A window is final when every source partition has said its slices up to the window's end and the lateness. After a
 restart the messages that a later window still needs are read again: a window's own slices, and those of the rows that
 its rows may meet within the hour. What they may meet beyond stands in the topic of keys (remember.py).
+
+A window that a lost slice could have had rows of is said as lost, with the streams that it lacks. So is one where a
+table could not be merged, with that table's name: the others go on.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from dataclasses import dataclass, field
 from detectors.engine import IN_STATE_US, Horizon, MatchState, Partials, match
 from detectors.table import Meet, Table
 from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US
-from streams.live.numbered import Frames, Head, Kind, Reader, messages
+from streams.live.apart import Apart
+from streams.live.canary import CANARY
+from streams.live.numbered import Frames, Head, Kind, Ranges, Reader, messages
 from streams.live.numbered import pack as packed
 from streams.live.reduce import Out
 from streams.live.remember import Told, place_of
@@ -35,12 +40,14 @@ class Matcher(Step):
     lateness_us: int = LATENESS_US
     reader: Reader = field(init=False)
     state: MatchState = field(init=False)
+    apart: Apart = field(default_factory=Apart)
 
     def __post_init__(self) -> None:
         self.told = Told(self.horizon)
         meets = [s.back_us for t in self.tables for s in t.sources if isinstance(s, Meet)]
         self.back_us = max((back_us for back_us in meets if back_us <= IN_STATE_US), default=0)
         self.reader = Reader(self.sources, floor=self._needed())
+        self.measured = (*self.tables, CANARY)
         self.state = MatchState(self.next * WINDOW_US if self.next else None)
         self._after: tuple[int, MatchState] | None = None
 
@@ -55,36 +62,45 @@ class Matcher(Step):
         if to == self.next:
             return to, []
         news = [partials(t.frames) for t in self.reader.below(frontier)]
-        final, state = match(self.tables, self.state, news, to * WINDOW_US, self.told)
+        failed: dict[str, BaseException] = {}
+        final, state = match(self.measured, self.state, news, to * WINDOW_US, self.told, failed.__setitem__)
         self._after = to, state
-        return to, [*self._messages(TABLES, to, final), *self._messages(KEYS, to, self.told.take())]
+        for name, error in failed.items():
+            self.apart.raised("table", name, error)
+        lacking = tuple(sorted(failed))
+        kept = self._messages(KEYS, _by_window(self.told.take()), to, lacking)
+        return to, [*self._messages(TABLES, _by_window(final), to, lacking), *kept]
 
-    def _messages(self, topic: int, to: int, frames: Frames) -> Iterator[Out]:
-        lo = self.next
-        for window, rows in _by_window(frames):
-            yield from self._message(topic, lo, window + 1, "rows", packed(rows))
-            lo = window + 1
-        if lo < to:
-            yield from self._message(topic, lo, to, "empty")
+    def _messages(self, topic: int, bodies: dict[int, Frames], to: int, failed: tuple[str, ...]) -> Iterator[Out]:
+        """A message for each window with rows, and for each range of windows that lack the same."""
+        lacking = self._lacking(to)
+        edges = {self.next, to, *(edge for r in lacking.values() for edge in r.inside(self.next, to))}
+        ends = sorted((edges | {w + 1 for w in bodies}) - {self.next})
+        for lo, hi in zip([self.next, *ends], ends, strict=False):
+            of = (*failed, *sorted(s for s, r in lacking.items() if r.overlaps(lo, hi)))
+            kind: Kind = "lost" if of else "rows" if hi - 1 in bodies else "empty"
+            head = Head(producer=str(self.queue), lo=lo, hi=hi, kind=kind, of=of)
+            yield from (Out(topic, *m) for m in messages(head, packed(bodies.get(hi - 1, {}))))
 
-    def _message(self, topic: int, lo: int, hi: int, kind: Kind, body: bytes = b"") -> list[Out]:
-        own = self._own_slices(lo, hi)
-        head = Head(producer=str(self.queue), lo=lo, hi=hi, kind="lost" if self.reader.is_lost(*own) else kind)
-        return [Out(topic, *m) for m in messages(head, body)]
-
-    def _own_slices(self, lo: int, hi: int) -> tuple[int, int]:
-        """The slices that can hold rows of windows lo ≤ w < hi."""
-        return (lo * WINDOW_US - AHEAD_US) // SLICE_US, (hi * WINDOW_US + self.lateness_us) // SLICE_US + 1
+    def _lacking(self, to: int) -> dict[str, Ranges]:
+        """By stream the windows before `to` that lost slices could have had rows of."""
+        found: dict[str, Ranges] = {}
+        for producer, lost in self.reader.lost.items():
+            for first, end in lost.ranges:
+                lo = (first * SLICE_US - self.lateness_us) // WINDOW_US
+                hi = (end * SLICE_US + AHEAD_US) // WINDOW_US + 1
+                found.setdefault(producer.partition("/")[0], Ranges()).add(max(lo, self.next), min(hi, to))
+        return found
 
 
 def partials(frames: Frames) -> Partials:
     return {place_of(name): frame for name, frame in frames.items()}
 
 
-def _by_window(final: Frames) -> list[tuple[int, Frames]]:
-    """Window indexes in order, each with the rows of its tables."""
+def _by_window(final: Frames) -> dict[int, Frames]:
+    """By window (its index) the rows of its tables."""
     found: dict[int, Frames] = {}
     for name, frame in final.items():
         for (window,), rows in frame.partition_by("window", as_dict=True, maintain_order=True).items():
             found.setdefault(int(window) // WINDOW_US, {})[name] = rows
-    return sorted(found.items())
+    return found

@@ -17,7 +17,7 @@ import msgspec
 import polars as pl
 import xxhash
 
-PROTOCOL = 2  # 1: bodies as IPC files
+PROTOCOL = 3  # 1: bodies as IPC files; 2: without canaries, and losses did not say of what
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
 Kind = Literal["rows", "empty", "lost", "state"]  # state: how the producer stands before hi, of which the last counts
@@ -28,6 +28,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="protocol", tag=
     """The key of a message; a body that is too large for one travels as part of parts.
 
     digest: of the whole body where it has parts, since those of two copies that are packed otherwise must not be mixed.
+    of: what was lost, where the producer does not say it: streams, or tables that could not be merged.
     """
 
     producer: str
@@ -37,6 +38,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="protocol", tag=
     part: int = 0
     parts: int = 1
     digest: int = 0
+    of: tuple[str, ...] = ()
 
 
 class OtherProtocol(Exception):
@@ -124,6 +126,10 @@ class Ranges:
     def overlaps(self, lo: int, hi: int) -> bool:
         return any(max(a, lo) < min(b, hi) for a, b in self.ranges)
 
+    def inside(self, lo: int, hi: int) -> list[int]:
+        """The edges of ranges that lie between two numbers."""
+        return [edge for r in self.ranges for edge in r if lo < edge < hi]
+
     def forget(self, below: int) -> None:
         self.ranges = [(max(a, below), b) for a, b in self.ranges if b > below]
 
@@ -149,6 +155,7 @@ class Reader:
     unequal: int = 0
     cover: dict[str, Ranges] = field(init=False)
     lost: dict[str, Ranges] = field(init=False)
+    lost_of: dict[str, Ranges] = field(default_factory=dict)  # by what was lost, of all producers
     state: Taken | None = None  # of a producer that says how it stands, the last: what was open before its number
     _fresh: list[Taken] = field(default_factory=list)
     _prints: dict[str, dict[int, int]] = field(init=False)  # by producer and number
@@ -188,6 +195,8 @@ class Reader:
         if head.kind == "lost":
             for lo, hi in missing:
                 self.lost[head.producer].add(lo, hi)
+                for what in head.of:
+                    self.lost_of.setdefault(what, Ranges()).add(lo, hi)
         self._offsets.append((head.hi, first))
         if frames and missing[-1][1] == head.hi:
             self._fresh.append(Taken(head.producer, head.hi - 1, frames))
@@ -259,7 +268,7 @@ class Reader:
         self._offsets = [(hi, o) for hi, o in self._offsets if hi > self.floor]
         self._forget_prints(dict.fromkeys(self.producers, self.floor))
         self._parts = {h: p for h, p in self._parts.items() if h.hi > self.floor}
-        for ranges in self.lost.values():
+        for ranges in (*self.lost.values(), *self.lost_of.values()):
             ranges.forget(self.floor)
 
     def _forget_prints(self, below: Mapping[str, int]) -> None:

@@ -7,38 +7,62 @@ after a restart, from the offset and the two numbers that `point` gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from detectors.engine import INSTANT, key_hash, reduce
+from detectors.engine import INSTANT, UNEXPECTED, key_hash, reduce
 from detectors.events import LANDED, REJECTS, decode_json
 from detectors.table import Meet, Table
-from detectors.windows import FATES, LATENESS_US, SLICE_US, place
+from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
+from detectors.windows import FATES, LATENESS_US, SLICE_US, coordinate, place
+from streams.landing.lake import EVENT_ID
+from streams.live import canary
+from streams.live.canary import CANARY
 from streams.live.numbered import Frames, Head, Kind, messages, pack
 
 Ints = npt.NDArray[np.int64]
 EVENTS = -1  # the queue of rows, rejects and counts; the others are numbered from 0
-COUNTS = ("messages", "tombstones", "undecodable", "events", "rejected", "stray", *FATES)
+APART = ("stray", "repeated", canary.FATE)  # the fates of rows that no table of a detector reads
+COUNTS = ("messages", "tombstones", "undecodable", "parked", "events", "rejected", *APART, *FATES)
+
+
+class Poisoned(Exception):
+    """The records of one slice can't be measured, however often they are read again."""
+
+    def __init__(self, number: int, first: int, last: int, error: BaseException) -> None:
+        self.number, self.first, self.last = number, first, last
+        self.reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:REASON_KEPT]}"
+        super().__init__(f"offsets {first} to {last}: {self.reason}")
+
+
+REASON_KEPT = 300  # characters
+NOTHING = pl.DataFrame()
 
 
 @dataclass(frozen=True)
 class Point:
     """Where a successor begins: an offset, the next slice to say, the partition's clock before that offset, and the
-    promise that from the offset promised_at on no record lies in a slice before `promised`."""
+    promise that from the offset promised_at on no record lies in a slice before `promised`.
+
+    failed: the slice that could not be measured, and how many times.
+    """
 
     offset: int
     next: int = 0
     clock_us: int = 0
     promised: int = 0
     promised_at: int = 0
+    failed: int = 0
+    times: int = 0
 
     @property
     def metadata(self) -> str:
-        return f"{self.next} {self.clock_us} {self.promised} {self.promised_at}"
+        return f"{self.next} {self.clock_us} {self.promised} {self.promised_at} {self.failed} {self.times}"
 
     @classmethod
     def of(cls, offset: int, metadata: str) -> Point:
@@ -52,6 +76,29 @@ class Out:
     queue: int
     key: bytes
     value: bytes
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Records as they were fetched, with what the log alone says of them."""
+
+    offset: Ints
+    slice: Ints
+    before_us: Ints  # the partition's clock before each record
+    clock_us: Ints  # and after it
+    arrived_us: Ints
+    stamp_us: Ints
+    values: Sequence[bytes | None]
+
+    def cut(self, lo: int, hi: int) -> Timed:
+        some = slice(lo, hi)
+        clocks = (self.before_us[some], self.clock_us[some], self.arrived_us[some], self.stamp_us[some])
+        return Timed(self.offset[some], self.slice[some], *clocks, self.values[some])
+
+    def by_slice(self) -> Iterator[Timed]:
+        """Slices never go back along a log."""
+        edges = [0, *(np.flatnonzero(np.diff(self.slice)) + 1).tolist(), len(self.slice)]
+        yield from (self.cut(lo, hi) for lo, hi in pairwise(edges))
 
 
 @dataclass
@@ -95,51 +142,76 @@ class Reducer:
     promised_at: int = field(init=False)
     pending: list[Pending] = field(default_factory=list)
     lost_until: int | None = None  # slices below it may have lost records
+    failure: tuple[int, int] = field(init=False)  # see Point
+    parked: dict[int, str] = field(default_factory=dict)  # slices that are set aside and not said yet, and why
     counted: dict[str, int] = field(default_factory=dict)  # COUNTS of what was said last
 
     def __post_init__(self) -> None:
         self.position = max(self.point.offset, self.log_start, 0)
         self.next, self.clock_us = self.point.next, self.point.clock_us
         self.promised, self.promised_at = self.point.promised, self.point.promised_at
+        self.failure = self.point.failed, self.point.times
         self._gap = self.log_start > max(self.point.offset, 0)
         self._landed = list(LANDED[self.stream])
+        self._accounts = [t for t in self.tables if t is ACCOUNTS]
 
     @property
     def producer(self) -> str:
         return f"{self.stream}/{self.partition}"
 
     def feed(self, offsets: Sequence[int], stamps_us: Sequence[int], values: Sequence[bytes | None]) -> None:
-        """Records in the order of the log; those below our position were fed before."""
+        """Records in the order of the log; those below our position were fed before.
+
+        Where Poisoned is raised, what lies before that slice was taken.
+        """
         fresh = next((i for i, o in enumerate(offsets) if o >= self.position), len(offsets))
         if fresh == len(offsets):
             return
-        offset, stamp = np.array(offsets[fresh:], np.int64), np.array(stamps_us[fresh:], np.int64)
-        some = values[fresh:]
-        self.position = int(offset[-1]) + 1
+        timed = self._timed(np.array(offsets[fresh:], np.int64), np.array(stamps_us[fresh:], np.int64), values[fresh:])
+        if not (self.parked and self.parked.keys() & set(timed.slice.tolist())):
+            try:
+                self._take(timed)
+                return
+            except UNEXPECTED:  # raised again below, if it is the fault of one slice
+                pass
+        for part in timed.by_slice():
+            number = int(part.slice[0])
+            try:
+                self._take(replace(part, values=[None] * len(part.offset)) if number in self.parked else part)
+            except UNEXPECTED as error:
+                raise self._poisoned(number, part.offset, error) from error
+
+    def _timed(self, offset: Ints, stamp: Ints, values: Sequence[bytes | None]) -> Timed:
         clock = np.maximum(np.maximum.accumulate(stamp), self.clock_us)
         complete = np.maximum(np.where(offset >= self.promised_at, self.promised, 0), self.next)
         arrived = np.maximum(clock, complete * SLICE_US)
         before = np.concatenate([[self.clock_us], clock[:-1]])
-        self.clock_us = int(clock[-1])
+        return Timed(offset, arrived // SLICE_US, before, clock, arrived, stamp, values)
+
+    def _take(self, some: Timed) -> None:
+        pending = self._decoded(some)
+        self.pending.append(pending)
+        self.position, self.clock_us = int(some.offset[-1]) + 1, int(some.clock_us[-1])
         if self._gap and self.lost_until is None:
-            self.lost_until = int(arrived[0]) // SLICE_US + 1
-        decoded = decode_json(self.stream, [b"null" if v is None else v for v in some])
-        number = pl.Series("slice", arrived // SLICE_US)
+            self.lost_until = int(some.slice[0]) + 1
+
+    def _decoded(self, some: Timed) -> Pending:
+        decoded = decode_json(self.stream, [b"null" if v is None else v for v in some.values])
         at = pl.DataFrame(
             {
-                "at": np.arange(len(offset)),
-                "record": offset,
-                "slice": number,
-                "arrival": arrived,
-                "stepped_us": arrived - stamp,
-                "stray": clock < arrived,  # it was promised that none would come
+                "at": np.arange(len(some.offset)),
+                "record": some.offset,
+                "slice": some.slice,
+                "arrival": some.arrived_us,
+                "stepped_us": some.arrived_us - some.stamp_us,
+                "stray": some.clock_us < some.arrived_us,  # it was promised that none would come
             }
         )
         rows = self._placed(decoded.events.rename({"offset": "at"}).drop("arrival").join(at, on="at", how="left"))
         rejects = decoded.rejects.rename({"offset": "at"}).join(at.select("at", "record", "slice"), on="at", how="left")
         rejects = rejects.drop("at").rename({"record": "offset"}).select(*REJECTS, "slice")
-        empty = np.array([v is None or v.strip() == b"null" for v in some])
-        self.pending.append(Pending(offset, number.to_numpy(), before, empty, rows, rejects))
+        empty = np.array([v is None or v.strip() == b"null" for v in some.values])
+        return Pending(some.offset, some.slice, some.before_us, empty, rows, rejects)
 
     def _placed(self, events: pl.DataFrame) -> pl.DataFrame:
         named = events.drop("at").rename({"record": "offset"})
@@ -150,7 +222,8 @@ class Reducer:
             topic=pl.lit(self.stream),
             partition=pl.lit(self.partition, dtype=pl.Int64),
         )
-        fate = pl.when("stray").then(pl.lit("stray")).otherwise("fate").alias("fate")
+        apart = pl.when("stray").then(pl.lit("stray")).when(canary.ours(self.stream)).then(pl.lit(canary.FATE))
+        fate = apart.otherwise("fate").alias("fate")
         return place(rows, self.stream, self.lateness_us).with_columns(fate).drop("stray")
 
     def promise(self, us: int) -> None:
@@ -166,34 +239,53 @@ class Reducer:
         promised = self.promised if self.position >= self.promised_at else 0
         return max(self.next, promised, self.clock_us // SLICE_US)
 
+    # ---- slices that can't be measured ----
+
+    def _poisoned(self, number: int, offsets: Ints, error: BaseException) -> Poisoned:
+        return Poisoned(number, int(offsets.min()), int(offsets.max()), error)
+
+    def failed(self, poison: Poisoned) -> int:
+        """How many times it was raised for this slice, over all who had this partition. Another slice begins anew."""
+        before, times = self.failure
+        self.failure = (poison.number, times + 1 if before == poison.number else 1)
+        return self.failure[1]
+
+    def park(self, poison: Poisoned) -> None:
+        """The slice is said as lost: what it holds stays in the log."""
+        self.parked[poison.number] = poison.reason
+        rest = pl.col("slice") != poison.number
+        self.pending = [replace(p, rows=p.rows.filter(rest), rejects=p.rejects.filter(rest)) for p in self.pending]
+
+    # ---- saying ----
+
     def say(self, to: int) -> list[Out]:
         """The messages for slices next ≤ n < to, for every queue and for EVENTS.
 
         Of slices that may have lost records only EVENTS gets what there is: half a slice would be a wrong table.
         """
         lost = self._lost_below(to)
-        out: list[Out] = []
-        begin = dict.fromkeys([*range(self.queues), EVENTS], self.next)
-
-        def complete(queue: int, upto: int) -> None:
-            for kind, end in (("lost", min(lost, upto)), ("empty", upto)):
-                if begin[queue] < end:
-                    out.extend(self._message(queue, begin[queue], end, kind))  # type: ignore[arg-type]
-                    begin[queue] = end
-
+        said = self._bodies(lost, to)
         self.counted = dict.fromkeys(COUNTS, 0)
-        for number, bodies in self._bodies(lost, to):
-            for name, n in bodies[EVENTS]["accounting"].row(0, named=True).items():
-                self.counted[name] += n
-            for queue, frames in bodies.items():
-                if begin[queue] < lost <= number:
-                    complete(queue, lost)
-                kind: Kind = "lost" if number < lost else "rows"
-                out += self._message(queue, begin[queue], number + 1, kind, pack(frames))
-                begin[queue] = number + 1
-        for queue in begin:
-            complete(queue, to)
-        return out
+        for bodies in said.values():
+            if EVENTS in bodies:
+                for name, n in bodies[EVENTS]["accounting"].row(0, named=True).items():
+                    self.counted[name] += n
+        queues = (*range(self.queues), EVENTS)
+        return [m for q in queues for m in self._of_queue(q, {n: b[q] for n, b in said.items() if q in b}, lost, to)]
+
+    def _of_queue(self, queue: int, bodies: Mapping[int, Frames], lost: int, to: int) -> Iterator[Out]:
+        """Ranges that end with a body, with a loss, or with the last slice."""
+        at = self.next
+        parked = {n for n in self.parked if lost <= n < to}
+        for number in sorted({*bodies, *parked, *({lost - 1} if lost > at else ())}):
+            if number in parked and at < number:  # what lies before it is whole
+                yield from self._message(queue, at, number, "empty")
+                at = number
+            kind: Kind = "lost" if number < lost or number in parked else "rows"
+            yield from self._message(queue, at, number + 1, kind, pack(bodies.get(number, {})))
+            at = number + 1
+        if at < to:
+            yield from self._message(queue, at, to, "empty")
 
     def _lost_below(self, to: int) -> int:
         """Where the log was gone: the slices before this one. Without a record since, all that are promised."""
@@ -207,30 +299,100 @@ class Reducer:
         head = Head(producer=self.producer, lo=lo, hi=hi, kind=kind)
         return [Out(queue, *m) for m in messages(head, body)]
 
-    def _bodies(self, lost: int, to: int) -> Iterator[tuple[int, dict[int, Frames]]]:
-        """Of each slice before `to` that has a record, what every queue gets; before `lost` only EVENTS gets any."""
-        mine = [p for p in self.pending if p.slice.size and p.slice[0] < to]
-        if not mine:
-            return
-        before = pl.col("slice") < to
-        rows, rejects = (pl.concat([getattr(p, n) for p in mine]).filter(before) for n in ("rows", "rejects"))
-        messages = pl.DataFrame(
-            {n: np.concatenate([getattr(p, n) for p in mine]) for n in ("slice", "tombstone")}
-        ).filter(before)
-        told = {n: _by_slice(f) for n, f in (("rows", rows), ("rejects", rejects))}
-        none = {"rows": rows.drop("slice").clear(), "rejects": rejects.drop("slice").clear()}
-        spread = self._spread(rows.filter(pl.col("slice") >= lost))
-        for number, counts in _by_slice(counted(messages, rows, rejects)).items():
-            said = {n: frames.get(number, none[n]) for n, frames in told.items()}
-            events = {"rows": said["rows"].select(self._landed), "rejects": said["rejects"], "accounting": counts}
-            yield number, {**spread.get(number, {}), EVENTS: events}
+    def _bodies(self, lost: int, to: int) -> dict[int, dict[int, Frames]]:
+        """By slice, what every queue gets; of those before `lost` only EVENTS gets rows.
 
-    def _spread(self, rows: pl.DataFrame) -> dict[int, dict[int, Frames]]:
+        All slices at once; where that raises, one by one, so that the one at fault is known.
+        """
+        try:
+            return self._measured(lost, self.next, to)
+        except UNEXPECTED:  # raised again below, if it is the fault of one slice
+            every = {}
+            for number in sorted({n for p in self.pending for n in p.slice.tolist() if n < to}):
+                try:
+                    every.update(self._measured(lost, number, number + 1))
+                except UNEXPECTED as error:
+                    offsets = np.concatenate([p.offset[p.slice == number] for p in self.pending])
+                    raise self._poisoned(number, offsets, error) from error
+            return {**self._spread(self._accounts, self._losses(lost, self.next, to)), **every}
+
+    def _measured(self, lost: int, lo: int, hi: int) -> dict[int, dict[int, Frames]]:
+        every = self._spread(self._accounts, self._losses(lost, lo, hi))
+        mine = [p for p in self.pending if p.slice.size and p.slice[0] < hi and p.slice[-1] >= lo]
+        if not mine:
+            return every
+        among = pl.col("slice").is_between(lo, hi - 1)
+        rows, rejects = (pl.concat([getattr(p, n) for p in mine]).filter(among) for n in ("rows", "rejects"))
+        rows = repeated(rows)
+        messages = pl.DataFrame({n: np.concatenate([getattr(p, n) for p in mine]) for n in ("slice", "tombstone")})
+        messages = messages.filter(among).with_columns(parked=pl.col("slice").is_in(list(self.parked)))
+        whole = rows.filter(pl.col("slice") >= lost)
+        of_detectors = self._spread(self.tables, whole.filter(~pl.col("fate").is_in(APART)))
+        of_canaries = self._spread([CANARY], whole.filter(pl.col("fate") == canary.FATE))
+        for some in (of_detectors, of_canaries):
+            for number, queues in some.items():
+                for queue, frames in queues.items():
+                    every.setdefault(number, {}).setdefault(queue, {}).update(frames)
+        for number, frames in self._of_events(messages, rows, rejects).items():
+            every.setdefault(number, {})[EVENTS] = frames
+        return every
+
+    def _of_events(self, messages: pl.DataFrame, rows: pl.DataFrame, rejects: pl.DataFrame) -> dict[int, Frames]:
+        """Rows, rejects and counts of each slice that has a record."""
+        counts = _by_slice(counted(messages, rows, rejects))
+        told = _by_slice(rows.filter(pl.col("fate") != canary.FATE))
+        bad = _by_slice(pl.concat([rejects, *map(self._set_aside, self.parked.keys() & counts.keys())]))
+        none = rows.drop("slice").clear(), rejects.drop("slice").clear()
+        return {
+            n: {
+                "rows": told.get(n, none[0]).select(self._landed),
+                "rejects": bad.get(n, none[1]),
+                "accounting": counts[n],
+            }
+            for n in counts
+        }
+
+    def _set_aside(self, number: int) -> pl.DataFrame:
+        """What is said of a parked slice among the rejects: from which offset to which, and why."""
+        offsets = np.concatenate([p.offset[p.slice == number] for p in self.pending])
+        reason = f"set aside with all up to offset {offsets.max()}: {self.parked[number]}"
+        said = {"offset": int(offsets.min()), "sub": 0, "reason": reason, "field": "", "raw": "", "slice": number}
+        return pl.DataFrame([said], schema={**REJECTS, "slice": pl.Int64})
+
+    def _losses(self, lost: int, lo: int, hi: int) -> pl.DataFrame:
+        """Rows that stand for what is in no table, for the accounts: each record that was set aside, and the first and
+        the last of those that the log had no more."""
+        found: list[tuple[int, int, str, int]] = []  # slice, offset, fate, how many records it stands for
+        for p in self.pending:
+            at = np.flatnonzero(np.isin(p.slice, list(self.parked)) & (p.slice >= max(lo, lost)) & (p.slice < hi))
+            found += [(int(p.slice[i]), int(p.offset[i]), PARKED, 1) for i in at]
+        if self._gap and lost == self.lost_until and lo < lost <= hi:
+            first, last = max(self.point.offset, 0), self.log_start - 1
+            found.append((lost - 1, last, DELETED, 1))
+            found += [(lost - 1, first, DELETED, last - first)] if first < last else []
+        shape = {"slice": pl.Int64, "offset": pl.Int64, "fate": pl.String, "weight": pl.Int64}
+        if not found:
+            return NOTHING
+        nothing = self._decoded(self._timed(*(np.array([], np.int64),) * 2, [])).rows
+        arrived = pl.col("slice") * SLICE_US
+        return pl.concat([nothing, pl.DataFrame(found, schema=shape, orient="row")], how="diagonal").with_columns(
+            pl.lit("").alias("environment"),
+            pl.lit("").alias("tenant"),
+            pl.lit(self.partition, dtype=pl.Int64).alias("partition"),
+            pl.lit(0, dtype=pl.Int64).alias("sub"),
+            pl.lit(0, dtype=pl.Int64).alias("stepped_us"),
+            arrived=arrived,
+            t=arrived,
+            coord=coordinate(self.stream),
+        )
+
+    def _spread(self, tables: Iterable[Table], rows: pl.DataFrame) -> dict[int, dict[int, Frames]]:
         """Partial tables by slice and by the queue of their key, in an order that depends on nothing but them."""
         spread: dict[int, dict[int, Frames]] = {}
-        partials = reduce(self.tables, self.stream, rows.filter(pl.col("fate") != "stray"), ("slice",))
-        by_name = {t.name: t for t in self.tables}
-        for (name, i), frame in partials.items():
+        if rows.is_empty():
+            return spread
+        by_name = {t.name: t for t in tables}
+        for (name, i), frame in reduce(by_name.values(), self.stream, rows, ("slice",)).items():
             table = by_name[name]
             meets = isinstance(table.sources[i], Meet)
             order = ["coord"] if meets else table.full_key
@@ -244,6 +406,8 @@ class Reducer:
     def done(self, to: int) -> None:
         """All messages of slices before `to` are acknowledged."""
         self.next = to
+        self.parked = {n: reason for n, reason in self.parked.items() if n >= to}
+        self.failure = self.failure if self.failure[0] >= to else (0, 0)
         self.pending = [p for p in (p.since(to) for p in self.pending) if p.slice.size]
         if self.lost_until is not None and to >= self.lost_until:
             self._gap, self.lost_until = False, None
@@ -253,9 +417,9 @@ class Reducer:
         if self._gap:
             return None
         if not self.pending:
-            return Point(self.position, self.next, self.clock_us, self.promised, self.promised_at)
-        first = self.pending[0]
-        return Point(int(first.offset[0]), self.next, int(first.before_us[0]), self.promised, self.promised_at)
+            return Point(self.position, self.next, self.clock_us, self.promised, self.promised_at, *self.failure)
+        first, promise = self.pending[0], (self.promised, self.promised_at)
+        return Point(int(first.offset[0]), self.next, int(first.before_us[0]), *promise, *self.failure)
 
 
 def _by_slice(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
@@ -263,12 +427,22 @@ def _by_slice(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
     return {number: part for (number,), part in parts.items()}
 
 
+def repeated(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of rows with one event_id the first stays, the rest are repeated: as far as one slice of one partition shows."""
+    known = (pl.col("event_id") != "").fill_null(False)
+    if not rows.select(known.any()).item():
+        return rows
+    again = known & ~pl.struct("slice", *EVENT_ID).is_first_distinct() & ~pl.col("fate").is_in(APART)
+    return rows.with_columns(fate=pl.when(again).then(pl.lit("repeated")).otherwise("fate"))
+
+
 def counted(messages: pl.DataFrame, rows: pl.DataFrame, rejects: pl.DataFrame) -> pl.DataFrame:
-    """By slice: messages = with events + tombstones + undecodable; events = those by fate + rejected."""
-    fates = [(pl.col("fate") == fate).sum().alias(fate) for fate in ("stray", *FATES)]
+    """By slice: messages = with events + tombstones + undecodable + parked; events = those by fate + rejected."""
+    fates = [(pl.col("fate") == fate).sum().alias(fate) for fate in (*APART, *FATES)]
     whole = rejects.filter(pl.col("sub") == 0).join(rows, on="offset", how="anti")
+    parked, empty = pl.col("parked").sum(), (pl.col("tombstone") & ~pl.col("parked")).sum()
     found = (
-        messages.group_by("slice").agg(messages=pl.len(), tombstones=pl.col("tombstone").sum()),
+        messages.group_by("slice").agg(messages=pl.len(), tombstones=empty, parked=parked),
         rows.group_by("slice").agg(*fates, good=pl.len()),
         rejects.group_by("slice").agg(rejected=pl.len()),
         whole.group_by("slice").agg(undecodable=pl.col("offset").n_unique()),

@@ -37,6 +37,8 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from detectors.engine import UNEXPECTED
+
 FAILED = 70  # the exit code of a process that an agent's error ended: a supervisor starts it again
 BATCH_BYTES = 512 << 10  # what goes out together; a broker takes 1 MiB
 FETCH_WAIT_MS = 100  # a broker that waits for a quiet partition meanwhile gets no request for a busy one
@@ -282,7 +284,7 @@ def fatal(work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]
     async def guarded(*given: Any) -> None:
         try:
             await work(*given)
-        except Exception:  # noqa: BLE001  (whatever it is, only a new process reads those records again)
+        except UNEXPECTED:  # whatever it is, only a new process reads those records again
             traceback.print_exc(file=sys.__stderr__)  # Faust takes the other one into its log
             os._exit(FAILED)
 

@@ -39,7 +39,7 @@ from streams.live.connect import Connection
 from streams.live.judge import Judge, read_episodes
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Head, head_of
-from streams.live.reduce import EVENTS, Out, Point, Reducer
+from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
 from streams.live.remember import Recall
 from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
@@ -47,6 +47,7 @@ from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
 from streams.watch.metrics import COUNTED, WORKER, Meter
 
+TRIES = 3  # to measure a slice; then it is set aside
 TICK_S, PLAYED_TICK_S = 1.0, 0.25
 SAY_S = 0.5
 RECALL_MS = 1_000
@@ -127,7 +128,8 @@ class Worker:
     async def _begin(self, tp: TP, held: Held) -> Stage:
         committed = max(held.committed, 0)
         if stream := self.streams.get(tp.topic):
-            point = Point.of(committed, held.metadata)
+            fresh = held.committed < 0  # what the log lost before we came is no loss of ours
+            point = Point(held.log_start) if fresh else Point.of(committed, held.metadata)
             return Reducer(stream, tp.partition, self.tables, self.partitions, point, held.log_start)
         if held.log_start > committed and held.committed >= 0:
             raise Truncated(f"{tp.topic}/{tp.partition} begins at {held.log_start}, we had read to {committed}")
@@ -197,10 +199,39 @@ class Worker:
                 case "gap":
                     await self._consumer.seek_all({chunk.tp: stage.position})
                 case "next":
-                    feed(stage, chunk)
+                    if isinstance(stage, Reducer):
+                        await self._feed(chunk, stage)
+                    else:
+                        feed(stage, chunk)
                     stage.position = max(stage.position, chunk.end)
                     if isinstance(stage, Reducer):
-                        await self._say_slices(stage)
+                        await self._say_slices(chunk.tp, stage)
+
+    async def _feed(self, chunk: Chunk, stage: Reducer) -> None:
+        """All of it, or up to a slice that ends this process."""
+        while True:
+            try:
+                feed(stage, chunk)
+                return
+            except Poisoned as poison:
+                await self._poisoned(chunk.tp, stage, poison)
+
+    async def _poisoned(self, tp: TP, stage: Reducer, poison: Poisoned) -> None:
+        """A slice that can't be measured is tried by new processes, which may fare better; then it is set aside.
+
+        What lies before it is said first. How often it raised is committed: a worker that is killed adds nothing.
+        """
+        times = stage.failed(poison)
+        where = f"{tp.topic}/{tp.partition}, offsets {poison.first} to {poison.last}"
+        print(f"{where}: can't be measured, {times} of {TRIES} times: {poison.reason}", file=sys.__stderr__, flush=True)
+        if times >= TRIES:
+            stage.park(poison)
+            return
+        await self._publish_slices(stage, poison.number)
+        point = self._point(stage)
+        if point is not None and not self.app.rebalancing:
+            await self._consumer.thread.commit_points({tp: point})
+        raise poison
 
     async def _say(self) -> None:
         """All that was read meanwhile at once: the further behind, the cheaper each window."""
@@ -222,9 +253,17 @@ class Worker:
         sent = [await self.out[topic].send(key=m.key, value=m.value, partition=p) for p, m in messages]
         return [await s for s in sent]
 
-    async def _say_slices(self, stage: Reducer) -> None:
-        to = stage.closable()
-        if to == stage.next:
+    async def _say_slices(self, tp: TP, stage: Reducer) -> None:
+        """All that are complete."""
+        while True:
+            try:
+                await self._publish_slices(stage, stage.closable())
+                return
+            except Poisoned as poison:
+                await self._poisoned(tp, stage, poison)
+
+    async def _publish_slices(self, stage: Reducer, to: int) -> None:
+        if to <= stage.next:
             return
         said, before = stage.say(to), stage.next
         await asyncio.gather(
@@ -286,7 +325,7 @@ class Worker:
                 if isinstance(stage, Reducer):
                     stage.position = over_holes(tp, stage.position)
                     if stage.position == end and await self._promised(tp, stage, now_us):
-                        await self._say_slices(stage)
+                        await self._say_slices(tp, stage)
         shown = {tp: s for tp, s in self.stages.items() if tp in ends}
         show(self.meter, shown, ends, [d.name for d in self.detectors])
 

@@ -389,7 +389,7 @@ def _line(label: str, words: str) -> str:
 
 def accounting(totals: dict[str, int]) -> str:
     """306,679 read = 306,620 used + 35 late + …: every row is somewhere."""
-    names = ("used", "late", "implausible", "rejected", "repeated")
+    names = ("used", "late", "implausible", "rejected", "repeated", "stray", "parked")
     parts = [f"{totals[n]:,} {n}" for n in names if totals[n] or n == "used"]
     empty = f" + {totals['tombstones']:,} empty" if totals["tombstones"] else ""
     return f"{totals['read']:,} read = {' + '.join(parts)}{empty}"

@@ -135,6 +135,9 @@ def _heartbeat_loss(f: Found) -> str:
 def _pipeline(f: Found) -> str:
     if f.kind == "late_share":
         return f"{count(f.count, 'row')} too late to be judged, {share(f.facts['late_share'])} of ten minutes' rows"
+    if f.kind in ("parked", "deleted"):
+        which = f"{count(f.count, 'record')} (offsets {f.facts['first_offset']} to {f.facts['last_offset']})"
+        return f"{which} {'set aside: measuring raised' if f.kind == 'parked' else 'deleted before they were read'}"
     return f"append time stepped back by {duration(f.facts['step_back_s'])}, {count(f.count, 'row')}"
 
 

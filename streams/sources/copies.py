@@ -12,6 +12,7 @@ import polars as pl
 
 from detectors.events import SCHEMA
 from streams.landing.lake import Writer
+from streams.live.canary import theirs
 from streams.sources.decode import chunks
 from streams.sources.files import File, Known, Recording, head
 
@@ -41,7 +42,7 @@ def longer(file: File, known: Sequence[Known], landed: Writer, rejects: Sequence
 def _said(stream: str, events: pl.DataFrame) -> pl.DataFrame:
     """What an event says, as a hash; its arrival is left out, since it depends on the rows before."""
     says = pl.struct(n for n in SCHEMA[stream] if n != "arrival")
-    return events.select(*PLACE, reason=says.hash().cast(pl.String))
+    return theirs(stream, events).select(*PLACE, reason=says.hash().cast(pl.String))
 
 
 def _same(mine: Iterable[pl.DataFrame], theirs: Iterable[pl.DataFrame], before: int) -> bool:

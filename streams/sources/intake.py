@@ -15,6 +15,7 @@ from detectors.engine import INSTANT
 from detectors.events import SCHEMA, Decoded
 from detectors.windows import PARTITION_BITS, event_time, place, running_arrival, stand_in_arrival
 from streams.landing.lake import Writer
+from streams.live.canary import theirs
 from streams.problems import Exit, Problem
 from streams.progress import Progress
 from streams.sources.files import Known
@@ -95,12 +96,13 @@ class Intake:
         for count, rows, decoded in self._placed(source, start):
             records += count
             tombstones += decoded.tombstones
-            used += len(rows)
             if len(rows) and rows["told"][0]:
                 clock = int(rows["arrival"].cast(pl.Int64).max())  # type: ignore[arg-type]
-            self.ledger.cover(stream, rows)
+            events = theirs(stream, rows)
+            used += len(events)
+            self.ledger.cover(stream, events)
             self.ledger.reject(start, decoded.rejects)
-            self.writer.add(stream, rows)
+            self.writer.add(stream, events)
             self.progress.add(count)
         if before:
             self.known.remove(before)

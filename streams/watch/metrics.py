@@ -21,7 +21,7 @@ from streams.problems import Problem
 
 ALIVE_S = 30.0  # a loop that did not come round for so long is stuck
 READY_S = 30.0  # nor is what has not reached Kafka for so long
-COUNTED = (*FATES, "rejected", "stray")
+COUNTED = (*FATES, "rejected", "stray", "repeated", "parked")
 
 Labels = tuple[str, ...]
 
@@ -75,6 +75,7 @@ LANDER = (
 NOTIFIER = (
     Measure("asynchealth_notifications_total", "counter", ("way", "outcome"), "Requests: taken, refused, or away."),
     Measure("asynchealth_notify_windows_waiting", "gauge", ("way",), "Windows whose findings are still to be told."),
+    Measure("asynchealth_canary_timestamp_seconds", "gauge", (), "When the last canary that came back was sent."),
     FINAL,
     *COPIES,
 )

@@ -19,6 +19,7 @@ import msgspec
 
 from detectors.finding import LEVELS
 from detectors.windows import MINUTE_US, WINDOW_US
+from streams.live.canary import CANARY
 from streams.live.judge import PRODUCER
 from streams.live.numbered import Reader
 from streams.report.found import Found
@@ -107,7 +108,7 @@ class Numbered(NamedTuple):
 
 @dataclass
 class News:
-    """The changes that some receiver has still to be told, and what is open by judge's last state.
+    """The changes that some receiver has still to be told, what is open by judge's last state, and which canaries came.
 
     base: the first window whose changes are kept; None: the first that the log tells of.
     """
@@ -116,6 +117,7 @@ class News:
     base: int | None = None
     reader: Reader = field(default_factory=lambda: Reader([PRODUCER]))
     rows: dict[int, list[Row]] = field(default_factory=dict)
+    canaries: dict[str, int] = field(default_factory=dict)  # of each sender the last that came out
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         if offset < self.position:
@@ -126,8 +128,10 @@ class News:
             self.base = self.reader.first()
         if self.base is not None:
             for taken in self.reader.below(self.reader.upto(self.base)):
-                if taken.number >= self.base:
+                if taken.number >= self.base and "changes" in taken.frames:
                     self.rows[taken.number] = list(taken.frames["changes"].iter_rows(named=True))
+                if CANARY.name in taken.frames:
+                    self.canaries.update(taken.frames[CANARY.name].select("name", "number").iter_rows())
 
     @property
     def judged(self) -> int:

@@ -1,5 +1,9 @@
 """The log of findings enters, notifications leave: the process around news and send.
 
+It also writes: a canary a minute into the topic `signals`, as any service writes its events. The dead man's alert is
+fed by each that comes back in the log of findings, and by nothing else. It is sent from here because only who hears
+what comes out can know what should have, by one clock, and because one that is dead sends and feeds nothing.
+
 Every receiver has a cursor of its own, so that one which is away keeps nobody waiting. All cursors are in the metadata
 of one commit, which is made before a notice is sent (what is to be told) and after it (that it was): a kill repeats the
 one in flight. It assigns itself the topic and joins no group's balance: one notifier runs for each prefix.
@@ -19,9 +23,11 @@ from kafka.errors import KafkaError
 
 from detectors.finding import LEVELS
 from detectors.windows import SECOND_US, WINDOW_US
+from streams.live.canary import STREAM
 from streams.live.connect import Connection
 from streams.live.topics import admin, names, partitions
 from streams.problems import Problem
+from streams.watch.canaries import Canaries
 from streams.watch.metrics import NOTIFIER, Meter
 from streams.watch.news import Cursor, News, Notice, at, instant, notice
 from streams.watch.send import Alertmanager, Answer, Receiver, ask, host_of
@@ -30,6 +36,7 @@ POLL_MS, POLL_MESSAGES = 200, 500
 COMMIT_MS = 5_000
 SAVE_S = 5.0
 HELD_S = 120.0  # nothing was judged for so long: unreachable
+STILL_S = 30.0  # a window is judged every 10 s
 RENEW_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 TRY_S = 5.0
@@ -82,7 +89,7 @@ class Pulse:
         return now - self.moved > HELD_S
 
     def beats(self, now: float) -> bool:
-        """A window that is judged now went through the whole chain."""
+        """Windows are judged now."""
         return self.live and not self.held(now)
 
 
@@ -114,7 +121,8 @@ class Notifier:
         self.pulse = Pulse(self.clocks.monotonic())
         self._end = 0  # of the log, when this process began
         self._committed: tuple[int, str] | None = None
-        self._saved_at = self._beaten = float("-inf")
+        self._saved_at = float("-inf")
+        self.canaries = Canaries(self.connection, self.prefix + STREAM)
         self._renewed = self.pulse.moved
         self._ill: set[str] = set()
 
@@ -133,6 +141,7 @@ class Notifier:
                 self._show()
             self._commit()
         finally:
+            self.canaries.close()
             if self.consumer is not None:
                 self.consumer.close()
 
@@ -167,7 +176,8 @@ class Notifier:
             self._tell("Kafka", str(problem))
             time.sleep(TRY_S)
             return
-        if self.place.topic not in partitions(client):
+        there = partitions(client)
+        if self.place.topic not in there:
             where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
             raise Problem(f"topic {self.place.topic}", "not there", f"asynchealth topics create {where}")
         consumer = KafkaConsumer(
@@ -185,6 +195,7 @@ class Notifier:
             self._tell("Kafka", f"{self.connection.broker}: {error}; asked again")
             return
         self.consumer = consumer
+        self.canaries.partitions = there.get(self.canaries.topic, 0)
         self._tell("Kafka", "")
 
     def _begin(self, consumer: KafkaConsumer) -> None:
@@ -262,9 +273,8 @@ class Notifier:
         for way in self.ways:
             if now >= way.again:
                 self._tell_of_us(way, held, beats)
-        if beats and now > self._beaten + RENEW_S:
-            self._beaten = now
-            self._beat()
+        if self.heartbeat_url or any(isinstance(r, Alertmanager) for r in self.receivers):
+            self._fly(now)
         if (beats or held) and now > self._renewed + RENEW_S:
             self._renewed = now
             self._renew()
@@ -283,7 +293,6 @@ class Notifier:
     def _unreachable(self, number: int, state: str) -> Notice:
         since = f"since {instant(number):%Y-%m-%d %H:%M:%S} UTC" if number else "yet"
         why = "Kafka does not answer" if self.consumer is None else f"nothing is judged {since}"
-        lag = f"asynchealth lag --broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
         firing = state == "firing"
         now = datetime.fromtimestamp(self.clocks.wall(), UTC)
         return Notice(
@@ -298,7 +307,7 @@ class Notifier:
             onset=instant(number) if number else now,
             since=now,
             sentence=f"{why}: findings may go untold" if firing else "windows are judged again",
-            commands=(lag,),
+            commands=(self._lag,),
         )
 
     def _alertmanagers(self) -> Iterator[tuple[Way, Alertmanager]]:
@@ -306,8 +315,39 @@ class Notifier:
             if isinstance(way.receiver, Alertmanager) and self.clocks.monotonic() >= way.again:
                 yield way, way.receiver
 
+    def _fly(self, now: float) -> None:
+        """Sends the canary that is due; feeds the dead man's alerts when one has come back."""
+        if self.consumer is not None:
+            self.canaries.send(now, datetime.fromtimestamp(self.clocks.wall(), UTC))
+        if self.canaries.back(self.news.canaries, now):
+            self._beat()
+            if self.canaries.came_at is not None:
+                self.meter.set("asynchealth_canary_timestamp_seconds", {(): self.canaries.came_at.timestamp()})
+        self._tell("canary", self._silence(now))
+
+    def _silence(self, now: float) -> str:
+        """Why the dead man's alerts are not fed; empty where they are."""
+        if not self.canaries.missing(now):
+            return ""
+        if self.consumer is None:
+            why = "Kafka does not answer"
+        elif self.canaries.refused:
+            why = f"no canary could be written to {self.canaries.topic}: {self.canaries.refused}"
+        elif now > self.pulse.moved + STILL_S:
+            number = self.pulse.number
+            why = f"nothing is judged {f'since {instant(number):%H:%M:%S} UTC' if number else 'yet'}"
+        else:
+            why = f"windows are judged, but what is written to {self.canaries.topic} does not come out"
+        return f"the dead man's alert is not fed: {why}\nNext: {self._lag}"
+
+    @property
+    def _lag(self) -> str:
+        return f"asynchealth lag --broker {self.connection.broker}" + (
+            f" --prefix {self.prefix}" if self.prefix else ""
+        )
+
     def _beat(self) -> None:
-        """The dead man's alerts are fed while windows are judged, and by nothing else."""
+        """A canary came back."""
         now = datetime.fromtimestamp(self.clocks.wall(), UTC)
         for way, receiver in self._alertmanagers():
             answer = receiver.watchdog(now)

@@ -155,7 +155,7 @@ class Alertmanager:
 
     def watchdog(self, now: datetime) -> Answer:
         """The dead man's alert: while it is renewed, all works."""
-        said = "Judging goes on. Where this alert ends, nothing is watched. Next: asynchealth lag"
+        said = "A canary came through the whole chain. Where this alert ends, nothing is watched. Next: asynchealth lag"
         times = {"startsAt": stamp(now), "endsAt": stamp(now + WATCHDOG_FOR)}
         known = {"alertname": WATCHDOG, "level": "none"}
         return self.post([{"labels": known, "annotations": {"summary": said}, **times}])

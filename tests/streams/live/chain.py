@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from detectors.events import encode_json
 from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
+from streams.laws.runs import tables_of
 from streams.live.judge import PRODUCER, Judge, read_episodes
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Reader, Taken, head_of
@@ -37,6 +38,8 @@ class Chain:
     kills: int = 0
     steps: Sequence[int] = (1, 7, 30, 200)  # records that are read at once
     first: int = 1  # the offset of each partition's first record
+    parked: Mapping[tuple[str, int], Collection[int]] = field(default_factory=dict)  # slices that nobody can measure
+    own: Sequence[Detector] = ()  # in place of those of the catalog
     tables: list[Table] = field(init=False)
     detectors: list[Detector] = field(init=False)
     source: dict[tuple[str, int], tuple[list[int], list[int], list[bytes]]] = field(default_factory=dict)
@@ -49,7 +52,8 @@ class Chain:
     committed: dict[object, tuple[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.tables, self.detectors = everything(self.only)
+        self.detectors = list(self.own) or [d for only in self.only.split("+") for d in everything(only)[1]]
+        self.tables = tables_of(self.detectors)
         self.slices = [[] for _ in range(self.queues)]
         self.kept = [[] for _ in range(self.queues)]
         for stream, parts in self.case.streams.items():
@@ -76,7 +80,9 @@ class Chain:
 
     def _reducer(self, key: tuple[str, int]) -> Reducer:
         offset, metadata = self.committed.get(key, (0, ""))
-        return Reducer(*key, self.tables, self.queues, Point.of(offset, metadata))
+        made = Reducer(*key, self.tables, self.queues, Point.of(offset, metadata))
+        made.parked = {n: "said so" for n in self.parked.get(key, ()) if n >= made.next}
+        return made
 
     def _matcher(self, queue: int) -> Matcher:
         offset, metadata = self.committed.get(queue, (0, "0"))
@@ -191,7 +197,8 @@ class Chain:
                 tables.setdefault(name, []).append(rows)
         by_name = {t.name: t for t in self.tables}
         merged = {n: by_name[n].merge(pl.concat(frames)) for n, frames in tables.items()}
-        changes = [t.frames["changes"].drop("final_at") for t in self._read(self.found, [PRODUCER])]
+        said = self._read(self.found, [PRODUCER])
+        changes = [t.frames["changes"].drop("final_at") for t in said if "changes" in t.frames]
         told = [row for f in changes for row in f.with_columns(config=pl.lit("")).to_dicts()]
         last: dict[str, dict[str, Any]] = {row["finding_id"]: row for row in told}
         for d in self.detectors:

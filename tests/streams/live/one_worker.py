@@ -9,12 +9,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectors.detector import Settings, catalog
+from detectors.detector import Settings
+from streams.catalog import all_detectors
 from streams.live.connect import Connection
 from streams.live.reduce import Out
 from streams.live.transport import app
@@ -36,6 +38,8 @@ class Mortal(Worker):
 
 
 if __name__ == "__main__":
+    ahead, now = float(os.environ.get("AHEAD_S", "0")), time.time
+    time.time = lambda: now() + ahead  # the clock of this host is wrong
     bootstrap, prefix, partitions, ends_us, folder = sys.argv[1:6]
     sources = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     mine = Path(folder) / str(os.getpid())
@@ -48,7 +52,7 @@ if __name__ == "__main__":
         broker_heartbeat_interval=0.5,
         broker_rebalance_timeout=8.0,
     )
-    detectors = [e.detector for e in catalog().values()]
+    detectors = all_detectors(Path(os.environ["CONFIG"]))
     after = int(os.environ.get("DIES_AFTER", "0"))
     at = Connection(broker=bootstrap)
     given = (made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), sources)

@@ -1,4 +1,4 @@
-"""The commands worker and land on real Kafka, on topics as they are made for production."""
+"""The commands worker and land on real Kafka, on topics as they are made for production, and what services may send."""
 
 from __future__ import annotations
 
@@ -9,23 +9,35 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
 
 from streams.landing import state
+from streams.live.connect import Connection
+from streams.live.topics import admin
 from streams.sources.files import READABLE
+from tests.streams.live.test_topics import alter
 from tests.streams.tape import COMMAND, ROOT, asynchealth
 
 pytestmark = pytest.mark.xdist_group("kafka")
 PATIENCE_S = 60
 ROWS = 100
+LARGE = 10_000_000  # bytes; a fetch asks for a tenth of it
 
 
 def begun(*arguments: str) -> subprocess.Popen[bytes]:
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     return subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def wait_landed(folder: Path, rows: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while landed(folder) < rows and time.monotonic() < until:
+        time.sleep(0.5)
+    assert landed(folder) == rows
 
 
 def landed(folder: Path) -> int:
@@ -38,22 +50,42 @@ def landed(folder: Path) -> int:
         con.close()
 
 
+def accounted(folder: Path) -> dict[str, int]:
+    """What became of the requests, without what did not happen."""
+    con = state.open_readable(folder)
+    try:
+        numbers = con.sql('SELECT sum(COLUMNS(* EXCLUDE (stream, source, "partition", minute))) FROM accounting').pl()
+        return {n: int(v) for n, v in numbers.row(0, named=True).items() if v}
+    finally:
+        con.close()
+
+
+def event(**more: Any) -> bytes:
+    names = {"service_name": "payment", "node_id": "n1"}
+    return msgspec.json.encode({"timestamp": datetime.now(UTC), **names} | more)
+
+
 def test_what_services_send_is_in_duckdb_while_both_run_and_one_signal_ends_each(kafka: str, tmp_path: Path) -> None:
+    """Also 10 MB at once, garbage, nothing, and what is dated 2099. The second partition goes idle and comes back."""
     prefix = f"c{uuid.uuid4().hex[:8]}."
     where = ["--broker", kafka, "--prefix", prefix]
     assert asynchealth("topics", "create", *where, "--partitions", "2").returncode == 0
+    topic = f"{prefix}requests"
+    alter(admin(Connection(broker=kafka)), topic, "max.message.bytes", str(2 * LARGE))
     running = [begun("worker", *where), begun("land", *where, "--state", str(tmp_path / "state"))]
     try:
-        producer = Producer({"bootstrap.servers": kafka})
+        producer = Producer({"bootstrap.servers": kafka, "message.max.bytes": 2 * LARGE})
         for i in range(ROWS):
-            event = {"timestamp": datetime.now(UTC), "service_name": "payment", "node_id": f"n{i % 3}"}
-            producer.produce(f"{prefix}requests", msgspec.json.encode(event))
-        producer.produce(f"{prefix}requests", b"no JSON")
+            producer.produce(topic, event(node_id=f"n{i % 3}"), partition=i % 2)
+        for bad in (b"no JSON", b"\xff\x00\xfe", None, event(timestamp="2099-01-01T00:00:00Z")):
+            producer.produce(topic, bad, partition=0)
+        producer.produce(topic, event(error="x" * LARGE), partition=0)
+        producer.produce(topic, event(node_id="n2"), partition=0)
         assert producer.flush(PATIENCE_S) == 0
-        until = time.monotonic() + PATIENCE_S
-        while landed(tmp_path / "state") < ROWS and time.monotonic() < until:
-            time.sleep(0.5)
-        assert landed(tmp_path / "state") == ROWS
+        wait_landed(tmp_path / "state", ROWS + 2)
+        producer.produce(topic, event(node_id="n2"), partition=1)
+        assert producer.flush(PATIENCE_S) == 0
+        wait_landed(tmp_path / "state", ROWS + 3)
         for process in running:
             process.send_signal(signal.SIGINT)
         assert [process.wait(PATIENCE_S) for process in running] == [0, 0]
@@ -61,7 +93,15 @@ def test_what_services_send_is_in_duckdb_while_both_run_and_one_signal_ends_each
         for process in running:
             process.kill()
     said = asynchealth("sql", "SELECT reason FROM rejects", "--json", "--state", tmp_path / "state").stdout
-    assert b"JSON" in said
+    assert said.count(b"not JSON") == 2
+    parts = {"used": ROWS + 3, "implausible": 1, "rejected": 2, "tombstones": 1}
+    assert accounted(tmp_path / "state") == {"read": sum(parts.values()), **parts}
+    sizes = asynchealth("sql", "SELECT max(length(error)) AS n FROM requests", "--json", "--state", tmp_path / "state")
+    assert str(LARGE).encode() in sizes.stdout
+    alter(admin(Connection(broker=kafka)), topic, "message.timestamp.type", "CreateTime")
+    refused = asynchealth("worker", *where)
+    assert refused.returncode == 2
+    assert f"topic {topic}: its records carry their producers' clocks".encode() in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["worker", "land"])

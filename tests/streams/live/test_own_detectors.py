@@ -1,12 +1,19 @@
-"""A worker with a user's detector and a lander without it, on real Kafka: what it found lands; the lander says so."""
+"""A worker with a user's detector and a lander without it, on real Kafka: what it found lands; the lander says so.
+
+Meanwhile a notifier's canaries go the same way, in no table that anybody reads, until the worker is killed.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +22,75 @@ import pytest
 from confluent_kafka import Producer
 
 from streams.landing import state
+from streams.live.connect import Connection
 from streams.sources.files import READABLE
+from streams.watch.notify import Clocks, Notifier
+from streams.watch.send import WATCHDOG, Alertmanager
 from tests.streams.tape import COMMAND, ROOT, asynchealth
 from tests.streams.test_catalog import PYTHON, place
+from tests.streams.watch.receivers import Receiver, receiving
 
 pytestmark = pytest.mark.xdist_group("kafka")
 PATIENCE_S = 120  # a window is judged 40 s after it began
 ROWS = 300
+FASTER = 20
+
+
+@dataclass
+class Watch:
+    """A notifier with a dead man's alert, and a clock that can be made to run."""
+
+    notifier: Notifier
+    manager: Receiver
+    lines: list[str]
+    rate: list[int]
+
+    @property
+    def fed(self) -> int:
+        alerts = [a for _, body in list(self.manager.got) for a in body]
+        return sum(a["labels"]["alertname"] == WATCHDOG for a in alerts)
+
+
+@contextmanager
+def watching(kafka: str, prefix: str) -> Iterator[Watch]:
+    rate, at = [1], [time.monotonic(), 0.0]
+
+    def clock() -> float:
+        now = time.monotonic()
+        at[:] = [now, at[1] + rate[0] * (now - at[0])]
+        return at[1]
+
+    lines: list[str] = []
+    with receiving() as manager:
+        ways = [Alertmanager(manager.url)]
+        notifier = Notifier(Connection(broker=kafka), ways, lines.append, prefix, clocks=Clocks(clock, time.time))
+        running = threading.Thread(target=notifier.run)
+        running.start()
+        try:
+            yield Watch(notifier, manager, lines, rate)
+        finally:
+            notifier.stop()
+            running.join(PATIENCE_S)
+
+
+def wait(until: Callable[[], object]) -> None:
+    ends = time.monotonic() + PATIENCE_S
+    while not until() and time.monotonic() < ends:
+        time.sleep(0.5)
+    assert until()
+
+
+def read(folder: Path) -> tuple[dict[str, int], list[str], int]:
+    """What was read by stream, of which streams the accounts tell, and how many signals are shown."""
+    con = state.open_readable(folder)
+    try:
+        streams = con.execute("SELECT stream, sum(read)::BIGINT FROM accounting GROUP BY ALL").fetchall()
+        accounts = con.execute("SELECT DISTINCT stream FROM accounts").fetchall()
+        (tables,) = zip(*con.execute("SELECT table_name FROM duckdb_tables()").fetchall(), strict=True)
+        assert "canary" not in tables
+        return dict(streams), [s for (s,) in accounts], con.execute("SELECT count(*) FROM signals").fetchall()[0][0]
+    finally:
+        con.close()
 
 
 def begun(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -48,6 +117,18 @@ def test_a_lander_without_the_workers_detector_lands_its_findings_and_says_what_
     place(tmp_path / "with", refusals=PYTHON)
     worker = begun(tmp_path / "with", "worker", *where)
     lander = begun(tmp_path, "land", *where, "--state", "state")
+    with watching(kafka, where[-1]) as watch:
+        _landed(kafka, tmp_path, where, worker, lander, watch)
+
+
+def _landed(
+    kafka: str,
+    tmp_path: Path,
+    where: list[str],
+    worker: subprocess.Popen[bytes],
+    lander: subprocess.Popen[bytes],
+    watch: Watch,
+) -> None:
     try:
         producer = Producer({"bootstrap.servers": kafka})
         for i in range(ROWS):
@@ -56,16 +137,25 @@ def test_a_lander_without_the_workers_detector_lands_its_findings_and_says_what_
             event = {**names, "timestamp": datetime.now(UTC), "status": status}
             producer.produce(f"{where[-1]}requests", msgspec.json.encode(event))
         assert producer.flush(PATIENCE_S) == 0
-        until = time.monotonic() + PATIENCE_S
-        while not found(tmp_path / "state") and time.monotonic() < until:
-            time.sleep(0.5)
+        wait(lambda: found(tmp_path / "state"))
         assert found(tmp_path / "state") == [("refusals", "gateway->payment")]
+        wait(lambda: watch.fed)
         lander.send_signal(signal.SIGINT)
         said = lander.communicate(timeout=PATIENCE_S)[1].decode()
-        worker.send_signal(signal.SIGINT)
-        worker.communicate(timeout=PATIENCE_S)
+        assert (watch.fed, watch.lines) == (1, [])
+        worker.kill()
+        watch.rate[0] = FASTER
+        wait(lambda: watch.lines)
+        fed = watch.fed
+        time.sleep(200 / FASTER)
+        assert watch.fed == fed, "nothing that comes out feeds it, since nothing does"
+        assert watch.lines[0].startswith("the dead man's alert is not fed: nothing is judged since ")
     finally:
         for process in (worker, lander):
             process.kill()
     assert said.count("detector refusals: run by the workers, not by this lander\nNext: the same asynchealth.toml") == 1
     assert said.count("table answers: measured by the workers, not landed") == 1
+    topics = [f"kafka://{kafka}/{where[-1]}{stream}" for stream in ("requests", "signals")]
+    replayed = asynchealth("replay", *topics, "--state", str(tmp_path / "replayed"))
+    assert replayed.returncode == 0, replayed.stderr
+    assert read(tmp_path / "state") == read(tmp_path / "replayed") == ({"requests": ROWS}, ["requests"], 0)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors import engine
+from detectors.events import decode_json
+from detectors.table import Rows, Sum, Table
+from detectors.tables.accounts import ACCOUNTS
 from detectors.windows import SECOND_US, SLICE_US
-from streams.live.numbered import Reader, unpack
-from streams.live.reduce import COUNTS, EVENTS, Point, Reducer
+from streams.landing.lander import NUMBERS, counted
+from streams.live import reduce as stage
+from streams.live.canary import CANARY, signal
+from streams.live.numbered import Reader, Taken, head_of, unpack
+from streams.live.reduce import COUNTS, EVENTS, Out, Point, Poisoned, Reducer
 from tests.harness import everything
 
 T0_US = 1_769_414_400 * SECOND_US
@@ -151,3 +161,194 @@ def test_a_log_that_is_empty_behind_us_is_lost_up_to_the_promise() -> None:
     for i, out in enumerate(o for o in r.say(to) if o.queue == 0):
         reader.take(i, out.key, out.value)
     assert reader.is_lost(119, 120) and reader.upto(100) == 120
+
+
+# ---- what can't be measured -----------------------------------------------------------------------------------------
+
+POISON_MS = 666.0
+
+
+def checked(ms: float) -> int:
+    if ms == POISON_MS:
+        raise ZeroDivisionError("a bug in a table of one's own")
+    return 1
+
+
+OWN = Table(
+    name="own",
+    key=("service_name",),
+    sources=(Rows(stream="requests"),),
+    columns={"checked": Sum(pl.col("duration_ms").map_elements(checked, return_dtype=pl.Int64))},
+)
+SLICES = 6
+AT = [T0_US + i * SLICE_US // 3 for i in range(3 * SLICES)]
+BAD = 7  # the record; its slice is the third
+SLICE = AT[BAD] // SLICE_US
+
+
+def fed(values: Sequence[bytes | None], point: Point | None = None, step: int = 5) -> Reducer:
+    r = Reducer("requests", 0, [*TABLES, OWN, ACCOUNTS], 2, point or Point(0))
+    for i in range(0, len(values), step):
+        some = slice(i, i + step)
+        r.feed(range(len(values))[some], AT[some], values[some])
+    return r
+
+
+def by_number(said: Sequence[Out]) -> dict[tuple[int, int], tuple[str, dict[str, list[tuple[Any, ...]]]]]:
+    """By queue and number what is said there."""
+    found: dict[tuple[int, int], tuple[str, dict[str, list[tuple[Any, ...]]]]] = {}
+    for out in said:
+        head = head_of(out.key)
+        frames = {n: f.rows() for n, f in unpack(out.value).items()}
+        if frames or head.kind == "lost":
+            found[out.queue, head.hi - 1] = (head.kind, frames)
+    return found
+
+
+def account(rows: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """The only row of the accounts."""
+    (row,) = rows
+    return dict(zip([*ACCOUNTS.full_key, *(ACCOUNTS.columns or ())], row, strict=True))
+
+
+GOOD = [request(us, duration_ms=5.0) for us in AT]
+POISONED = [request(us, duration_ms=POISON_MS if i == BAD else 5.0) for i, us in enumerate(AT)]
+
+
+def test_a_slice_that_raised_three_times_is_set_aside_and_all_else_is_said_as_without_it() -> None:
+    to, point = AT[-1] // SLICE_US, Point(0)
+    for times in (1, 2, 3):
+        r = fed(POISONED, point)
+        with pytest.raises(Poisoned, match="offsets 6 to 8: ZeroDivisionError: a bug in a table") as raised:
+            r.say(to)
+        assert raised.value.number == SLICE
+        assert r.failed(raised.value) == times
+        r.say(SLICE)  # what lies before it can be said
+        r.done(SLICE)
+        saved = r.saved()
+        assert saved is not None and saved.offset == 6
+        point = Point.of(saved.offset, saved.metadata)
+        assert (point.failed, point.times) == (SLICE, times)
+    r.park(raised.value)
+    said, whole = by_number(r.say(to)), by_number(fed(GOOD, Point(6, SLICE, AT[5])).say(to))
+    assert {k for k, (kind, _) in said.items() if kind == "lost"} == {(q, SLICE) for q in (0, 1, EVENTS)}
+    rest = {k: v for k, v in said.items() if k[1] != SLICE and k[0] != EVENTS}
+    assert len(rest) > SLICES - 3 and rest == {k: v for k, v in whole.items() if k[1] != SLICE and k[0] != EVENTS}
+    (counts,) = [f["accounts/0"] for q in (0, 1) if "accounts/0" in (f := said[q, SLICE][1])]
+    found = account(counts)
+    assert (found["rows"], found["parked"], found["lost_first"], found["lost_last"]) == (0, 3, 6, 8)
+    (reject,) = said[EVENTS, SLICE][1]["rejects"]
+    assert reject[:3] == (6, 0, "set aside with all up to offset 8: ZeroDivisionError: a bug in a table of one's own")
+    assert (r.counted["messages"], r.counted["parked"], r.counted["used"]) == (9, 3, 6)
+    r.done(to)
+    ended = r.saved()
+    assert ended is not None and (ended.failed, ended.times) == (0, 0)
+
+
+@pytest.mark.parametrize("step", [1, 2, 18])
+def test_records_that_can_not_even_be_decoded_are_set_aside_with_their_slice(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(stream: str, records: list[bytes]) -> Any:
+        if b"poison" in records:
+            raise MemoryError("too deep")
+        return decode_json(stream, records)
+
+    monkeypatch.setattr(stage, "decode_json", decode)
+    values = [b"poison" if i == BAD else v for i, v in enumerate(GOOD)]
+    r = fed([])
+    tries = 0
+    while r.position < len(values):
+        try:
+            for i in range(r.position, len(values), step):
+                some = slice(i, i + step)
+                r.feed(range(len(values))[some], AT[some], values[some])
+        except Poisoned as poison:
+            assert poison.number == SLICE
+            tries += 1
+            if r.failed(poison) == 3:
+                r.park(poison)
+    assert tries == 3
+    r.say(AT[-1] // SLICE_US)
+    assert (r.counted["messages"], r.counted["parked"], r.counted["used"]) == (15, 3, 12)
+
+
+def test_a_slice_whose_records_only_fail_together_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory ran out: one by one they can be measured."""
+    r, measure = fed(GOOD), engine.reduce
+
+    def fails_on_many(tables: Any, stream: str, rows: pl.DataFrame, by: Sequence[str]) -> Any:
+        if rows["slice"].n_unique() > 1:
+            raise MemoryError
+        return measure(tables, stream, rows, by)
+
+    expected = by_number(r.say(AT[-1] // SLICE_US))
+    monkeypatch.setattr(stage, "reduce", fails_on_many)
+    assert len(expected) > SLICES and by_number(r.say(AT[-1] // SLICE_US)) == expected
+
+
+def test_what_the_log_had_no_more_is_in_the_accounts_with_its_offsets() -> None:
+    r = Reducer("requests", 0, [ACCOUNTS], 1, Point(5, T0_US // SLICE_US, T0_US), log_start=900)
+    r.feed([900, 901], [T0_US + 9 * SLICE_US, T0_US + 10 * SLICE_US], [request(T0_US)] * 2)
+    (kind, frames) = by_number(r.say(r.closable()))[0, T0_US // SLICE_US + 9]
+    assert kind == "lost"
+    found = account(frames["accounts/0"])
+    assert (found["deleted"], found["lost_first"], found["lost_last"], found["rows"]) == (895, 5, 899, 0)
+
+
+def test_what_is_landed_adds_up_whatever_became_of_it() -> None:
+    values = [*POISONED[:3], None, request(AT[4], event_id="a"), request(AT[5], event_id="a"), *POISONED[6:9], b"{"]
+    r = fed([*values, *GOOD[len(values) :]])
+    to = AT[-1] // SLICE_US
+    with pytest.raises(Poisoned) as raised:
+        r.say(to)
+    r.park(raised.value)
+    said = [(head_of(o.key), unpack(o.value)) for o in r.say(to) if o.queue == EVENTS]
+    landed = pl.concat([c for head, frames in said for c in counted(Taken(head.producer, head.hi - 1, frames))])
+    sums = {n: v for n, v in landed.select(NUMBERS).sum().row(0, named=True).items() if v}
+    parts = {"used": 9, "repeated": 1, "parked": 3, "tombstones": 1, "rejected": 1}
+    assert sums == {"read": sum(parts.values()), **parts}
+
+
+# ---- canaries and repeats -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong_s", [0, -3_600, 3_600])
+def test_a_canary_goes_through_and_is_in_no_row_and_no_table_but_its_own(wrong_s: int) -> None:
+    """Whatever its sender's clock says."""
+    r = Reducer("signals", 0, [ACCOUNTS], 2, Point(0))
+    now = datetime.fromtimestamp(T0_US / SECOND_US, UTC)
+    at = now + timedelta(seconds=wrong_s)
+    change = {"timestamp": now, "subject": "cart", "kind": "change", "name": "deploy"}
+    values = [signal("me", 7, at), msgspec.json.encode(change), signal("me", 8, at)]
+    r.feed(range(3), [T0_US, T0_US, T0_US + SLICE_US], values)
+    said = by_number(r.say(T0_US // SLICE_US + 1))
+    tables = {n: rows for (q, _), (_, frames) in said.items() if q != EVENTS for n, rows in frames.items()}
+    assert tables.keys() == {f"{CANARY.name}/0", "accounts/3"}
+    assert tables[f"{CANARY.name}/0"][0][-1] == 7
+    assert (
+        dict(zip(ACCOUNTS.full_key + list(ACCOUNTS.columns or ()), tables["accounts/3"][0], strict=False))["rows"] == 1
+    )
+    assert len(said[EVENTS, T0_US // SLICE_US][1]["rows"]) == 1
+    said_of = {n: v for n, v in r.counted.items() if v}
+    assert said_of == {"messages": 2, "events": 2, "used": 1, "canary": 1}
+
+
+def test_an_event_id_that_comes_again_in_its_slice_is_repeated_and_in_no_table() -> None:
+    again = [request(T0_US, event_id=i, retry_count=1) for i in ("a", "b", "a", "a")]
+    other = [request(T0_US, event_id="a", tenant="t"), request(T0_US, event_id=""), request(T0_US, event_id="")]
+    values = [*again, *other, request(T0_US + SLICE_US, event_id="a")]
+    r = reducer()
+    for i, value in enumerate(values):
+        r.feed([i], [T0_US if i < 7 else T0_US + SLICE_US], [value])
+    said = by_number(r.say(T0_US // SLICE_US + 1))
+    said_of = {n: v for n, v in r.counted.items() if v}
+    assert said_of == {"messages": 7, "events": 7, "used": 5, "repeated": 2}
+    calls = [row for (q, _), (_, f) in said.items() if q != EVENTS for row in f.get("calls/0", [])]
+    assert calls, "what came first is measured"
+    (rows,) = [f["rows"] for (q, _), (_, f) in said.items() if q == EVENTS]
+    assert [row[-1] for row in rows].count("repeated") == 2
+    r.done(T0_US // SLICE_US + 1)
+    r.feed([8], [T0_US + 2 * SLICE_US], [request(T0_US)])
+    r.say(T0_US // SLICE_US + 2)
+    assert r.counted["repeated"] == 0, "another slice: live does not know it any more"

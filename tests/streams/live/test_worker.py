@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,24 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from detectors.detector import Detector
 from detectors.engine import finding, findings
 from detectors.events import STREAMS, encode_json
+from detectors.windows import SLICE_US
+from streams.catalog import all_detectors
 from streams.landing import state
+from streams.laws.runs import tables_of
 from streams.live.judge import PRODUCER, read_episodes
-from streams.live.numbered import head_of
+from streams.live.numbered import head_of, unpack
 from streams.live.ticks import tick
 from streams.live.topics import create, topics
+from streams.live.transport import FAILED
+from streams.settings import CONFIG
 from streams.sources.files import READABLE
 from tests.cases import Case, cases
+from tests.cases.timeout_ratio import fires_one_in_five
 from tests.harness import Result, everything, one_pass
-from tests.streams.live.chain import last_arrival, until
+from tests.streams.live.chain import Chain, last_arrival, until
 from tests.streams.live.logs import copies, read_log, taken
 from tests.streams.tape import ROOT
 
@@ -65,12 +72,15 @@ class Play:
     case: Case
     prefix: str
     folder: Path
+    detectors: Sequence[Detector] = field(default_factory=lambda: everything()[1])
+    stderr: int | None = None  # of workers; None: where ours goes
 
-    def worker(self, dies_after: int = 0) -> subprocess.Popen[bytes]:
+    def worker(self, dies_after: int = 0, ahead_s: int = 0) -> subprocess.Popen[bytes]:
         end = str(last_arrival(self.case))
         arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
         command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DIES_AFTER": str(dies_after)})
+        more = {"DIES_AFTER": str(dies_after), "AHEAD_S": str(ahead_s), "CONFIG": str(self.folder / CONFIG)}
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **more}, stderr=self.stderr)
 
     def lander(self) -> subprocess.Popen[bytes]:
         arguments = [self.bootstrap, self.prefix, str(PARTITIONS), str(self.folder / "state")]
@@ -138,8 +148,7 @@ class Play:
 
     def result(self) -> tuple[Result, int]:
         """Tables, findings, and how many messages came again, in all topics."""
-        tables, detectors = everything()
-        by_name = {t.name: t for t in tables}
+        by_name = {t.name: t for t in tables_of(self.detectors)}
         said = taken(self.log("tables"), [str(q) for q in range(PARTITIONS)])
         frames: dict[str, list[pl.DataFrame]] = {}
         for one in said:
@@ -151,7 +160,7 @@ class Play:
         last: dict[str, dict[str, Any]] = {r["finding_id"]: r | {"config": ""} for r in told}
         states = {head_of(key).hi: value for key, value in log if head_of(key).kind == "state"}
         open_ = read_episodes(states[max(states)])
-        for d in detectors:
+        for d in self.detectors:
             for key, episode in open_[d.name].open.items():
                 row = finding(d, "", key, episode)
                 last[str(row["finding_id"])] = row
@@ -172,7 +181,8 @@ def play(kafka: str, tmp_path: Path) -> Play:
 
 @contextmanager
 def workers(play: Play, n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    running = [play.worker() for _ in range(n)]
+    """The clock of each is an hour ahead of the one before."""
+    running = [play.worker(ahead_s=3_600 * i) for i in range(n)]
     try:
         yield running
     finally:
@@ -236,3 +246,76 @@ def test_workers_killed_between_published_and_committed_give_it_too(play: Play, 
     result, copies = play.result()
     assert result.differs(expected) == []
     assert copies > 0
+
+
+# ---- a table of one's own that raises on one record for ever ---------------------------------------------------------
+
+POISON_MS = 41.5
+BRITTLE = f'''
+"""Calls that were checked; its check has a bug."""
+
+import polars as pl
+from detectors.detector import ratio
+from detectors.table import Low, Rows, Sum, Table
+from detectors.windows import MINUTE_US
+
+
+def check(ms):
+    if ms == {POISON_MS}:
+        raise ZeroDivisionError("a bug of ours")
+    return int(ms > 1_000)
+
+
+SLOW = pl.col("duration_ms").map_elements(check, return_dtype=pl.Int64)
+COLUMNS = {{"rows": Sum(weighted=False), "calls": Sum(), "slow": Sum(SLOW), "slow_proof": Low(pl.col("coord"))}}
+KEY = ("caller", "service_name")
+CHECKED = Table(name="checked", key=(*KEY, "side"), sources=(Rows(stream="requests"),), columns=COLUMNS)
+LIMITS = {{"over_us": MINUTE_US, "min_volume": 50, "warn": 0.05, "page": 0.9}}
+brittle = ratio("brittle", CHECKED, of="slow", by="calls", subject=KEY, **LIMITS)
+'''
+
+
+def poisoned(case: Case, record: int) -> Case:
+    """Kafka keeps milliseconds. Of the first partition one record is what the check can't bear."""
+    parts = [p.with_columns(arrival=pl.col("arrival").dt.truncate("1ms")) for p in case.streams["requests"]]
+    worse = pl.when(pl.int_range(pl.len()) == record).then(POISON_MS).otherwise("duration_ms").alias("duration_ms")
+    numbered = [p.with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64)) for p in parts]
+    return Case({"requests": [numbered[0].with_columns(worse), numbered[1]]})
+
+
+def rejects(play: Play) -> list[tuple[int, str]]:
+    bodies = [unpack(value) for p in range(PARTITIONS) for _, value in play.log("events", p)]
+    return [row for b in bodies if "rejects" in b for row in b["rejects"].select("offset", "reason").rows()]
+
+
+def test_a_record_that_a_table_of_ones_own_never_takes_is_set_aside_at_the_third_time(
+    kafka: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "brittle.py").write_text(BRITTLE)
+    (tmp_path / "own" / "brittle.md").write_text("# brittle: mend the check\n")
+    (tmp_path / CONFIG).write_text('detectors = ["./own"]\n')
+    detectors = [d for d in all_detectors(tmp_path / CONFIG) if d.name in ("brittle", "timeout_ratio", "pipeline")]
+    assert len(detectors) == 3
+    case = poisoned(fires_one_in_five(), 500)
+    number = int(case.streams["requests"][0]["arrival"].cast(pl.Int64)[500]) // SLICE_US
+    chain = Chain(case, "", random.Random(1), 1, 0, (500,), 0, {("requests", 0): {number}}, detectors)
+    expected = chain.run(0, until(case))
+    assert expected.findings["detector"].unique().sort().to_list() == ["brittle", "pipeline", "timeout_ratio"]
+    every = all_detectors(tmp_path / CONFIG)
+    play = Play(kafka, case, f"w{uuid.uuid4().hex[:8]}.", tmp_path, every, subprocess.PIPE)
+    play.produce()
+    for times in (1, 2):
+        worker = play.worker()
+        said = worker.communicate(timeout=PATIENCE_S)[1].decode()
+        assert worker.returncode == FAILED, said
+        assert f"can't be measured, {times} of 3 times: ZeroDivisionError: a bug of ours" in said
+    with workers(play, 1):
+        play.wait()
+    result, _ = play.result()
+    names = [d.name for d in detectors]
+    assert result.findings.filter(pl.col("detector").is_in(names)).equals(expected.findings)
+    for table in tables_of(detectors):
+        assert result.tables[table.name].equals(expected.tables[table.name]), table.name
+    ((offset, reason),) = rejects(play)
+    assert offset <= 500 and reason.endswith(": ZeroDivisionError: a bug of ours")

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
+from streams.report.morning import accounting
 from tests.cases import T0
 from tests.streams.report.states import of_rows
 
@@ -24,6 +25,15 @@ def screen(state: Path, *args: str) -> str:
     result = CliRunner().invoke(app, [*args, "--state", str(state)])
     assert result.exit_code == 0, result.exception
     return result.output
+
+
+def test_every_row_that_was_read_is_somewhere_in_the_sum() -> None:
+    fates = {"used": 1, "late": 2, "implausible": 3, "rejected": 4, "repeated": 5, "stray": 6, "parked": 7}
+    said = accounting({"read": 36, **fates, "tombstones": 8})
+    assert said == (
+        "36 read = 1 used + 2 late + 3 implausible + 4 rejected + 5 repeated + 6 stray + 7 parked + 8 empty"
+    )
+    assert accounting({"read": 1, **dict.fromkeys(fates, 0), "used": 1, "tombstones": 0}) == "1 read = 1 used"
 
 
 def calls(n: int = 600, **more: Any) -> list[dict[str, Any]]:

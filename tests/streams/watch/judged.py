@@ -65,17 +65,19 @@ def onsets(changes: Iterable[Change]) -> dict[str, int]:
     return first
 
 
-def said(story: Iterable[Change], lo: int, to: int) -> Messages:
-    """What judge says of the windows lo ≤ n < to, its state last."""
-    every = sorted(story)
+def said(story: Iterable[Change], lo: int, to: int, canaries: Mapping[int, tuple[str, int]] | None = None) -> Messages:
+    """What judge says of the windows lo ≤ n < to, its state last. canaries: by window, whose and the how manieth."""
+    every, flown = sorted(story), canaries or {}
     began = onsets(every)
     out: Messages = []
     at = lo
-    for window in sorted({c.window for c in every if lo <= c.window < to}):
+    for window in sorted({w for w in (*(c.window for c in every), *flown) if lo <= w < to}):
         some = [row(c, began[c.finding_id]) for c in every if c.window == window]
         final_at = pl.Series("final_at", [window * WINDOW_US] * len(some), dtype=pl.Int64).cast(INSTANT)
-        frame = findings(some).with_columns(final_at).sort("finding_id", "final_at", "level")
-        out += messages(Head(producer=PRODUCER, lo=at, hi=window + 1, kind="rows"), pack({"changes": frame}))
+        frames = {"changes": findings(some).with_columns(final_at).sort("finding_id", "final_at", "level")}
+        if window in flown:
+            frames["canary"] = pl.DataFrame([flown[window]], schema=["name", "number"], orient="row")
+        out += messages(Head(producer=PRODUCER, lo=at, hi=window + 1, kind="rows"), pack(frames))
         at = window + 1
     if at < to:
         out += messages(Head(producer=PRODUCER, lo=at, hi=to, kind="empty"))

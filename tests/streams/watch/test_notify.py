@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.live.connect import Connection
+from streams.watch.canaries import TOO_LONG_S
 from streams.watch.notify import HELD_S, RENEW_S, Clocks, Notifier
 from streams.watch.send import Alertmanager, Webhook
 from streams.watch.send import Receiver as Sends
@@ -33,6 +36,8 @@ class Night:
     s: float = 0.0
     judged: int = 0
     lines: list[str] = field(default_factory=list)
+    flown: dict[int, tuple[str, int]] = field(default_factory=dict)
+    swallowed: bool = False
 
     def __post_init__(self) -> None:
         self.log = Log(Dice(random.Random(1), 0))
@@ -48,6 +53,16 @@ class Night:
         log: Any = self.log
         self.notifier._begin(log)
         self.notifier.consumer = log
+        self.notifier.canaries.partitions = 1
+        self.notifier.canaries._produce = self.fly  # type: ignore[method-assign]
+
+    def fly(self, value: bytes, partition: int) -> None:
+        """The chain: in the window of its arrival a canary comes out, unless it is swallowed."""
+        assert partition == 0
+        event = msgspec.json.decode(value)
+        assert (event["tenant"], event["kind"]) == ("asynchealth", "gauge")
+        if not self.swallowed:
+            self.flown[BEGIN + int(self.s * SECOND_US // WINDOW_US)] = (event["name"], event["value"])
 
     def go(self, seconds: float, judging: bool = True) -> None:
         """A round a second."""
@@ -56,7 +71,7 @@ class Night:
             self.s += 1
             to = BEGIN + int((self.s - JUDGED_AGO_S) * SECOND_US // WINDOW_US)
             if judging and to > max(self.judged, BEGIN):
-                self.log.messages += said(self.story, self.judged, to)
+                self.log.messages += said(self.story, self.judged, to, self.flown)
                 self.judged = to
             self.notifier._read()
             self.notifier._watch()
@@ -136,7 +151,66 @@ def test_while_nothing_is_judged_one_page_says_so_and_the_dead_mans_alerts_fall_
     assert night.hook.keys == [*KEYS, f"unreachable-{number}/page/firing"], "the next one knows that it was told"
     night.go(100)
     assert night.hook.keys == [*KEYS, *(f"unreachable-{number}/page/{state}" for state in ("firing", "resolved"))]
+    night.go(60)
     assert night.watchdogs() > fed and night.dead_man.asked > asked
+
+
+def unfed(night: Night) -> list[str]:
+    return [line for line in night.lines if line.startswith("the dead man's alert is not fed: ")]
+
+
+def test_a_canary_that_does_not_come_back_feeds_nothing_and_it_is_said_why(night: Night) -> None:
+    night.go(300)
+    fed = night.watchdogs()
+    assert fed >= 3 and unfed(night) == []
+    night.swallowed = True
+    night.go(TOO_LONG_S + 60)
+    assert night.watchdogs() <= fed + 1, "the one that was under way"
+    fed = night.watchdogs()
+    night.go(300)
+    assert night.watchdogs() == fed, "windows go on being judged, and that alone feeds nothing"
+    why = "windows are judged, but what is written to signals does not come out"
+    assert unfed(night) == [f"the dead man's alert is not fed: {why}\nNext: asynchealth lag --broker kafka:9092"]
+    assert not [k for k in night.hook.keys if k.startswith("unreachable")]
+    night.swallowed = False
+    night.go(180)
+    assert night.watchdogs() > fed
+    assert len(unfed(night)) == 1
+
+
+def test_where_nothing_is_judged_the_silence_of_the_dead_mans_alert_is_said_too(night: Night) -> None:
+    night.go(200)
+    night.go(200, judging=False)
+    (line,) = unfed(night)
+    assert re.match(r"the dead man's alert is not fed: nothing is judged since \d\d:\d\d:\d\d UTC", line)
+
+
+def test_a_canary_that_comes_back_after_minutes_feeds_nothing(night: Night) -> None:
+    """What a standstill held back comes out at once when it ends, and proves nothing of now."""
+    night.go(100)
+    night.go(10 * 60, judging=False)
+    fed = night.watchdogs()
+    night.go(12)
+    assert night.watchdogs() <= fed + 1
+    assert [n for n, (_, last) in night.flown.items() if last >= 10], "they had been sent all the while"
+
+
+def test_another_notifiers_canaries_are_none_of_ours(night: Night) -> None:
+    night.go(100)
+    before = night.watchdogs()
+    night.flown = dict.fromkeys(night.flown, ("somebody", 10**6))
+    night.fly = lambda value, partition: None  # type: ignore[method-assign]
+    night.begin()
+    night.go(200)
+    assert night.watchdogs() == before
+
+
+def test_one_who_feeds_no_dead_mans_alert_writes_no_canary() -> None:
+    with receiving() as hook:
+        clocks = Clocks(lambda: 0.0, lambda: 0.0)
+        notifier = Notifier(Connection(broker="kafka:9092"), [Webhook(hook.url)], print, clocks=clocks)
+        notifier._watch()
+        assert notifier.canaries._sent is None
 
 
 def test_a_log_whose_begin_was_deleted_is_told_from_where_it_begins(night: Night) -> None:
