@@ -217,7 +217,7 @@ def test_a_part_that_was_replaced_lives_for_ten_minutes_from_then_on(
 
 def test_hours_beyond_keep_days_leave_and_the_state_says_so(tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
     mine = begun(tmp_path, con, closed=HOUR + 72)
-    minute = "INSERT INTO accounting VALUES ('signals', 'signals', 0, make_timestamptz(?), 10, 10, 0, 0, 0, 0, 0, 0)"
+    minute = "INSERT INTO accounting VALUES ('signals', 'signals', 0, make_timestamptz(?), 10, 10, 0, 0, 0, 0, 0, 0, 0)"
     made = [lake.write_part(tmp_path, "signals", hour, rows(hour, 0, 10)) for hour in range(HOUR, HOUR + 72)]
     with mine._listing([], made):
         con.executemany(minute, [[hour * HOUR_US] for hour in range(HOUR, HOUR + 72)])
