@@ -87,7 +87,7 @@ def match(
     for partials in news:
         for place, frame in partials.items():
             heap.setdefault(place, []).append(frame)
-    pending = {p: pl.concat(fs) if len(fs) > 1 else fs[0] for p, fs in heap.items()}
+    pending = {p: pl.concat(fs, rechunk=True) if len(fs) > 1 else fs[0] for p, fs in heap.items()}
     lo = state.next if state.next is not None else _earliest(pending, to)
     if to <= lo:
         return {}, MatchState(state.next, pending)
@@ -123,7 +123,7 @@ def _close(
         fresh = now
         earlier = horizon.seen(place, now["hash"], lo - source.back_us)
         horizon.keep(place, fresh, to - source.back_us)
-        met = _meet(table, source, now if earlier is None else pl.concat([earlier, now]), lo)
+        met = _meet(table, source, now if earlier is None else pl.concat([earlier, now], rechunk=True), lo)
         return met, pending.filter(~ready)
     return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)
 

@@ -175,15 +175,12 @@ def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int) -> pl.DataFrame:
     `group` numbers the keys, `now` marks the windows from lo on. The hash of the key brings equals together, because
     integers are quick to sort; where keys share one, `on` decides.
     """
-    at, group = _together(rows["hash"].to_numpy())
+    at, group = together(rows["hash"].to_numpy())
     now = rows["window"].to_numpy() >= lo
     wanted = ((np.bincount(group) > 1) & (np.bincount(group, now[at]) > 0))[group]
     at, group, key = at[wanted], group[wanted], [*SPACE, *on]
     at = at[_in_order(group, *(rows[n].to_numpy()[at] for n in ("window", "t", "coord")))]
-    chosen = np.zeros(len(rows), bool)
-    chosen[at] = True
-    place = np.cumsum(chosen) - 1
-    some = rows.filter(chosen).rechunk()[place[at]].with_columns(group=pl.Series(group), now=pl.Series(now[at]))
+    some = rows[at].with_columns(group=pl.Series(group), now=pl.Series(now[at]))
     same = pl.col("group") == pl.col("group").shift()
     if some.select((same & pl.any_horizontal(pl.col(n).ne_missing(pl.col(n).shift()) for n in key)).any()).item():
         some = some.filter(pl.len().over(key) > 1).sort("hash", *key, "window", "t", "coord")
@@ -191,7 +188,7 @@ def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int) -> pl.DataFrame:
     return some.drop("hash")
 
 
-def _together(hashes: npt.NDArray[np.uint64]) -> tuple[Ints, Ints]:
+def together(hashes: npt.NDArray[np.uint64]) -> tuple[Ints, Ints]:
     """Positions that bring equal hashes together, and the number of each one's group.
 
     A position takes the place of a hash's last bits: so one sort of integers orders both.
@@ -210,15 +207,18 @@ def _changes(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def _in_order(group: Ints, *by: Ints) -> Ints:
-    """Positions that sort by (group, *by). Most groups are of two, and two are quick to exchange."""
-    at, size = np.arange(len(group)), np.bincount(group)[group]
-    first = np.flatnonzero(size == 2)[::2]
-    later = np.zeros(len(first), bool)
+    """Positions that sort by (group, *by). Few groups are out of order, and most of those are of two."""
+    later = np.zeros(max(len(group) - 1, 0), bool)
     for values in reversed(by):
-        later = (values[first] > values[first + 1]) | ((values[first] == values[first + 1]) & later)
-    at[first[later]] += 1
-    at[first[later] + 1] -= 1
-    more = np.flatnonzero(size > 2)
+        later = (values[:-1] > values[1:]) | ((values[:-1] == values[1:]) & later)
+    wrong = np.flatnonzero(later & (group[:-1] == group[1:]))
+    at, size = np.arange(len(group)), np.bincount(group)
+    two = wrong[size[group[wrong]] == 2]
+    at[two] += 1
+    at[two + 1] -= 1
+    mixed = np.zeros(len(size), bool)
+    mixed[group[wrong]] = True
+    more = np.flatnonzero((mixed & (size > 2))[group])
     at[more] = more[np.lexsort([values[more] for values in (*reversed(by), group)])]
     return at
 

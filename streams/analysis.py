@@ -36,7 +36,7 @@ from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_ROWS = 500_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
+BATCH_ROWS = 300_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
 BATCH_US = 10 * MINUTE_US
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
@@ -120,12 +120,10 @@ class Analysis:
         raw = lake.read(self.folder, part, columns)
         again = raw["fate"] == "repeated"
         rows = place(raw, part.stream, self.lateness_us)
-        fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate").alias("fate")
-        counts = [(pl.col("fate") == f).sum().cast(pl.Int64).alias(f) for f in COUNTED]
+        fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate")
         minute = pl.col("arrival").dt.truncate("1m").alias("minute")
-        counted = (
-            rows.with_columns(fate).group_by("partition", minute).agg(pl.len().cast(pl.Int64).alias("read"), *counts)
-        )
+        counts = rows.select("partition", minute, pl.lit(1).alias("read"), *((fate == f).alias(f) for f in COUNTED))
+        counted = counts.group_by("partition", "minute").agg(pl.col("read", *COUNTED).sum().cast(pl.Int64))
         self.accounting.append(counted.with_columns(stream=pl.lit(part.stream)))
         return rows.filter(~again) if again.any() else rows
 
