@@ -87,7 +87,7 @@ def match(
     for partials in news:
         for place, frame in partials.items():
             heap.setdefault(place, []).append(frame)
-    pending = {p: pl.concat(fs, rechunk=True) if len(fs) > 1 else fs[0] for p, fs in heap.items()}
+    pending = {p: _whole(heap.pop(p)) for p in [*heap]}
     lo = state.next if state.next is not None else _earliest(pending, to)
     if to <= lo:
         return {}, MatchState(state.next, pending)
@@ -107,6 +107,10 @@ def match(
     return final, MatchState(to, {p: f for p, f in kept.items() if len(f)})
 
 
+def _whole(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
+
+
 def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
     return min((int(f["window"].min()) for f in pending.values() if len(f)), default=to)  # type: ignore[arg-type]
 
@@ -120,9 +124,8 @@ def _close(
         return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
     now = pending.filter(ready)
     if source.back_us > IN_STATE_US:
-        fresh = now
         earlier = horizon.seen(place, now["hash"], lo - source.back_us)
-        horizon.keep(place, fresh, to - source.back_us)
+        horizon.keep(place, now, to - source.back_us)
         met = _meet(table, source, now if earlier is None else pl.concat([earlier, now], rechunk=True), lo)
         return met, pending.filter(~ready)
     return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)

@@ -161,12 +161,14 @@ class Table:
     def merge(self, partials: pl.DataFrame) -> pl.DataFrame:
         """Partial tables of any batches, slices and producers to the table: sorted by its full key."""
         names = [n for n in self.full_key if partials.schema[n] == pl.String]
-        partials = coded(partials, names)
+        whole = coded(partials, names)
         if self.columns is None:
-            return partials.sort([*self.full_key, "coord"]).with_columns(pl.col(names).cast(pl.String))
-        grouped = partials.group_by(self.full_key).agg(**{n: c.again(n) for n, c in self.columns.items()})
-        whole = grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()})
-        return whole.sort(self.full_key).with_columns(pl.col(names).cast(pl.String))
+            return whole.sort([*self.full_key, "coord"]).with_columns(pl.col(names).cast(pl.String))
+        several = whole.select(pl.struct(self.full_key).is_duplicated()).to_series()
+        grouped = whole.filter(several).group_by(self.full_key).agg(**{n: c.again(n) for n, c in self.columns.items()})
+        added = grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()}).select(whole.columns)
+        whole = pl.concat([whole.filter(~several), added]).sort(self.full_key)
+        return whole.with_columns(pl.col(names).cast(pl.String))
 
 
 def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int) -> pl.DataFrame:

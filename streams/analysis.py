@@ -104,8 +104,8 @@ class Analysis:
             if later and matched.next is not None and rows < BATCH_ROWS and to - matched.next < BATCH_US:
                 continue
             before = matched.next
-            final, matched = match(tables, matched, waiting, to, horizon)
-            waiting, rows = [], 0
+            final, matched = match(tables, matched, _let_go(waiting), to, horizon)
+            rows = 0
             if matched.next is not None and matched.next != before:
                 starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
                 lo = before if before is not None else min(starts, default=to)
@@ -142,6 +142,12 @@ class Analysis:
         rows = dict(self.closed)
         rows |= {r["finding_id"]: r for r in open_findings(self.detectors, config, self.judged.episodes)}
         state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
+
+
+def _let_go(waiting: list[Partials]) -> Iterator[Partials]:
+    """Each once, and no longer held here: a batch is most of what is in memory."""
+    while waiting:
+        yield waiting.pop(0)
 
 
 def together(final: Iterable[Final]) -> Iterator[Final]:

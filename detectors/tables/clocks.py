@@ -48,7 +48,7 @@ def _message(received: str, sent: str, src: str, dst: str) -> Rows:
 CLIENT = col("side") == "client"
 SPAN = pl.when(CLIENT).then("span_id").otherwise("parent_span_id")
 TRY = pl.when(SPAN.is_null()).then(col("retry_count").fill_null(0)).cast(pl.String)  # spelt only where it is needed
-ATTEMPT = pl.concat_str(pl.when(SPAN.is_null()).then("request_id"), pl.lit("#"), TRY)
+ATTEMPT = pl.concat_str("request_id", pl.lit("#"), TRY)
 IN_TRACE = pl.concat_str(col("trace_id").fill_null(""), pl.lit(":"), SPAN)
 START = _us("timestamp")
 TOOK = (col("duration_ms") * MS_US).round().cast(pl.Int64)

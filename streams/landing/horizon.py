@@ -147,9 +147,5 @@ def _write(home: Path, rows: pl.DataFrame) -> None:
 
 
 def _merge(a: Index, b: Index) -> Index:
-    at = np.searchsorted(a[0], b[0], side="right") + np.arange(b.shape[1])
-    rest = np.ones(a.shape[1] + b.shape[1], bool)
-    rest[at] = False
-    both = np.empty((2, len(rest)), np.uint64)
-    both[:, at], both[:, rest] = b, a
-    return both
+    both: Index = np.concatenate([a, b], axis=1)
+    return both[:, both[0].argsort(kind="stable")]  # of two runs in order it is a merge
