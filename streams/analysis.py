@@ -112,7 +112,7 @@ class Analysis:
                 yield Final(final, lo, to, min(heard, to + self.lateness_us))
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[dict[str, pl.DataFrame], Judged]]:
-        for f in together(final):
+        for f in joined(final):
             judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
             yield f.tables, judged
 
@@ -150,19 +150,19 @@ def _let_go(waiting: list[Partials]) -> Iterator[Partials]:
         yield waiting.pop(0)
 
 
-def together(final: Iterable[Final]) -> Iterator[Final]:
+def joined(final: Iterable[Final]) -> Iterator[Final]:
     """Neighbours as one, until they are BATCH_US long: whoever judges looks back on an hour each time."""
     waiting: list[Final] = []
     for f in final:
         waiting.append(f)
         if f.to - waiting[0].lo >= BATCH_US:
-            yield _joined(waiting)
+            yield _one(waiting)
             waiting = []
     if waiting:
-        yield _joined(waiting)
+        yield _one(waiting)
 
 
-def _joined(some: Sequence[Final]) -> Final:
+def _one(some: Sequence[Final]) -> Final:
     names = dict.fromkeys(n for f in some for n in f.tables)
     tables = {n: pl.concat([f.tables[n] for f in some if n in f.tables]) for n in names}
     return Final(tables, some[0].lo, some[-1].to, some[-1].heard_us)

@@ -44,6 +44,21 @@ SHAPE: dict[str, Any] = {
 }
 
 
+class Said(NamedTuple):
+    """One assessment; the fields are the columns of SHAPE."""
+
+    window: int
+    subject: str
+    value: float
+    unknown: bool
+    certain: bool
+    proof: int | None = None
+    lower_ms: float | None = None
+    upper_ms: float | None = None
+    reference: str | None = None
+    assumes_delay: bool | None = None
+
+
 class Facts(NamedTuple):
     """Rows of one fleet in the order of their windows; src and dst are positions among the fleet's sorted names."""
 
@@ -88,8 +103,7 @@ def recent(facts: Facts, size: int, first: int, to: int) -> Iterator[tuple[int, 
 def assess(view: View) -> pl.DataFrame:
     fleets = []
     for space, rows in view.rows.partition_by(SPACE, as_dict=True).items():
-        found = list(_fleet(rows, view))
-        columns = {n: [row.get(n) for row in found] for n in SHAPE}
+        columns = dict(zip(SHAPE, zip(*_fleet(rows, view), strict=True), strict=False))  # none where nothing is said
         space_columns = {n: pl.lit(name) for n, name in zip(SPACE, space, strict=True)}
         fleets.append(pl.DataFrame(columns, schema=SHAPE).with_columns(**space_columns))
     if not fleets:
@@ -97,7 +111,7 @@ def assess(view: View) -> pl.DataFrame:
     return pl.concat(fleets).with_columns(pl.concat_list("proof").list.drop_nulls())
 
 
-def _fleet(rows: pl.DataFrame, view: View) -> Iterator[dict[str, Any]]:
+def _fleet(rows: pl.DataFrame, view: View) -> Iterator[Said]:
     """Assessments of one fleet, window by window; a node of whom nothing was heard for a minute becomes unknown."""
     names = pl.concat([rows["src"], rows["dst"]]).unique().sort()
     number = col("src", "dst").cast(pl.Enum(names)).to_physical().cast(pl.Int64)
@@ -118,13 +132,13 @@ def _fleet(rows: pl.DataFrame, view: View) -> Iterator[dict[str, Any]]:
         nodes = some.nodes(len(names))
         if w >= first:
             for node in np.setdiff1d(known, nodes):
-                yield {"window": w, "subject": names[int(node)], "value": 0.0, "unknown": True, "certain": False}
+                yield Said(w, names[int(node)], value=0.0, unknown=True, certain=False)
             if len(nodes):
                 yield from _window(some, nodes, names, w, view.settings)
         known = nodes
 
 
-def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> Iterator[dict[str, Any]]:
+def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> Iterator[Said]:
     number = np.zeros(len(names), np.int64)
     number[nodes] = np.arange(len(nodes))
     known = bounds(
@@ -139,18 +153,18 @@ def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settin
     of_node = intervals(known, max_one_way_delay_us=int(delay_ms * MS_US))
     for interval, proof in zip(of_node, some.evidence(len(names))[nodes].tolist(), strict=True):
         rests_on_delay = interval.assumes_delay and not interval.ahead
-        yield {
-            "window": w,
-            "subject": interval.node,
-            "value": interval.least_us / MS_US,
-            "unknown": interval.moved or (interval.lower_us is None and interval.upper_us is None),
-            "certain": not rests_on_delay,
-            "proof": proof,
-            "lower_ms": _ms(interval.lower_us),
-            "upper_ms": _ms(interval.upper_us),
-            "reference": interval.reference,
-            "assumes_delay": rests_on_delay,
-        }
+        yield Said(
+            w,
+            interval.node,
+            value=interval.least_us / MS_US,
+            unknown=interval.moved or (interval.lower_us is None and interval.upper_us is None),
+            certain=not rests_on_delay,
+            proof=proof,
+            lower_ms=_ms(interval.lower_us),
+            upper_ms=_ms(interval.upper_us),
+            reference=interval.reference,
+            assumes_delay=rests_on_delay,
+        )
 
 
 def _ms(us: int | None) -> float | None:
