@@ -194,7 +194,7 @@ def trailing(
     key = [*SPACE, "subject"]
     proof = [pl.col("proof").min()] if "proof" in rows.columns else []
     per_window = (
-        coded(rows.with_columns(subject=subject), key)
+        coded(rows.with_columns(subject=subject.cast(pl.String)), key)
         .group_by([*key, "window"])
         .agg(*[pl.col(n).sum() for n in sums], *proof)
         .sort([*key, "window"])

@@ -83,11 +83,7 @@ def match(
     tables: Sequence[Table], state: MatchState, news: Iterable[Partials], to: int, horizon: Horizon
 ) -> tuple[dict[str, pl.DataFrame], MatchState]:
     """Adds partials and closes the windows before `to`: (tables of the windows next ≤ w < to, state)."""
-    heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
-    for partials in news:
-        for place, frame in partials.items():
-            heap.setdefault(place, []).append(frame)
-    pending = {p: _whole(heap.pop(p)) for p in [*heap]}
+    pending = _pending(state, news)
     lo = state.next if state.next is not None else _earliest(pending, to)
     if to <= lo:
         return {}, MatchState(state.next, pending)
@@ -99,7 +95,7 @@ def match(
             place = (table.name, i)
             if place not in pending:
                 continue
-            found, kept[place] = _close(table, source, place, pending[place], lo, to, horizon)
+            found, kept[place] = _close(table, source, place, pending.pop(place), lo, to, horizon)
             if found is not None and len(found):
                 parts.append(found)
         if parts:
@@ -107,8 +103,13 @@ def match(
     return final, MatchState(to, {p: f for p, f in kept.items() if len(f)})
 
 
-def _whole(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
+def _pending(state: MatchState, news: Iterable[Partials]) -> Partials:
+    """All that is not final, each place in one piece; what it is made of is let go of, as it is most of the memory."""
+    heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
+    for partials in news:
+        for place, frame in partials.items():
+            heap.setdefault(place, []).append(frame)
+    return {p: pl.concat(heap.pop(p), rechunk=True) for p in [*heap]}
 
 
 def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
@@ -122,13 +123,13 @@ def _close(
     if not isinstance(source, Meet):
         # after a restart partials of windows that were said before come again
         return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
-    now = pending.filter(ready)
-    if source.back_us > IN_STATE_US:
+    on_disk = source.back_us > IN_STATE_US
+    now, pending = pending.filter(ready), pending.filter(pl.col("window") >= to - (0 if on_disk else source.back_us))
+    if on_disk:
         earlier = horizon.seen(place, now["hash"], lo - source.back_us)
         horizon.keep(place, now, to - source.back_us)
-        met = _meet(table, source, now if earlier is None else pl.concat([earlier, now], rechunk=True), lo)
-        return met, pending.filter(~ready)
-    return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)
+        now = now if earlier is None else pl.concat([earlier, now], rechunk=True)
+    return _meet(table, source, now, lo), pending
 
 
 def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:

@@ -148,4 +148,7 @@ def _write(home: Path, rows: pl.DataFrame) -> None:
 
 def _merge(a: Index, b: Index) -> Index:
     both: Index = np.concatenate([a, b], axis=1)
-    return both[:, both[0].argsort(kind="stable")]  # of two runs in order it is a merge
+    order = both[0].argsort(kind="stable")  # of two runs in order it is a merge
+    for column in both:
+        column[:] = column[order]
+    return both
