@@ -36,7 +36,7 @@ from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_ROWS = 200_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
+BATCH_ROWS = 300_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
 BATCH_US = 5 * MINUTE_US
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
