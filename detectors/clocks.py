@@ -78,13 +78,16 @@ class Messages(NamedTuple):
     weight_us: Ints  # the fact, widened by drift and resolution
     fact_us: Ints
 
-    def only(self, keep: Bools) -> Messages:
+    def only(self, keep: Bools | Ints) -> Messages:
         return Messages(*(column[keep] for column in self))
 
+    def lowest_at(self) -> Ints:
+        """Where the tightest message of each ordered pair is."""
+        other = (self.dst[1:] != self.dst[:-1]) | (self.src[1:] != self.src[:-1])
+        return np.concatenate([np.arange(len(self.src[:1])), 1 + np.flatnonzero(other)])
+
     def lowest(self) -> Messages:
-        """The tightest message of each ordered pair."""
-        new_pair = (np.diff(self.dst, prepend=-1) != 0) | (np.diff(self.src, prepend=-1) != 0)
-        return self.only(new_pair)
+        return self.only(self.lowest_at())
 
 
 class Bounds(NamedTuple):
@@ -178,10 +181,18 @@ def intervals(of: Bounds, *, max_one_way_delay_us: int = MAX_ONE_WAY_DELAY_US) -
 def _messages(src: Ints, dst: Ints, facts_us: Ints, age_us: Ints, max_drift_ppm: int, resolution_us: int) -> Messages:
     width = facts_us.shape[1]
     src, dst, fact = np.repeat(src, width), np.repeat(dst, width), facts_us.ravel()
-    drift = -(np.repeat(age_us, width) * -max_drift_ppm // 1_000_000)  # rounded up
-    weight = fact + drift + resolution_us
-    order = np.lexsort((fact, weight, src, dst))
-    return Messages(src, dst, weight, fact).only(order[((fact < OPEN) & (src != dst))[order]])
+    drift = np.repeat(-(age_us * -max_drift_ppm // 1_000_000), width)  # rounded up
+    messages = Messages(src, dst, fact + drift + resolution_us, fact).only((fact < OPEN) & (src != dst))
+    keys = (messages.fact_us, messages.weight_us, messages.src, messages.dst)
+    return messages if _sorted(keys) else messages.only(np.lexsort(keys))
+
+
+def _sorted(keys: Sequence[Ints]) -> bool:
+    """Whether they are in the order that np.lexsort would give."""
+    after = np.ones(max(len(keys[0]) - 1, 0), bool)
+    for key in keys:
+        after = (key[1:] > key[:-1]) | ((key[1:] == key[:-1]) & after)
+    return bool(after.all())
 
 
 def _whole(far: Floats) -> Ints:
@@ -288,16 +299,25 @@ def _most_contradicted(messages: Messages, cycle: list[int], size: int) -> tuple
 
 def _sole(messages: Messages, cycle: list[int], scope: Bools) -> int | None:
     """The one message of the cycle without which the nodes in scope are consistent; None if it is none or several."""
-    inside = scope[messages.src] & scope[messages.dst]
+    lowest = messages.lowest_at()
+    lowest = lowest[scope[messages.src[lowest]] & scope[messages.dst[lowest]]]
     follower = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
     found: list[int] = []
     for src, dst in follower.items():
-        lowest = int(np.flatnonzero((messages.src == src) & (messages.dst == dst))[0])
-        rest = inside.copy()
-        rest[lowest] = False
-        if not _cycle(messages.only(rest).lowest(), len(scope)):
-            found.append(lowest)
+        at = int(np.flatnonzero((messages.src[lowest] == src) & (messages.dst[lowest] == dst))[0])
+        if not _cycle(messages.only(_without(messages, lowest, at)), len(scope)):
+            found.append(int(lowest[at]))
     return found[0] if len(found) == 1 else None
+
+
+def _without(messages: Messages, lowest: Ints, at: int) -> Ints:
+    """Where the tightest messages are if one of them is not: its pair's next one takes its place, if there is any."""
+    this, rest = int(lowest[at]), lowest.copy()
+    pairs = list(zip(messages.src[this : this + 2].tolist(), messages.dst[this : this + 2].tolist(), strict=True))
+    if pairs != pairs[:1] * 2:
+        return np.delete(rest, at)
+    rest[at] = this + 1
+    return rest
 
 
 # ---- distances ---------------------------------------------------------------------------------------------------

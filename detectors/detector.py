@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from detectors.table import SPACE, Ints, Table
+from detectors.table import SPACE, Ints, Table, coded
 from detectors.windows import MINUTE_US, WINDOW_US, windows
 
 Level = Literal["warn", "page", "both"]
@@ -207,10 +207,11 @@ def trailing(
     key = [*SPACE, "subject"]
     proof = [pl.col("proof").min()] if "proof" in rows.columns else []
     per_window = (
-        rows.with_columns(subject=subject)
+        coded(rows.with_columns(subject=subject.cast(pl.String)), key)
         .group_by([*key, "window"])
         .agg(*[pl.col(n).sum() for n in sums], *proof)
         .sort([*key, "window"])
+        .with_columns(pl.col(key).cast(pl.String))
     )
     if per_window.is_empty():
         return _empty(key, sums, rows)

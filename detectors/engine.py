@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import polars as pl
+import polars.selectors as cs
 import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
 
 from detectors.detector import ASSESSMENT, Detector, Settings, View
@@ -92,18 +93,14 @@ def match(
 
     failed: told of a table that raises, which then has no rows in these windows; else it ends the whole.
     """
-    heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
-    for partials in news:
-        for place, frame in partials.items():
-            heap.setdefault(place, []).append(frame)
-    pending = {p: pl.concat(fs) if len(fs) > 1 else fs[0] for p, fs in heap.items()}
+    pending = _pending(state, news)
     lo = state.next if state.next is not None else _earliest(pending, to)
     if to <= lo:
         return {}, MatchState(state.next, pending)
     final: dict[str, pl.DataFrame] = {}
     kept: dict[Place, pl.DataFrame] = {}
     for table in tables:
-        mine = {p: f for p, f in pending.items() if p[0] == table.name}
+        mine = {p: pending.pop(p) for p in [*pending] if p[0] == table.name}
         try:
             rows, rest = _closed(table, mine, lo, to, horizon)
         except UNEXPECTED as error:
@@ -132,6 +129,15 @@ def _closed(
     return (table.merge(pl.concat(parts)) if parts else None), kept
 
 
+def _pending(state: MatchState, news: Iterable[Partials]) -> dict[Place, pl.DataFrame]:
+    """All that is not final, each place in one piece; what it is made of is let go of, as it is most of the memory."""
+    heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
+    for partials in news:
+        for place, frame in partials.items():
+            heap.setdefault(place, []).append(frame)
+    return {p: pl.concat(heap.pop(p), rechunk=True) for p in [*heap]}
+
+
 def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
     return min((int(f["window"].min()) for f in pending.values() if len(f)), default=to)  # type: ignore[arg-type]
 
@@ -143,24 +149,24 @@ def _close(
     if not isinstance(source, Meet):
         # after a restart partials of windows that were said before come again
         return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
-    if source.back_us > IN_STATE_US:
-        fresh = pending.filter(ready, pl.col("window") >= lo)  # the horizon has what was said before
-        earlier = horizon.seen(place, fresh["hash"], lo - source.back_us)
-        horizon.keep(place, fresh, to - source.back_us)
-        met = _meet(table, source, fresh if earlier is None else pl.concat([earlier, fresh]), lo)
-        return met, pending.filter(~ready)
-    now = pending.filter(ready)
-    return _meet(table, source, now, lo), pending.filter(pl.col("window") >= to - source.back_us)
+    if source.back_us <= IN_STATE_US:
+        later = pending.filter(pl.col("window") >= to - source.back_us)
+        return _meet(table, source, pending.filter(ready), lo), later
+    now = pending.filter(ready, pl.col("window") >= lo)  # the horizon has what was said before
+    earlier = horizon.seen(place, now["hash"], lo - source.back_us)
+    horizon.keep(place, now, to - source.back_us)
+    now = now if earlier is None else pl.concat([earlier, now], rechunk=True)
+    return _meet(table, source, now, lo), pending.filter(~ready)
 
 
 def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
-    some = company(rows, source.on).with_columns(now=pl.col("window") >= lo)
-    if not some["now"].any():
+    some = company(rows, source.on, lo)
+    if not len(some):
         return None
     met = source.match(some)
     if table.columns is None:
-        return met
-    return table.first(met.lazy()).collect()
+        return met.drop("group", strict=False)
+    return table.first(met.lazy()).collect().with_columns(cs.enum().cast(pl.String))
 
 
 # ---- judge ----------------------------------------------------------------------------------------------------------

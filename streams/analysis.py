@@ -29,14 +29,15 @@ from detectors.engine import (
 )
 from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
 from detectors.table import Meet, Table
-from detectors.windows import NEVER, WINDOW_US, event_time, final_before, place
+from detectors.windows import MINUTE_US, NEVER, WINDOW_US, event_time, final_before, place
 from streams.landing import lake, state
 from streams.landing.horizon import Segments
 from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_US = 12 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
+BATCH_ROWS = 300_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
+BATCH_US = 5 * MINUTE_US
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
 
@@ -105,17 +106,18 @@ class Analysis:
         """The tables of windows that became final, many windows at once."""
         last = max((p.last_arrival for p in ordered), default=0)
         heard = last if self.heard_us is None else self.heard_us
-        matched, waiting, last_row = MatchState(), list[Partials](), 0
-        for later, (latest, partials) in zip([*ordered, None][1:], reduced, strict=True):
+        matched, waiting, rows, last_row = MatchState(), list[Partials](), 0, 0
+        for part, later, (latest, partials) in zip(ordered, [*ordered, None][1:], reduced, strict=True):
             last_row = max(last_row, latest)
             waiting.append(partials)
+            rows += part.rows
             end = (max(last, last_row) // WINDOW_US + 1) * WINDOW_US if self.until == NEVER else self.until
             to = min(final_before(later.first_arrival, self.lateness_us), self.until) if later else end
-            if later and matched.next is not None and to - matched.next < BATCH_US:
+            if later and matched.next is not None and rows < BATCH_ROWS and to - matched.next < BATCH_US:
                 continue
             before = matched.next
-            final, matched = match(tables, matched, waiting, to, horizon)
-            waiting = []
+            final, matched = match(tables, matched, _let_go(waiting), to, horizon)
+            rows = 0
             if matched.next is not None and matched.next != before:
                 if self.since:
                     final = {n: f.filter(pl.col("window") >= self.since) for n, f in final.items()}
@@ -124,7 +126,7 @@ class Analysis:
                 yield Final(final, min(lo, to), to, min(heard, to + self.lateness_us))
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[Final, Judged]]:
-        for f in final:
+        for f in joined(final):
             judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
             yield f, judged
 
@@ -132,12 +134,10 @@ class Analysis:
         raw = lake.read(self.folder, part, columns)
         again = raw["fate"] == "repeated"
         rows = place(raw, part.stream, self.lateness_us)
-        fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate").alias("fate")
-        counts = [(pl.col("fate") == f).sum().cast(pl.Int64).alias(f) for f in COUNTED]
+        fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate")
         minute = pl.col("arrival").dt.truncate("1m").alias("minute")
-        counted = (
-            rows.with_columns(fate).group_by("partition", minute).agg(pl.len().cast(pl.Int64).alias("read"), *counts)
-        )
+        counts = rows.select("partition", minute, pl.lit(1).alias("read"), *((fate == f).alias(f) for f in COUNTED))
+        counted = counts.group_by("partition", "minute").agg(pl.col("read", *COUNTED).sum().cast(pl.Int64))
         self.accounting.append(counted.with_columns(stream=pl.lit(part.stream)))
         return rows.filter(~again) if again.any() else rows
 
@@ -156,6 +156,30 @@ class Analysis:
         rows = dict(self.closed)
         rows |= {r["finding_id"]: r for r in open_findings(self.detectors, config, self.judged.episodes)}
         state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
+
+
+def _let_go(waiting: list[Partials]) -> Iterator[Partials]:
+    """Each once, and no longer held here: a batch is most of what is in memory."""
+    while waiting:
+        yield waiting.pop(0)
+
+
+def joined(final: Iterable[Final]) -> Iterator[Final]:
+    """Neighbours as one, until they are BATCH_US long: whoever judges looks back on an hour each time."""
+    waiting: list[Final] = []
+    for f in final:
+        waiting.append(f)
+        if f.to - waiting[0].lo >= BATCH_US:
+            yield _one(waiting)
+            waiting = []
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(some: Sequence[Final]) -> Final:
+    names = dict.fromkeys(n for f in some for n in f.tables)
+    tables = {n: pl.concat([f.tables[n] for f in some if n in f.tables]) for n in names}
+    return Final(tables, some[0].lo, some[-1].to, some[-1].heard_us)
 
 
 def ahead(steps: Iterator[R]) -> Iterator[R]:

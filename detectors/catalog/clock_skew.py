@@ -27,7 +27,7 @@ from detectors.clocks import MAX_DRIFT_PPM, MAX_ONE_WAY_DELAY_US, OPEN, bounds, 
 from detectors.detector import Detector, Settings, Threshold, View
 from detectors.table import SPACE, Ints
 from detectors.tables.clocks import CLOCKS, KEPT
-from detectors.windows import MINUTE_US, WINDOW_US
+from detectors.windows import MINUTE_US, NEVER, WINDOW_US
 
 MS_US = 1_000
 SHAPE: dict[str, Any] = {
@@ -44,8 +44,23 @@ SHAPE: dict[str, Any] = {
 }
 
 
+class Said(NamedTuple):
+    """One assessment; the fields are the columns of SHAPE."""
+
+    window: int
+    subject: str
+    value: float
+    unknown: bool
+    certain: bool
+    proof: int | None = None
+    lower_ms: float | None = None
+    upper_ms: float | None = None
+    reference: str | None = None
+    assumes_delay: bool | None = None
+
+
 class Facts(NamedTuple):
-    """Rows of one fleet, sorted by (window, src, dst); src and dst are positions among the fleet's sorted names."""
+    """Rows of one fleet in the order of their windows; src and dst are positions among the fleet's sorted names."""
 
     window: Ints
     src: Ints
@@ -56,28 +71,39 @@ class Facts(NamedTuple):
     def at(self, rows: Any) -> Facts:
         return Facts(*(column[rows] for column in self))
 
-    def until(self, w: int) -> Facts:
-        """The latest row of each ordered pair in the minute that ends with window w."""
-        a, b = np.searchsorted(self.window, [w - MINUTE_US + WINDOW_US, w + WINDOW_US])
-        pair = (self.src[a:b] * (1 << 32) + self.dst[a:b])[::-1]
-        return self.at(b - 1 - np.unique(pair, return_index=True)[1])
+    def nodes(self, size: int) -> Ints:
+        heard = np.zeros(size, bool)
+        heard[self.src] = heard[self.dst] = True
+        return np.flatnonzero(heard)
 
-    def nodes(self) -> Ints:
-        return np.unique(np.concatenate([self.src, self.dst]))
-
-    def evidence(self, nodes: Ints) -> Ints:
+    def evidence(self, size: int) -> Ints:
         """For each node a row of the pair with its smallest fact: who is wrong is most so there, ahead or behind."""
         node = np.concatenate([self.src, self.dst])
         fact, proof = np.tile(self.facts_us[:, 0], 2), np.tile(self.proof, 2)
-        order = np.lexsort((proof, fact, node))
-        return proof[order][np.searchsorted(node[order], nodes)]
+        smallest, found = np.full(size, OPEN), np.full(size, NEVER)
+        np.minimum.at(smallest, node, fact)
+        at = np.flatnonzero(fact == smallest[node])
+        np.minimum.at(found, node[at], proof[at])
+        return found
+
+
+def recent(facts: Facts, size: int, first: int, to: int) -> Iterator[tuple[int, Facts]]:
+    """Of each window the latest row of each ordered pair in the minute that ends with it, sorted by (dst, src)."""
+    pair = np.unique(facts.dst * size + facts.src, return_inverse=True)[1]
+    latest = np.full(pair.max() + 1, -1)
+    begin = int(np.searchsorted(facts.window, first - MINUTE_US + WINDOW_US))
+    for w in range(first, to, WINDOW_US):
+        end = int(np.searchsorted(facts.window, w + WINDOW_US))
+        latest[pair[begin:end]] = np.arange(begin, end)  # the last one stays
+        begin = end
+        rows = latest[latest >= 0]
+        yield w, facts.at(rows[facts.window[rows] > w - MINUTE_US])
 
 
 def assess(view: View) -> pl.DataFrame:
     fleets = []
     for space, rows in view.rows.partition_by(SPACE, as_dict=True).items():
-        found = list(_fleet(rows, view))
-        columns = {n: [row.get(n) for row in found] for n in SHAPE}
+        columns = dict(zip(SHAPE, zip(*_fleet(rows, view), strict=True), strict=False))  # none where nothing is said
         space_columns = {n: pl.lit(name) for n, name in zip(SPACE, space, strict=True)}
         fleets.append(pl.DataFrame(columns, schema=SHAPE).with_columns(**space_columns))
     if not fleets:
@@ -85,56 +111,60 @@ def assess(view: View) -> pl.DataFrame:
     return pl.concat(fleets).with_columns(pl.concat_list("proof").list.drop_nulls())
 
 
-def _fleet(rows: pl.DataFrame, view: View) -> Iterator[dict[str, Any]]:
+def _fleet(rows: pl.DataFrame, view: View) -> Iterator[Said]:
     """Assessments of one fleet, window by window; a node of whom nothing was heard for a minute becomes unknown."""
     names = pl.concat([rows["src"], rows["dst"]]).unique().sort()
-    rows = rows.sort("window", "src", "dst")
+    number = col("src", "dst").cast(pl.Enum(names)).to_physical().cast(pl.Int64)
+    rows = rows.with_columns(number).sort("window", "src", "dst")
     facts = Facts(
         rows["window"].to_numpy(),
-        names.search_sorted(rows["src"]).cast(pl.Int64).to_numpy(),
-        names.search_sorted(rows["dst"]).cast(pl.Int64).to_numpy(),
+        rows["src"].to_numpy(),
+        rows["dst"].to_numpy(),
         rows.select(
             col("facts").list.get(i, null_on_oob=True).fill_null(OPEN).alias(str(i)) for i in range(KEPT)
         ).to_numpy(),
         rows["proof"].to_numpy(),
     )
     first = max(view.lo, int(facts.window[0]))
-    known = facts.until(first - WINDOW_US).nodes()
-    for w in range(first, min(view.to, int(facts.window[-1]) + MINUTE_US + WINDOW_US), WINDOW_US):
-        recent = facts.until(w)
-        nodes = recent.nodes()
-        for node in np.setdiff1d(known, nodes):
-            yield {"window": w, "subject": names[int(node)], "value": 0.0, "unknown": True, "certain": False}
-        if len(nodes):
-            yield from _window(recent, nodes, names, w, view.settings)
+    to = min(view.to, int(facts.window[-1]) + MINUTE_US + WINDOW_US)
+    known = np.zeros(0, np.int64)
+    for w, some in recent(facts, len(names), first - WINDOW_US, to):
+        nodes = some.nodes(len(names))
+        if w >= first:
+            for node in np.setdiff1d(known, nodes):
+                yield Said(w, names[int(node)], value=0.0, unknown=True, certain=False)
+            if len(nodes):
+                yield from _window(some, nodes, names, w, view.settings)
         known = nodes
 
 
-def _window(recent: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> Iterator[dict[str, Any]]:
+def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> Iterator[Said]:
+    number = np.zeros(len(names), np.int64)
+    number[nodes] = np.arange(len(nodes))
     known = bounds(
         names[nodes].to_list(),
-        np.searchsorted(nodes, recent.src),
-        np.searchsorted(nodes, recent.dst),
-        recent.facts_us,
-        w - recent.window,
+        number[some.src],
+        number[some.dst],
+        some.facts_us,
+        w - some.window,
         max_drift_ppm=int(settings.get("clock_skew", "max_drift_ppm", MAX_DRIFT_PPM)),
     )
     delay_ms = settings.get("clock_skew", "max_one_way_delay_ms", MAX_ONE_WAY_DELAY_US / MS_US)
     of_node = intervals(known, max_one_way_delay_us=int(delay_ms * MS_US))
-    for interval, proof in zip(of_node, recent.evidence(nodes).tolist(), strict=True):
+    for interval, proof in zip(of_node, some.evidence(len(names))[nodes].tolist(), strict=True):
         rests_on_delay = interval.assumes_delay and not interval.ahead
-        yield {
-            "window": w,
-            "subject": interval.node,
-            "value": interval.least_us / MS_US,
-            "unknown": interval.moved or (interval.lower_us is None and interval.upper_us is None),
-            "certain": not rests_on_delay,
-            "proof": proof,
-            "lower_ms": _ms(interval.lower_us),
-            "upper_ms": _ms(interval.upper_us),
-            "reference": interval.reference,
-            "assumes_delay": rests_on_delay,
-        }
+        yield Said(
+            w,
+            interval.node,
+            value=interval.least_us / MS_US,
+            unknown=interval.moved or (interval.lower_us is None and interval.upper_us is None),
+            certain=not rests_on_delay,
+            proof=proof,
+            lower_ms=_ms(interval.lower_us),
+            upper_ms=_ms(interval.upper_us),
+            reference=interval.reference,
+            assumes_delay=rests_on_delay,
+        )
 
 
 def _ms(us: int | None) -> float | None:

@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from detectors.engine import Place
+from detectors.table import together
 from detectors.windows import NEVER
 
 Index = npt.NDArray[np.uint64]  # hashes in ascending order, and below each its batch and its row
@@ -127,8 +128,9 @@ def _write(home: Path, rows: pl.DataFrame) -> None:
     # one record batch, and strings in the layout that Arrow can take single rows of
     rows.write_ipc(aside, record_batch_size=len(rows), compat_level=pl.CompatLevel.oldest())
     os.replace(aside, path)
-    order = rows["hash"].arg_sort().to_numpy().astype(np.uint64)
-    index = np.stack([rows["hash"].to_numpy()[order], np.uint64(number << ROW_BITS) + order])
+    hashes = rows["hash"].to_numpy()
+    order = together(hashes)[0].astype(np.uint64)
+    index = np.stack([hashes[order], np.uint64(number << ROW_BITS) + order])
     first, merged = number, []
     for older in reversed(_indexes(home)):
         theirs = _load(older)
@@ -145,9 +147,8 @@ def _write(home: Path, rows: pl.DataFrame) -> None:
 
 
 def _merge(a: Index, b: Index) -> Index:
-    at = np.searchsorted(a[0], b[0], side="right") + np.arange(b.shape[1])
-    rest = np.ones(a.shape[1] + b.shape[1], bool)
-    rest[at] = False
-    both = np.empty((2, len(rest)), np.uint64)
-    both[:, at], both[:, rest] = b, a
+    both: Index = np.concatenate([a, b], axis=1)
+    order = both[0].argsort(kind="stable")  # of two runs in order it is a merge
+    for column in both:
+        column[:] = column[order]
     return both

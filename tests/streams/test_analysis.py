@@ -1,0 +1,37 @@
+"""What becomes final is judged in pieces: none too short, nothing left out, whatever comes first."""
+
+from __future__ import annotations
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.windows import WINDOW_US
+from streams.analysis import BATCH_US, Final, joined
+
+finals = st.lists(st.tuples(st.integers(1, 90), st.sets(st.sampled_from("abc"))), max_size=12)
+
+
+def _finals(some: list[tuple[int, set[str]]]) -> list[Final]:
+    """Neighbours of so many windows, with a row in each table named."""
+    found, lo = list[Final](), 0
+    for i, (windows, names) in enumerate(some):
+        to = lo + windows * WINDOW_US
+        found.append(Final({n: pl.DataFrame({"window": [lo], "of": [i]}) for n in sorted(names)}, lo, to, to + i))
+        lo = to
+    return found
+
+
+@given(finals)
+def test_pieces_hold_all_that_is_final_in_its_order_and_none_but_the_last_is_short(
+    some: list[tuple[int, set[str]]],
+) -> None:
+    given_, pieces = _finals(some), list(joined(_finals(some)))
+    assert [p.lo for p in pieces[1:]] == [p.to for p in pieces[:-1]]
+    assert [(p.lo, p.to, p.heard_us) for p in pieces[:1]] == [(0, p.to, p.heard_us) for p in pieces[:1]]
+    assert [p.to for p in pieces[-1:]] == [f.to for f in given_[-1:]]
+    assert all(p.to - p.lo >= BATCH_US for p in pieces[:-1])
+    assert all(p.heard_us in {f.heard_us for f in given_ if f.to == p.to} for p in pieces)
+    for name in "abc":
+        told = [row for p in pieces if name in p.tables for row in p.tables[name].rows()]
+        assert told == [row for f in given_ if name in f.tables for row in f.tables[name].rows()]
