@@ -42,8 +42,8 @@ equality: setup  ## an hour of the fleet through a real Kafka, with 32 faults of
 equality-short: setup  ## the same in a few minutes, each kind of fault once; CI does this
 	$(BIN)/python -m tests.equality --minutes 40 --pace 20 --faults 8 --only-faults
 
-soak: setup  ## the same with 100 faults, in 40 minutes
-	$(BIN)/python -m tests.equality --pace 1.5 --faults 100 --only-faults
+soak: setup  ## the same under 100 faults, in half an hour
+	$(BIN)/python -m tests.equality --minutes 40 --pace 1.5 --faults 100 --seed 2 --only-faults
 
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
