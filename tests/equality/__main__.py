@@ -30,8 +30,8 @@ AS_FILES = ["source"]  # a column that names files there and topics here
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=int, default=60, help="of the fleet's hour")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many events")
+    parser.add_argument("--minutes", type=int, default=40, help="of the fleet's hour")
+    parser.add_argument("--scale", type=float, default=1.6, help="times as many events")
     parser.add_argument("--pace", type=float, default=3.0, help="of the run with faults, times as fast as recorded")
     parser.add_argument("--faults", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1, help="of the faults")

@@ -25,6 +25,10 @@ from tests.streams.tape import ROOT
 
 QUEUES = 2
 PATIENCE_S = 60
+ENDS = {  # of a worker: any other is a bug
+    **{-signal.SIGKILL: "killed", -signal.SIGTERM: "left before it had joined"},
+    **{FAILED: "ended by an error, to be begun again", 0: "left"},
+}
 Process = subprocess.Popen[bytes]
 
 
@@ -83,8 +87,10 @@ class Crew:
     def _how(self, worker: Process) -> str:
         if worker in self.doomed and worker.returncode == -signal.SIGKILL:
             return "between published and committed"
-        names = {-signal.SIGKILL: "killed", FAILED: "ended by an error", 0: "left"}
-        return names.get(worker.returncode, f"ended with {worker.returncode}")
+        if worker.returncode not in ENDS:
+            log = (self.place.folder / "one_worker.log").read_text()
+            raise SystemExit(f"a worker ended with {worker.returncode}:\n{log[-2_000:]}")
+        return ENDS[worker.returncode]
 
     def begin(self, module: str, folder: str, dies_after: int = 0) -> Process:
         place = self.place

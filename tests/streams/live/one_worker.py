@@ -21,6 +21,7 @@ from streams.live.connect import Connection
 from streams.live.reduce import Out
 from streams.live.transport import app
 from streams.live.worker import Worker
+from streams.settings import CONFIG
 
 
 @dataclass
@@ -52,7 +53,7 @@ if __name__ == "__main__":
         broker_heartbeat_interval=0.5,
         broker_rebalance_timeout=8.0,
     )
-    detectors = all_detectors(Path(os.environ["CONFIG"]))
+    detectors = all_detectors(Path(os.environ.get("CONFIG", CONFIG)))
     after = int(os.environ.get("DIES_AFTER", "0"))
     at = Connection(broker=bootstrap)
     given = (made, at, int(partitions), detectors, Settings(), mine, prefix, True, int(ends_us), sources)
