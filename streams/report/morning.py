@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from detectors.catalog.timeout_budget import MIN_VOLUME
+from detectors.clocks import MAJORITY
 from streams.replay import TOTALS
 from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
@@ -21,6 +22,7 @@ from streams.report.found import Filter, Found, Invoke, Sight, Span
 from streams.report.sentences import ahead, count, impossible, sentence, share
 
 RULE = "━" * 43
+COLLECTOR = "collector"  # whom heartbeats name as their observer where they name nobody
 MUCH_LATE = 0.10
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
 
@@ -169,9 +171,8 @@ def _clocks(s: Source) -> Section:
         who = f"none {s.wanted.subject}" if s.wanted.subject else f"none of {of} nodes"
         return Section(*head, "ok", f"{who} off by more than 100ms (OK)", lines, stamps, numbers)
     worst = max(found, key=lambda f: f.peak)
-    against = ", ".join(sorted({str(f.facts["reference"]) for f in found}))
     who = f"{numbers['affected']} of {of}"
-    clock = "the majority" if against == "majority" else f"the {against}'s clock"
+    clock = against(sorted({str(f.facts["reference"]) for f in found}))
     lines = [
         ("Affected nodes:", f"{who}   (against {clock})"),
         *((f"- {f.name}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
@@ -180,6 +181,12 @@ def _clocks(s: Source) -> Section:
     ]
     numbers |= {"max_skew_ms": worst.peak}
     return Section(*head, _level(found), off_by(worst), lines, [*found, *stamps], numbers)
+
+
+def against(references: Sequence[str]) -> str:
+    """Whom clocks were compared with: the majority, the collector's clock, mail-1's clock."""
+    named = {MAJORITY: "the majority", COLLECTOR: f"the {COLLECTOR}'s clock"}
+    return " and ".join(named.get(r, f"{r}'s clock") for r in references)
 
 
 def off_by(f: Found) -> str:
@@ -207,14 +214,19 @@ def _storms(s: Source) -> Section:
     for f in found:
         totals = _totals(s, f)
         storms.append({"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals})
-        load = f"load x{f.facts['load']:.2f}"
-        peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts, {load}"
-        lines.append((f"- {f.name}:", peak))
+        peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts"
+        lines.append((f"- {f.name}:", f"{peak}, {_load(f)}"))
         late = f"{totals['timeouts']:,} of {totals['attempts']:,} attempts timed out"
         percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
         lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
     lines.append(("Action:", "Backoff multiplier 2→3"))
     return Section(*head, _level(found), str(len(found)), lines, [*found, *timeouts], {"storms": storms})
+
+
+def _load(f: Found) -> str:
+    """By how much retries multiply what is wanted; without any first attempt there is nothing to multiply."""
+    load = f.facts["load"]
+    return "no first attempts" if load is None else f"load x{load:.2f}"
 
 
 def _totals(s: Source, f: Found) -> dict[str, int]:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
+from streams.report.morning import against
 from tests.cases import T0
 from tests.streams.report.states import of_rows
 
@@ -111,6 +112,36 @@ def test_two_tenants_with_one_name_are_told_apart(tmp_path: Path) -> None:
         behind = list(csv.DictReader(io.StringIO(screen(state, "findings", f["finding_id"], "--csv"))))
         assert len(behind) == f["count"] > 100 and {r["tenant"] for r in behind} == {tenant}
         assert f"{f['count']:,} retries; " in shown
+
+
+def test_a_storm_at_whose_peak_nothing_is_a_first_attempt_can_be_read(tmp_path: Path) -> None:
+    rows = [row | {"retry_count": int(i > 300)} for i, row in enumerate(calls(1200))]
+    state = of_rows(tmp_path, requests=rows)
+    shown = screen(state, "report")
+    assert re.search(r"- gateway->payment: 120/min at 08:\d\d, 100% of attempts, no first attempts", shown), shown
+    told = json.loads(screen(state, "report", "--json"))
+    assert told["sections"]["retry_storms"]["state"] == "warn"
+
+
+@pytest.mark.parametrize("stamp", ["2099-12-31T00:00:00Z", "2099-01-01T00:00:00Z", "2099-06-30T12:00:00Z"])
+def test_an_impossible_stamp_is_named_by_its_own_year(stamp: str, tmp_path: Path) -> None:
+    odd = [{**row, "timestamp": stamp, "node_id": "odd"} for row in calls(200)[150:153]]
+    rows = sorted([*calls(), *odd], key=lambda r: r["arrival"])
+    shown = screen(of_rows(tmp_path, requests=rows), "report")
+    assert "Impossible stamps:  3 rows dated 2099, of odd" in shown
+
+
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        (["collector"], "the collector's clock"),
+        (["mail-1"], "mail-1's clock"),
+        (["majority"], "the majority"),
+        (["collector", "mail-1"], "the collector's clock and mail-1's clock"),
+    ],
+)
+def test_whom_a_clock_was_compared_with_is_named_as_people_say_it(references: list[str], words: str) -> None:
+    assert against(references) == words
 
 
 def test_few_late_rows_are_only_counted(demo_state: Path) -> None:
