@@ -27,7 +27,7 @@ def explain(
     yield sentence(f) + over(f)
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
-    yield f"Do now: asynchealth runbook {f.detector}"
+    yield f"Do now: {invoke(f'runbook {f.detector}')}"
 
 
 def over(f: Found) -> str:

@@ -26,7 +26,7 @@ def listing(
         yield f"Cannot say: {', '.join(unknown)}. See: {invoke('detectors')}"
     if not found:
         rest = "what the others saw is under every threshold" if blind else "nothing is over a threshold"
-        yield f"{rest.capitalize()}. Thresholds: asynchealth detectors"
+        yield f"{rest.capitalize()}. Thresholds: {invoke('detectors')}"
         return
     yield f"{LEGEND}  Next: {invoke(f'explain {found[0].short}')}"
 

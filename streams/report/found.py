@@ -151,10 +151,11 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
     raise Problem(prefix, f"{len(hits)} findings have ids that begin so: {those}", listing)
 
 
-def span_of(con: duckdb.DuckDBPyConnection) -> Span:
+def span_of(con: duckdb.DuckDBPyConnection, filled_by: str) -> Span:
+    """`filled_by` is the command that brings rows in."""
     row = con.execute("SELECT min(first_arrival), max(last_arrival) FROM lake_parts").fetchall()[0]
     if row[0] is None:
-        raise Problem("the state", "holds no rows, so nothing can be said", "asynchealth replay PATH…")
+        raise Problem("the state", "holds no rows, so nothing can be said", filled_by)
     return Span(_instant(row[0]), _instant(row[1]))
 
 

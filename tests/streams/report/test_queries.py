@@ -29,7 +29,7 @@ def asked(state: Path, query: str) -> tuple[list[str], list[list[Any]]]:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_the_playbooks_queries_run_word_for_word_on_a_replayed_state(name: str, demo_state: Path) -> None:
-    columns, _ = asked(demo_state, PLAYBOOK[name])
+    columns, _ = asked(demo_state, PLAYBOOK[name].strip())
     assert columns == COLUMNS[name]
 
 
