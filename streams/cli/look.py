@@ -133,6 +133,7 @@ def findings(
     from streams.report.findings import listing
     from streams.report.found import Found, one_of
     from streams.report.morning import cache_size
+    from streams.report.reach import cannot_say
 
     with opened(state) as (con, every, span, sight, invoke):
         form = _form(json, csv)
@@ -149,7 +150,9 @@ def findings(
             names = [n for n in Found.__dataclass_fields__ if n != "short"]
             give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
-            say(listing(found, span, sight, wanted, cache_size(con), invoke), ascii_only)
+            unsaid = cannot_say(con, sight, wanted)
+            unsaid += [] if cache_size(con) else ["cache size (no source reports it)"]
+            say(listing(found, span, sight, wanted, unsaid, invoke), ascii_only)
     fail(fail_on, Counter(f.level for f in found))
 
 

@@ -23,6 +23,11 @@ Invoke = Callable[[str], str]  # writes a command as it can be typed here: with 
 LEAST_ID = 4  # characters after the dash
 
 
+def named(subject: str, space: str) -> str:
+    """A subject as screens show it, with environment and tenant (or one of them) where there are any."""
+    return f"{subject} [{space}]" if space else subject
+
+
 @dataclass(frozen=True)
 class Found:
     """One finding, in the names of its columns; short is the shortest unique prefix of its id."""
@@ -55,8 +60,7 @@ class Found:
     @property
     def name(self) -> str:
         """The subject as screens show it, with environment and tenant where there are any."""
-        space = "/".join(n for n in (self.environment, self.tenant) if n)
-        return f"{self.subject} [{space}]" if space else self.subject
+        return named(self.subject, "/".join(n for n in (self.environment, self.tenant) if n))
 
     @property
     def columns(self) -> dict[str, Any]:
