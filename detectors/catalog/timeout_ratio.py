@@ -11,6 +11,8 @@ from detectors.detector import ratio
 from detectors.tables.calls import CALLS
 from detectors.windows import MINUTE_US
 
+MIN_VOLUME = 50
+
 timeout_ratio = ratio(
     "timeout_ratio",
     CALLS,
@@ -18,7 +20,7 @@ timeout_ratio = ratio(
     by="attempts",
     subject=("caller", "service_name"),
     over_us=MINUTE_US,
-    min_volume=50,
+    min_volume=MIN_VOLUME,
     warn=0.05,
     page=0.10,
     needs=("status",),

@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Problem as problem:
-        sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(f"{work.typed(str(problem))}\n")
         sys.exit(problem.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

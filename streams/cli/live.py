@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.cli.look import Ascii, Json, give, say
-from streams.cli.work import STATE, Security, Sets, State, folder_named, invoked, with_state
+from streams.cli.work import STATE, Security, Sets, State, folder_named, invoked, program, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8
     made = kafka_topics.create(kafka_topics.admin(at), wanted)
     for topic in wanted:
         typer.echo(f"{_line(topic)}   {'made' if topic.name in made else 'was there'}")
-    typer.echo(f"Next: asynchealth topics check --broker {at.broker}")
+    typer.echo(f"Next: {program()} topics check --broker {at.broker}")
 
 
 def check(

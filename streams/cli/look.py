@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from streams.cli.work import STATE, FailOn, State, fail, with_state
 from streams.problems import Exit, Problem
@@ -36,11 +38,18 @@ Id = Annotated[str, typer.Argument(help="The beginning of an id, as `findings` s
 known = typer.Typer()
 
 
+class OneQuery(TyperCommand):
+    """A query may begin with a comment, which is no option although it begins with two dashes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"\n{a}" if re.match(r"--(\s|.*\n)", a) else a for a in args])
+
+
 def register(app: typer.Typer) -> None:
     app.command()(report)
     app.command()(findings)
     app.command()(explain)
-    app.command()(sql)
+    app.command(cls=OneQuery)(sql)
     app.add_typer(known, name="detectors")
     known.callback(invoke_without_command=True)(detectors)
     known.command()(check)
@@ -69,9 +78,12 @@ def opened(state: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Found]
     from streams.landing.state import open_readable
     from streams.report.found import all_findings, sight_of, span_of
 
+    def invoke(command: str) -> str:
+        return with_state(command, state)
+
     con = open_readable(state)
     try:
-        yield con, all_findings(con), span_of(con), sight_of(con), lambda command: with_state(command, state)
+        yield con, all_findings(con), span_of(con, invoke("replay PATH…")), sight_of(con), invoke
     finally:
         con.close()
 
@@ -121,6 +133,7 @@ def findings(
     from streams.report.findings import listing
     from streams.report.found import Found, judged_with, one_of
     from streams.report.morning import cache_size
+    from streams.report.reach import cannot_say
 
     with opened(state) as (con, every, span, sight, invoke):
         form = _form(json, csv)
@@ -137,8 +150,9 @@ def findings(
             names = [n for n in Found.__dataclass_fields__ if n != "short"]
             give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
-            used = judged_with(con, found)
-            say(listing(found, span, sight, wanted, cache_size(con), used, invoke), ascii_only)
+            unsaid = cannot_say(con, sight, wanted)
+            unsaid += [] if cache_size(con) else ["cache size (no source reports it)"]
+            say(listing(found, span, sight, wanted, unsaid, judged_with(con, found), invoke), ascii_only)
     fail(fail_on, Counter(f.level for f in found))
 
 
@@ -177,7 +191,8 @@ def sql(
         say([f"Next: {with_state('sql @' + next(iter(every)), state)}"])
         return
     if not query:
-        raise Problem("sql", "no query", 'asynchealth sql "SELECT * FROM findings", or asynchealth sql --list')
+        one, every_one = (with_state(f"sql {q}", state) for q in ('"SELECT * FROM findings"', "--list"))
+        raise Problem("sql", "no query", f"{one}, or {every_one}")
     text = sys.stdin.read() if query == "-" else library.query(query[1:]).text if query.startswith("@") else query
     form = _form(json, csv)
     answer = _answer(state, text, span_us(limit) / 1e6)
@@ -223,7 +238,7 @@ def detectors(context: typer.Context, state: State = STATE) -> None:
     if sight:
         blind_ones = sum(s.blind for s in sight.values())
         typer.echo(f"{len(sight) - blind_ones} ran, {blind_ones} blind in {state}.")
-    typer.echo("Change one: --set detector.threshold=value.  Next: asynchealth runbook NAME")
+    typer.echo(f"Change one: --set detector.threshold=value.  Next: {with_state('runbook NAME', state)}")
 
 
 def check(
@@ -250,11 +265,15 @@ def check(
         raise typer.Exit(Exit.FOUND)
 
 
-def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")]) -> None:
+def runbook(name: Annotated[str, typer.Argument(help="A detector's name.")], state: State = STATE) -> None:
     """What to do about a finding, step by step."""
     from streams.catalog import catalog, runbook_of
 
     if name not in (every := catalog()):
         reason = "no such detector; your own are known where asynchealth.toml names their folder"
         raise Problem(name, reason, "asynchealth detectors")
-    typer.echo(runbook_of(every[name]).read_text())
+    text = runbook_of(every[name]).read_text()
+    typer.echo(COMMAND.sub(lambda m: f"`{with_state(m[1], state)}`", text))
+
+
+COMMAND = re.compile(r"`asynchealth ([^`]+)`")

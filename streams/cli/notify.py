@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from streams.cli.live import Broker, Metrics, MetricsAddress, Prefix
-from streams.cli.work import Security
+from streams.cli.work import Security, program
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _try(ways: list[Receiver]) -> None:
     if failed:
         reason = "the test notification did not arrive; what was answered stands above"
         raise Problem(" and ".join(failed), reason, "check the address, then asynchealth notify --test", Exit.USAGE)
-    typer.echo("Next: asynchealth notify, with the same options and without --test")
+    typer.echo(f"Next: {program()} notify, with the same options and without --test")
 
 
 def _test() -> Notice:

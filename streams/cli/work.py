@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -72,6 +73,13 @@ def with_state(command: str, state: Path) -> str:
     return f"{program()} {command}" + ("" if state == STATE else f" --state {shlex.quote(str(state))}")
 
 
+def typed(message: str) -> str:
+    """The hints of a message with the program as it was called."""
+    hints = re.compile(r"(?<![\w./-])asynchealth (?=[a-z])")
+    lines = (hints.sub(f"{program()} ", x) if x.startswith("Next: ") else x for x in message.split("\n"))
+    return "\n".join(lines)
+
+
 def replay(
     paths: Annotated[
         list[str], typer.Argument(help="Files, globs, folders, - for standard input, or kafka://host:9092/topic.")
@@ -131,7 +139,7 @@ def rebuild(
 
 def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
     for note in outcome.notes:
-        typer.echo(note)
+        typer.echo(typed(note))
     t = outcome.totals
     parts = [f"{t[n]:,} {n}" for n in ("used", "late", "implausible", "rejected", "repeated") if t[n] or n == "used"]
     empty = f" + {t['tombstones']:,} empty" if t["tombstones"] else ""

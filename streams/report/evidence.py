@@ -11,9 +11,12 @@ from typing import Any
 import duckdb
 
 from detectors.events import SCHEMA
+from detectors.tables.stamps import Y2001_US, Y2100_US
+from detectors.windows import AHEAD_US, DAY_US, GAP_US, OLD_US, SECOND_US
 from streams.catalog import catalog
 from streams.landing.state import spell
 from streams.report.found import Filter, Found
+from streams.report.sentences import ahead
 
 Row = dict[str, Any]
 
@@ -59,13 +62,21 @@ def instant(at: datetime) -> str:
 
 def evidence(con: duckdb.DuckDBPyConnection, f: Found) -> Evidence:
     """Of which subject, what counts, and when: the rows a finding was made from."""
-    stream = f.proof[0].split("/")[0] if f.proof and f.detector != "clock_skew" else _usual(f)
+    stream = f.proof[0].split("/")[0] if f.proof and not _beats(con, f) else _usual(f)
     space = [f"{n} = {text(v)}" for n, v in _space(f) if v]
     counts = COUNTS[f.detector](f) if f.detector in COUNTS else []
     time = _time(stream, f)
     told = NAMED_BY.get(f.subject_kind, set()) <= SCHEMA[stream].keys()
-    parts = [*(_subject(con, f, time) if told else []), *counts, *space]
+    parts = [*(_subject(con, f, stream, time) if told else []), *counts, *space]
     return Evidence(stream, " AND ".join([*parts, time]))
+
+
+def _beats(con: duckdb.DuckDBPyConnection, f: Found) -> bool:
+    """Whether heartbeats tell of the clock: calls may, too, but a heartbeat shows it at a glance."""
+    if f.detector != "clock_skew":
+        return False
+    where = " AND ".join([_by_node(f, "heartbeats"), _time("heartbeats", f)])
+    return Evidence("heartbeats", where).rows(con) > 0
 
 
 def _usual(f: Found) -> str:
@@ -96,7 +107,7 @@ def _time(stream: str, f: Found) -> str:
     return f"{late}{clock} BETWEEN {instant(f.onset)} AND {instant(end)}"
 
 
-def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
+def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -> list[str]:
     match f.subject_kind:
         case "edge":
             caller, _, service = f.subject.partition("->")
@@ -105,7 +116,7 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
         case "service":
             return [f"service_name = {text(f.subject)}"]
         case "node":
-            return [f"node_id = {text(f.subject)}"]
+            return [_by_node(f, stream)]
         case "entity":
             return [f"entity_type || '/' || entity_id = {text(f.subject)}"]
         case "partition":
@@ -113,6 +124,38 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, time: str) -> list[str]:
             return [f'"partition" = {int(number)}'] if number.isdecimal() else []
         case _:
             return []
+
+
+def _by_node(f: Found, stream: str) -> str:
+    """The rows that the node's clock stamped: a heartbeat has two clocks, and the subject may be the observer."""
+    node = text(f.subject)
+    stamps = STAMPS[stream] if f.detector in ("clock_skew", "impossible_timestamp") else STAMPS[stream][:1]
+    wrong = f.detector == "impossible_timestamp" and f.kind != "back"
+    either = [f"{who} = {node}" + (f" AND {_off(f.kind, stamp)}" if wrong else "") for who, stamp in stamps]
+    return either[0] if len(either) == 1 else f"({' OR '.join(either)})"
+
+
+STAMPS = {
+    "requests": [("node_id", ENDED["requests"])],
+    "write_log": [("node_id", ENDED["write_log"])],
+    "heartbeats": [("node_id", "client_time"), ("observer", "server_time")],
+    "signals": [],
+}
+
+
+def _off(kind: str, stamp: str) -> str:
+    """A stamp that can't be true, as the table `stamps` names it."""
+    ahead = f"{stamp} > arrival + to_seconds({AHEAD_US // SECOND_US})"
+    days = f"CASE WHEN told THEN {OLD_US // DAY_US} ELSE {GAP_US // DAY_US} END"
+    old = f"{stamp} < arrival - to_days({days})"
+    dated = f"epoch_us({stamp}) BETWEEN {Y2001_US} AND {Y2100_US - 1}"
+    match kind:
+        case "epoch":
+            return f"({ahead} OR {old}) AND NOT {dated}"
+        case "ahead":
+            return f"{ahead} AND {dated}"
+        case _:
+            return f"{old} AND {dated}"
 
 
 def one_side(con: duckdb.DuckDBPyConnection, where: str) -> str:
@@ -143,23 +186,12 @@ def in_episode(f: Found) -> str:
     return f"window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
 
 
-def _impossible(f: Found) -> list[str]:
-    match f.kind:
-        case "ahead":
-            return ["fate = 'implausible'", "timestamp > arrival"]
-        case "old":
-            return ["fate = 'implausible'", "timestamp < arrival"]
-        case _:
-            return []
-
-
 COUNTS: dict[str, Callable[[Found], list[str]]] = {
     "retry_storm": lambda _: ["retry_count > 0"],
     "timeout_ratio": lambda _: ["status = 'timeout'"],
     "timeout_budget": lambda _: ["timeout_ms IS NOT NULL", "health_check IS DISTINCT FROM true"],
     "duplicate_key": _doubled,
     "idempotency_cache": lambda _: ["cache = 'miss'"],
-    "impossible_timestamp": _impossible,
 }
 
 
@@ -169,12 +201,29 @@ COORDINATE = re.compile(r"(\w+)/(\d+):(\d+)(?:\.(\d+))?")
 
 
 def proven_by(con: duckdb.DuckDBPyConnection, f: Found, made_of: Evidence) -> list[Row]:
-    """The rows at a finding's coordinates; for a clock the heartbeats that bound it best, where there are any."""
-    if f.detector == "clock_skew":
-        least = fetch(con, made_of.stream, made_of.where, order="server_time - client_time", limit=4)
-        if least:
-            return least
-    return rows_at(con, f.proof)
+    """The rows at a finding's coordinates; for a clock the heartbeats that bound it best, or both lines of attempts."""
+    if f.detector != "clock_skew":
+        return rows_at(con, f.proof)
+    if made_of.stream == "heartbeats":
+        sent = f"CASE WHEN node_id = {text(f.subject)} THEN 1 ELSE -1 END"
+        apart = f"{sent} * (epoch_us(server_time) - epoch_us(client_time))"
+        return fetch(con, made_of.stream, made_of.where, order=f"{apart}{'' if ahead(f) else ' DESC'}", limit=4)
+    lines = {r["record"]: r for half in rows_at(con, f.proof[:PAIRS]) for r in _attempt(con, f, half)}
+    return list(lines.values())
+
+
+PAIRS = 4  # of lines, on a screen
+
+
+def _attempt(con: duckdb.DuckDBPyConnection, f: Found, half: Row) -> list[Row]:
+    """Both lines of the attempt that one of them tells of."""
+    span = half["span_id"] if half["side"] == "client" else half["parent_span_id"]
+    if half["trace_id"] and span:
+        same = f"trace_id = {text(half['trace_id'])} AND {text(span)} IN (span_id, parent_span_id)"
+    else:
+        number = half["retry_count"] or 0
+        same = f"request_id = {text(half['request_id'] or '')} AND coalesce(retry_count, 0) = {number}"
+    return fetch(con, "requests", f"{in_space(f)} AND {same}", limit=2)
 
 
 def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str]) -> list[Row]:
@@ -221,19 +270,27 @@ def behind(con: duckdb.DuckDBPyConnection, f: Found) -> tuple[list[str], list[li
 
 
 def about(con: duckdb.DuckDBPyConnection, every: Sequence[Found], wanted: Filter) -> list[Found]:
-    """Findings in the time asked for that have at least one row of the service, node, key and trace asked for."""
+    """Findings in the time asked for that are about the service and node asked for, or have a row of them, and of the
+    key and trace asked for."""
     return [f for f in wanted.in_time(every) if _has(con, f, wanted)]
+
+
+def _named(f: Found, what: str) -> set[str]:
+    """The service or node that a finding is about: it stays, whatever its rows say."""
+    if f.subject_kind == "edge" and what == "service":
+        return set(f.subject.split("->", 1))
+    return {f.subject} if f.subject_kind == what else set()
 
 
 def _has(con: duckdb.DuckDBPyConnection, f: Found, wanted: Filter) -> bool:
     mine = evidence(con, f)
     shape = SCHEMA[mine.stream]
     asked = []
-    if wanted.service:
+    if wanted.service and wanted.service not in _named(f, "service"):
         service = text(wanted.service)
         named = [f"{n} = {service}" for n in ("service_name", "caller") if n in shape]
         asked.append(" OR ".join(named) or SERVED_BY.format(service))
-    if wanted.node:
+    if wanted.node and wanted.node not in _named(f, "node"):
         named = [f"{n} = {text(wanted.node)}" for n in ("node_id", "peer_node", "observer") if n in shape]
         asked.append(" OR ".join(named) or "false")
     for column, value in (("idempotency_key", wanted.key), ("trace_id", wanted.trace)):

@@ -32,7 +32,7 @@ def explain(
         yield f"Rows before {gone[0]:%Y-%m-%d %H:%M} UTC were removed by {gone[1]}: below is what is left."
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
-    yield f"Do now: asynchealth runbook {f.detector}"
+    yield f"Do now: {invoke(f'runbook {f.detector}')}"
 
 
 def over(f: Found) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from streams.report.found import Filter, Found, Invoke, Sight, Span
 from streams.report.sentences import count, sentence
 
+CANNOT_SAY = "Cannot say: "
 LEGEND = "certain = proven by the events listed; possible = fits them."
 
 
@@ -15,24 +16,26 @@ def listing(
     span: Span,
     sight: dict[str, Sight],
     wanted: Filter,
-    cache_size: str,
+    unsaid: Sequence[str],
     used: Sequence[str],
     invoke: Invoke,
 ) -> Iterator[str]:
-    """The lines of the screen. used: the settings that these were judged with and that are not the default."""
+    """The lines of the screen.
+
+    unsaid: what nobody could judge; used: the settings that these were judged with and that are not the default.
+    """
     blind = [s for s in sight.values() if s.blind]
     levels = ", ".join(f"{sum(f.level == level for f in found)} {level}" for level in ("page", "warn"))
     ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
     scope = f" ({wanted.words})" if wanted.words else ""
     yield f"{count(len(found), 'finding')}{scope}, {_days(span)} UTC: {levels}. {ran}."
     yield from _rows(found, span)
-    unknown = [f"{s.detector} ({s.why})" for s in blind]
-    unknown += [] if cache_size else ["cache size (no source reports it)"]
-    if unknown:
-        yield f"Cannot say: {', '.join(unknown)}. See: {invoke('detectors')}"
+    if unsaid:
+        yield from (f"{'' if i else CANNOT_SAY:<{len(CANNOT_SAY)}}{words}" for i, words in enumerate(unsaid))
+        yield f"{'':<{len(CANNOT_SAY)}}See: {invoke('detectors')}"
     if not found:
-        rest = "what the others saw is under every threshold" if blind else "nothing is over a threshold"
-        yield f"{rest.capitalize()}. Thresholds: asynchealth detectors"
+        rest = "what could be judged is under every threshold" if unsaid else "nothing is over a threshold"
+        yield f"{rest.capitalize()}. Thresholds: {invoke('detectors')}"
         return
     if used:
         yield f"Judged with {', '.join(used)}"

@@ -24,6 +24,11 @@ Invoke = Callable[[str], str]  # writes a command as it can be typed here: with 
 LEAST_ID = 4  # characters after the dash
 
 
+def named(subject: str, space: str) -> str:
+    """A subject as screens show it, with environment and tenant (or one of them) where there are any."""
+    return f"{subject} [{space}]" if space else subject
+
+
 @dataclass(frozen=True)
 class Found:
     """One finding, in the names of its columns; short is the shortest unique prefix of its id."""
@@ -56,8 +61,7 @@ class Found:
     @property
     def name(self) -> str:
         """The subject as screens show it, with environment and tenant where there are any."""
-        space = "/".join(n for n in (self.environment, self.tenant) if n)
-        return f"{self.subject} [{space}]" if space else self.subject
+        return named(self.subject, "/".join(n for n in (self.environment, self.tenant) if n))
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -152,14 +156,15 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
     raise Problem(prefix, f"{len(hits)} findings have ids that begin so: {those}", listing)
 
 
-def span_of(con: duckdb.DuckDBPyConnection) -> Span:
+def span_of(con: duckdb.DuckDBPyConnection, filled_by: str) -> Span:
+    """`filled_by` is the command that brings rows in."""
     of_rows = [list(STREAMS)]
     sql = "SELECT min(first_arrival), max(last_arrival) FROM lake_parts WHERE stream IN (SELECT unnest(?))"
     row = con.execute(sql, of_rows).fetchall()[0]
     if row[0] is None:  # or all of them have left the lake
         row = con.execute("SELECT epoch_us(min(onset)), epoch_us(max(last)) FROM findings").fetchall()[0]
     if row[0] is None:
-        raise Problem("the state", "holds no rows, so nothing can be said", "asynchealth replay PATH…")
+        raise Problem("the state", "holds no rows, so nothing can be said", filled_by)
     return Span(_instant(row[0]), _instant(row[1]))
 
 

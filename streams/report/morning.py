@@ -14,14 +14,17 @@ from typing import Any
 
 import duckdb
 
-from detectors.catalog.timeout_budget import MIN_VOLUME
+from detectors.catalog.timeout_ratio import timeout_ratio
+from detectors.clocks import MAJORITY
 from streams.outcome import TOTALS
-from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
+from streams.report.evidence import SERVED_BY, about, evidence, in_episode, in_space, instant, one_side, text, uses
 from streams.report.explain import quoted
-from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, removed_before
+from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, named, removed_before
+from streams.report.reach import NO_OBSERVER, NOT_COMPARED, Reach, clocks_seen, compared, has, reaches, setting
 from streams.report.sentences import ahead, count, impossible, sentence, share
 
 RULE = "━" * 43
+COLLECTOR = "collector"  # whom heartbeats name as their observer where they name nobody
 MUCH_LATE = 0.10
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
 
@@ -38,6 +41,8 @@ class Section:
     lines: Sequence[tuple[str, str]] = ()
     findings: Sequence[Found] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
+    action: str = ""
+    runbook: str = ""  # of the detector whose steps come before the action
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Source:
     found: Sequence[Found]
     sight: dict[str, Sight]
     wanted: Filter
+    reach: dict[str, Reach]
 
     def of(self, detector: str) -> list[Found]:
         return [f for f in self.found if f.detector == detector]
@@ -93,35 +99,45 @@ class Source:
     def one(self, sql: str) -> tuple[Any, ...]:
         return self.ask(sql)[0]
 
-    def has(self, table: str) -> bool:
-        """Whether anything of the kind was measured: a table exists from its first row on."""
-        return bool(self.ask(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {text(table)}"))
-
     def blind(self, detector: str) -> str:
         sight = self.sight.get(detector)
         if sight is None:
             return f"{detector} did not run"
         return sight.why if sight.blind else ""
 
-    @property
-    def kept_by(self) -> str:
+    def not_kept(self, *kept: str) -> str:
         """What the filter asks for that findings can answer and measured tables, which add rows up, cannot."""
         asked = {"node": self.wanted.node, "key": self.wanted.key, "trace": self.wanted.trace}
-        return ", ".join(n for n, v in asked.items() if v)
+        names = ", ".join(n for n, v in asked.items() if v and n not in kept)
+        return f"not kept by {names}" if names else ""
+
+    def time(self, at: str = "window_start") -> str:
+        """The time asked for as SQL."""
+        parts = [f"{at} >= {instant(self.wanted.since)}"] if self.wanted.since else []
+        parts += [f"{at} < {instant(self.wanted.until)}"] if self.wanted.until else []
+        return " AND ".join(parts) or "true"
 
     def where(self) -> str:
         """The filter as SQL over a table with window_start and service_name."""
-        parts = [f"service_name = {text(self.wanted.service)}"] if self.wanted.service else []
-        parts += [f"window_start >= {instant(self.wanted.since)}"] if self.wanted.since else []
-        parts += [f"window_start < {instant(self.wanted.until)}"] if self.wanted.until else []
-        return " AND ".join(parts) or "true"
+        service = f"service_name = {text(self.wanted.service)} AND " if self.wanted.service else ""
+        return service + self.time()
+
+    def nothing(self, what: str) -> str:
+        """no retry_count of service search in this time."""
+        time = " in this time" if self.wanted.since or self.wanted.until else ""
+        return f"no {what} {self.wanted.subject or 'in any source'}{time}"
+
+    def not_judged(self, detector: str) -> list[tuple[str, str]]:
+        """The line that says of whom an answer does not speak."""
+        reach = self.reach.get(detector)
+        return [("Not judged:", reach.words)] if reach and reach.short else []
 
 
 def gather(
     con: duckdb.DuckDBPyConnection, every: Sequence[Found], span: Span, sight: dict[str, Sight], wanted: Filter
 ) -> Report:
     """All that the report says, before it is said."""
-    source = Source(con, span, about(con, every, wanted), sight, wanted)
+    source = Source(con, span, about(con, every, wanted), sight, wanted, reaches(con, wanted))
     sections = [_clocks(source), _storms(source), _races(source), _budget(source), _keys(source)]
     shown = {f.finding_id for s in sections for f in s.findings}
     levels = {level: sum(f.level == level for f in source.found) for level in ("page", "warn")}
@@ -156,37 +172,56 @@ def _unknown(head: Head, why: str, lines: Sequence[tuple[str, str]] = (), found:
 # ---- clocks ----------------------------------------------------------------------------------------------------------
 
 
-CLOCKS_SEEN = """
-SELECT count(DISTINCT node)
-FROM (SELECT src AS node FROM clocks UNION ALL SELECT dst FROM clocks)
-WHERE node NOT IN (SELECT observer FROM heartbeats EXCEPT SELECT node_id FROM heartbeats)
-"""
+SLEWS_MS = 1000  # what is less a time daemon mends by itself, and no clock jumps
+STEP = "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"
 
 
 def _clocks(s: Source) -> Section:
     found, stamps = s.of("clock_skew"), s.of("impossible_timestamp")
     lines = [("Impossible stamps:", f"{impossible(f)}, of {f.name} ({BADGE[f.level]})") for f in stamps]
     head = ("clock_skew", "⏰", "CLOCK SKEW")
-    why = s.blind("clock_skew") or ("" if s.has("clocks") else "no heartbeats in any source")
+    why = s.blind("clock_skew") or ("" if has(s.con, "clocks") else "no heartbeats in any source")
+    why = why or ("" if found else s.not_kept("node"))
+    seen = clocks_seen(s.con, _whose(s), s.time())
+    why = why or ("" if found or seen.nodes else s.nothing("message that tells of a clock"))
     if why:
         return _unknown(head, why, lines, stamps)
-    of = s.one(CLOCKS_SEEN)[0]
-    numbers = {"nodes": of, "affected": len({f.subject for f in found})}
+    numbers: dict[str, Any] = {"nodes": seen.nodes, "affected": len({f.subject for f in found})}
+    unsaid = [(f"{side}:", why) for side, why in seen.unsaid]
     if not found:
-        who = f"none {s.wanted.subject}" if s.wanted.subject else f"none of {of} nodes"
-        return Section(*head, "ok", f"{who} off by more than 100ms (OK)", lines, stamps, numbers)
+        sides = " or ".join({"Behind": "ahead", "Ahead": "behind"}[side] for side, _ in seen.unsaid) or "off"
+        scope = f" {s.wanted.subject}" if s.wanted.subject else ""
+        value = f"none of {count(seen.nodes, 'node')}{scope} {sides} by more than {seen.warn_ms:,.0f}ms"
+        if unsaid:
+            numbers |= {"why": "; ".join(f"{side} {words}" for side, words in unsaid)}
+            return Section(*head, "unknown", value, [*unsaid, *lines], stamps, numbers)
+        return Section(*head, "ok", f"{value} (OK)", lines, stamps, numbers)
     worst = max(found, key=lambda f: f.peak)
-    against = ", ".join(sorted({str(f.facts["reference"]) for f in found}))
-    who = f"{numbers['affected']} of {of}"
-    clock = "the majority" if against == "majority" else f"the {against}'s clock"
+    clock = against(sorted({str(f.facts["reference"]) for f in found}))
     lines = [
-        ("Affected nodes:", f"{who}   (against {clock})"),
+        ("Affected nodes:", f"{numbers['affected']} of {seen.nodes}   (against {clock})"),
         *((f"- {f.name}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
+        *unsaid,
         *lines,
-        ("Action:", "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"),
     ]
+    action = STEP if worst.peak >= SLEWS_MS else f"below a second let chrony slew; else {STEP}"
     numbers |= {"max_skew_ms": worst.peak}
-    return Section(*head, _level(found), off_by(worst), lines, [*found, *stamps], numbers)
+    every = [*found, *stamps]
+    return Section(*head, _level(found), off_by(worst), lines, every, numbers, action, runbook="clock_skew")
+
+
+def _whose(s: Source) -> str:
+    """The filter as SQL over `node`. An observer that sends nothing is no node, unless it is asked for."""
+    if s.wanted.node:
+        return f"node = {text(s.wanted.node)}"
+    served = f" AND {SERVED_BY.replace('node_id IN', 'node IN').format(text(s.wanted.service))}"
+    return NO_OBSERVER + (served if s.wanted.service else "")
+
+
+def against(references: Sequence[str]) -> str:
+    """Whom clocks were compared with: the majority, the collector's clock, mail-1's clock."""
+    named = {MAJORITY: "the majority", COLLECTOR: f"the {COLLECTOR}'s clock"}
+    return " and ".join(named.get(r, f"{r}'s clock") for r in references)
 
 
 def off_by(f: Found) -> str:
@@ -207,6 +242,10 @@ def _storms(s: Source) -> Section:
     if why := s.blind("retry_storm"):
         return _unknown(head, why)
     if not found:
+        said = f"retry_count IS NOT NULL AND {_of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
+        logged = s.ask(f"SELECT 1 FROM requests WHERE {said} LIMIT 1")
+        if why := s.not_kept() or ("" if logged else s.nothing("retry_count")):
+            return _unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"storms": 0})
     edges = {f.subject for f in found}
     timeouts = [f for f in s.of("timeout_ratio") if f.subject in edges]
@@ -214,14 +253,24 @@ def _storms(s: Source) -> Section:
     for f in found:
         totals = _totals(s, f)
         storms.append({"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals})
-        load = f"load x{f.facts['load']:.2f}"
-        peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts, {load}"
-        lines.append((f"- {f.name}:", peak))
+        peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts"
+        lines.append((f"- {f.name}:", f"{peak}, {_load(f)}"))
         late = f"{totals['timeouts']:,} of {totals['attempts']:,} attempts timed out"
         percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
         lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
-    lines.append(("Action:", "Backoff multiplier 2→3"))
-    return Section(*head, _level(found), str(len(found)), lines, [*found, *timeouts], {"storms": storms})
+    every = [*found, *timeouts]
+    return Section(*head, _level(found), str(len(found)), lines, every, {"storms": storms}, "Backoff multiplier 2→3")
+
+
+def _of_service(s: Source, *columns: str) -> str:
+    asked = [f"{c} = {text(s.wanted.service)}" for c in columns if s.wanted.service]
+    return f"({' OR '.join(asked)})" if asked else "true"
+
+
+def _load(f: Found) -> str:
+    """By how much retries multiply what is wanted; without any first attempt there is nothing to multiply."""
+    load = f.facts["load"]
+    return "no first attempts" if load is None else f"load x{load:.2f}"
 
 
 def _totals(s: Source, f: Found) -> dict[str, int]:
@@ -243,12 +292,17 @@ def _races(s: Source) -> Section:
     if why := s.blind("concurrent_writers"):
         return _unknown(head, why)
     if not found:
+        served = f" OR {SERVED_BY.format(text(s.wanted.service))}" if s.wanted.service else ""
+        asked = f"({_of_service(s, 'service_name')}{served}) AND {s.time('arrival')}"
+        why = s.not_kept() or ("" if compared(s.con) else NOT_COMPARED)
+        if why := why or ("" if compared(s.con, asked) else s.nothing("comparable write")):
+            return _unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})
     lines = [(f"- {f.name}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
-    lines.append(("Action:", "Review optimistic lock"))
     conflicts = {f.subject: f.peak for f in found}
     numbers = {"incidents": len(found), "conflicts_per_hour": conflicts}
-    return Section(*head, _level(found), count(len(found), "incident"), lines, found, numbers)
+    incidents = count(len(found), "incident")
+    return Section(*head, _level(found), incidents, lines, found, numbers, "Review optimistic lock")
 
 
 # ---- timeouts --------------------------------------------------------------------------------------------------------
@@ -259,16 +313,16 @@ WITH sided AS (
            bool_or(side IS DISTINCT FROM 'server') OVER (PARTITION BY environment, tenant, service_name) AS has_client
     FROM durations WHERE {where}),
 summed AS (
-    SELECT environment, tenant, service_name, used_pct, sum(calls) AS calls, sum(rows) AS rows,
-           max(timeout_us) AS timeout_us
+    SELECT environment, tenant, service_name, used_pct, sum(calls) AS calls, max(timeout_us) AS timeout_us
     FROM sided WHERE client = has_client GROUP BY ALL),
 counted AS (
     SELECT *, sum(calls) OVER (whole ORDER BY used_pct) AS below, sum(calls) OVER whole AS attempts,
-           sum(rows) OVER whole AS lines, max(timeout_us) OVER whole AS longest_us
+           max(timeout_us) OVER whole AS longest_us
     FROM summed WINDOW whole AS (PARTITION BY environment, tenant, service_name))
-SELECT service_name, min(used_pct) AS pct, max(longest_us) / 1e6 AS timeout_s
-FROM counted WHERE below * 100 >= attempts * 99 AND lines >= {least}
-GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name LIMIT 1
+SELECT service_name, concat_ws('/', nullif(environment, ''), nullif(tenant, '')), min(used_pct) AS pct,
+       max(longest_us) / 1e6 AS timeout_s
+FROM counted WHERE below * 100 >= attempts * 99
+GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name
 """
 
 
@@ -289,18 +343,50 @@ def _budget(s: Source) -> Section:
         if before is not None:
             past = f"; before {s.span.clock(worst.onset)}: {before:.0f}%, {timeout_s * (1 - before / 100):.1f}s"
         p99 = f"({worst.subject}: p99 {timeout_s * worst.peak / 100:.1f}s of {timeout_s:.1f}s{past})"
-        lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}")]
+        lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}"), *s.not_judged("timeout_budget"), *_timed_out(s)]
         return Section(*head, _level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
-    if s.kept_by:
-        return _unknown(head, f"not kept by {s.kept_by}")
-    rows = s.ask(P99.format(where=s.where(), least=MIN_VOLUME)) if s.has("durations") else []
-    if not rows:
-        return _unknown(head, f"no service has {MIN_VOLUME} calls with a timeout")
-    service, pct, timeout_s = rows[0]
+    reach = s.reach.get("timeout_budget")
+    why = s.not_kept() or ("" if reach and reach.volumes else s.nothing("call with a timeout"))
+    if why or not reach or reach.none:
+        return _unknown(head, why or (reach.why if reach else ""), [] if s.not_kept() else _timed_out(s))
+    judged = {v.subject for v in reach.volumes if v.enough}
+    rows = s.ask(P99.format(where=s.where()))
+    service, pct, timeout_s = next((who, *n) for name, space, *n in rows if (who := named(name, space)) in judged)
     headroom_s = max(0.0, timeout_s * (1 - pct / 100))
     lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({service}, the tightest: p99 of {timeout_s:.1f}s)")]
+    lines += [*s.not_judged("timeout_budget"), *_timed_out(s)]
     numbers = {"service": service, "used_pct": pct, "headroom_s": headroom_s}
     return Section(*head, "ok", f"{pct:.0f}% utilized (OK)", lines, numbers=numbers)
+
+
+TIMED_OUT = """
+WITH sided AS (
+    SELECT *, coalesce(caller, '?') || '->' || service_name AS edge, side IS DISTINCT FROM 'server' AS client,
+           bool_or(side IS DISTINCT FROM 'server') OVER (PARTITION BY environment, tenant, caller, service_name)
+               AS has_client
+    FROM calls WHERE {where})
+SELECT edge, concat_ws('/', nullif(environment, ''), nullif(tenant, '')), sum(timeouts)::BIGINT AS timeouts,
+       sum(attempts)::BIGINT AS attempts
+FROM sided WHERE client = has_client GROUP BY environment, tenant, edge
+HAVING timeouts > {ratio} * attempts ORDER BY timeouts DESC, edge
+"""
+NAMED = 3  # edges
+
+
+def _timed_out(s: Source) -> list[tuple[str, str]]:
+    """Edges that time out and have too few calls to be judged: no finding, and yet not well."""
+    reach, warn = s.reach.get("timeout_ratio"), timeout_ratio.thresholds[0]
+    if not reach or s.not_kept():
+        return []
+    short = {v.subject for v in reach.short}
+    ratio = setting(s.con, f"timeout_ratio.{warn.name}", warn.default)
+    rows = s.ask(TIMED_OUT.format(where=s.where(), ratio=ratio))
+    few = f"too few to judge, {reach.needed:,} {reach.unit} needed"
+    return [
+        ("Timed out:", f"{timeouts:,} of {attempts:,} at {edge}   ({few})")
+        for name, space, timeouts, attempts in rows
+        if (edge := named(name, space)) in short
+    ][:NAMED]
 
 
 def _timeout_s(s: Source, f: Found) -> float | None:
@@ -329,15 +415,22 @@ def _keys(s: Source) -> Section:
     lines = [(_doubled_label(f), f"{_doubled(f)} ({BADGE[f.level]})") for f in doubled]
     lines.append(("Cache size:", size or "unknown (no source reports it)"))
     numbers: dict[str, Any] = {"keys": {f.kind: f.count for f in doubled}, "cache_size": size}
-    hits, lookups = s.one(REPEATS.format(where=s.where())) if s.has("keys") else (0, 0)
-    why = s.blind("idempotency_cache") or (f"not kept by {s.kept_by}" if s.kept_by else "")
+    hits, lookups = s.one(REPEATS.format(where=s.where())) if has(s.con, "keys") else (0, 0)
+    why = s.blind("idempotency_cache") or s.not_kept()
     why = why or ("" if lookups else "no look-up of a known key was logged")
+    reach = s.reach.get("idempotency_cache")
+    if not why and reach and reach.none and not found:
+        why = reach.why
+        lines.insert(0, ("Cache hits:", f"{hits:,} of {lookups:,} repeats"))
     if why and not found:
         return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
     numbers |= {"hits": hits, "lookups": lookups}
     verdict = _level(found) if found else "ok"
-    lines = [*((f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found), *lines]
-    rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
+    of_whom = [(f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found]
+    lines = [*of_whom, *s.not_judged("idempotency_cache"), *lines]
+    rate = f"{count(len(found), 'cache')} forgot keys"
+    if lookups:
+        rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
     every = [*found, *doubled]
     return Section(*head, _level(every) if every else "ok", rate, lines, every, numbers)
 
@@ -374,6 +467,10 @@ def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
         badge = f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else ""
         yield f"{s.icon} {s.title + ':':<20}{s.value}{badge}"
         yield from (_line(*line) for line in s.lines)
+        if s.runbook:
+            yield _line("See first:", f"{invoke(f'runbook {s.runbook}')}   (does it hold a lease?)")
+        if s.action:
+            yield _line("Action:", s.action)
     if report.other:
         yield f"🔎 {'ALSO:':<20}{count(len(report.other), 'finding')} ({BADGE[_level(report.other)]})"
         for f in report.other:

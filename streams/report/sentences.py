@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from detectors.windows import WINDOW_US
 from streams.report.found import Found
 
 Words = str | Callable[[Found], str]
@@ -120,8 +121,14 @@ def impossible(f: Found) -> str:
             return f"{rows} with a garbage epoch"
         case _ if off <= YEAR:
             return f"{rows} {duration(off / SECOND)} {'ahead of' if f.kind == 'ahead' else 'older than'} their arrival"
-    year = (f.peak_at.year + off / YEAR) if f.kind == "ahead" else (f.peak_at.year - off / YEAR)
-    return f"{rows} dated {year:.0f}"
+    return f"{rows} dated {_stamped(f, off).year}"
+
+
+def _stamped(f: Found, off: timedelta) -> datetime:
+    """The worst stamp, to within a window: its arrival lies in the window of the peak. The window's end is taken, since
+    garbage is dated the first of January more often than the last seconds of December."""
+    arrived = f.peak_at + timedelta(microseconds=WINDOW_US - 1)
+    return arrived + off if f.kind == "ahead" else arrived - off
 
 
 SECOND, YEAR = timedelta(seconds=1), timedelta(days=365.2425)

@@ -198,7 +198,7 @@ def _check_table(node: Mapping[str, Any]) -> None:
         dotted = ".".join([*schemas, name])
         raise Refused(
             f"{dotted} is not a table of this state, and files cannot be read here. SHOW TABLES lists the tables; "
-            "asynchealth replay PATH takes in a file."
+            "`replay PATH` takes in a file."
         )
 
 

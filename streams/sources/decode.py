@@ -5,7 +5,9 @@ The seam for other formats: whatever gives columns under the schema's names goes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import codecs
+import shlex
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import polars as pl
@@ -63,6 +65,40 @@ def _batches(recording: Recording, wanted: pl.LazyFrame) -> Iterator[pl.DataFram
         recording.broken = f"damaged: {left:,} records can't be read"
 
 
+BLANK = b"\0"  # what UTF-16 has between the letters of field names
+UNPACK = {"gz": "zcat", "zst": "zstdcat"}
+
+
+def other_form(first: bytes) -> tuple[str, str] | None:
+    """(what a file is by its first line, the command that makes lines of it), where it is not one event per line."""
+    for mark, encoding in ENCODINGS.items():
+        if first.startswith(mark):
+            return f"{encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8"
+    line = first.strip()
+    if line.startswith(b"[") and (line in (b"[", b"[{") or line.endswith(b",")):
+        return "a JSON array over several lines: one event per line is needed", "jq -c '.[]'"
+    if line == b"{":
+        return "JSON objects over several lines: one event per line is needed", "jq -c ."
+    return None
+
+
+ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # it begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+    b"{\0": "UTF-16LE",
+    b"\0{": "UTF-16BE",
+}
+
+
+def _to_lines(file: File, command: str, first: Sequence[bytes]) -> str:
+    """The command that writes a file as it can be read, beside the one that is there."""
+    name = "FILE" if file.name == "-" else shlex.quote(str(file.path))
+    given = f"{UNPACK[file.packed]} {name} | {command}" if file.packed else f"{command} {name}"
+    return f"{given} > {stream_of(file.name, b''.join(first).replace(BLANK, b'')) or 'requests'}-lines.jsonl"
+
+
 def recognise(file: File) -> str:
     """The stream of a recording, or a problem that says what was looked for."""
     recording = Recording(file)
@@ -70,6 +106,8 @@ def recognise(file: File) -> str:
         stream = stream_of(file.name, columns=recording.open_parquet().collect_schema().names())
     else:
         first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
+        if first and (form := other_form(first[0])):
+            raise Problem(file.name, form[0], _to_lines(file, form[1], first), Exit.NOTHING)
         if not first or (recording.torn and len(first) == 1):
             reason = recording.broken or ("its only record has no end" if first else "empty")
             raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)

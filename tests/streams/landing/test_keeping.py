@@ -262,7 +262,7 @@ def test_the_oldest_hours_make_room_and_it_is_said_in_one_line(tmp_path: Path, c
 def screens(folder: Path) -> dict[str, str]:
     """What the commands print, without their options."""
     with state.open_readable(folder) as con:
-        every, span, sight = all_findings(con), span_of(con), sight_of(con)
+        every, span, sight = all_findings(con), span_of(con, "asynchealth replay PATH…"), sight_of(con)
         used, wanted = judged_with(con, every), Filter()
         shown = {"report": rendered(gather(con, every, span, sight, wanted), str)}
         shown["findings"] = listing(every, span, sight, wanted, "", used, str)

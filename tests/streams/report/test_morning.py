@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
-from streams.report.morning import accounting
+from streams.report.morning import accounting, against
 from tests.cases import T0
 from tests.streams.report.states import of_rows
 
@@ -121,6 +121,178 @@ def test_two_tenants_with_one_name_are_told_apart(tmp_path: Path) -> None:
         behind = list(csv.DictReader(io.StringIO(screen(state, "findings", f["finding_id"], "--csv"))))
         assert len(behind) == f["count"] > 100 and {r["tenant"] for r in behind} == {tenant}
         assert f"{f['count']:,} retries; " in shown
+
+
+def test_a_storm_at_whose_peak_nothing_is_a_first_attempt_can_be_read(tmp_path: Path) -> None:
+    rows = [row | {"retry_count": int(i > 300)} for i, row in enumerate(calls(1200))]
+    state = of_rows(tmp_path, requests=rows)
+    shown = screen(state, "report")
+    assert re.search(r"- gateway->payment: 120/min at 08:\d\d, 100% of attempts, no first attempts", shown), shown
+    told = json.loads(screen(state, "report", "--json"))
+    assert told["sections"]["retry_storms"]["state"] == "warn"
+
+
+@pytest.mark.parametrize("stamp", ["2099-12-31T00:00:00Z", "2099-01-01T00:00:00Z", "2099-06-30T12:00:00Z"])
+def test_an_impossible_stamp_is_named_by_its_own_year(stamp: str, tmp_path: Path) -> None:
+    odd = [{**row, "timestamp": stamp, "node_id": "odd"} for row in calls(200)[150:153]]
+    rows = sorted([*calls(), *odd], key=lambda r: r["arrival"])
+    shown = screen(of_rows(tmp_path, requests=rows), "report")
+    assert "Impossible stamps:  3 rows dated 2099, of odd" in shown
+
+
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        (["collector"], "the collector's clock"),
+        (["mail-1"], "mail-1's clock"),
+        (["majority"], "the majority"),
+        (["collector", "mail-1"], "the collector's clock and mail-1's clock"),
+    ],
+)
+def test_whom_a_clock_was_compared_with_is_named_as_people_say_it(references: list[str], words: str) -> None:
+    assert against(references) == words
+
+
+def beats(of_n0: dict[str, Any], n: int = 3000) -> list[dict[str, Any]]:
+    """Ten nodes beat every 2 s; `of_n0` is added to a few of the first one's."""
+    rows = []
+    for i in range(n):
+        at = T0 + timedelta(seconds=i / 5)
+        row = {"node_id": f"n{i % 10}", "client_time": at, "server_time": at + timedelta(milliseconds=5)}
+        odd = of_n0 if i in (1500, 1510, 1520) else {}
+        rows.append(row | {"arrival": at + timedelta(milliseconds=100)} | odd)
+    return rows
+
+
+@pytest.mark.parametrize(("stamp", "node"), [("client_time", "n0"), ("server_time", "collector")])
+def test_a_node_is_shown_with_the_rows_that_its_own_clock_stamped_wrong(stamp: str, node: str, tmp_path: Path) -> None:
+    state = of_rows(tmp_path, heartbeats=beats({stamp: "2099-06-01T00:00:00Z"}))
+    (found,) = [json.loads(x) for x in screen(state, "findings", "--json", "--node", node).splitlines()]
+    assert (found["detector"], found["subject"], found["count"]) == ("impossible_timestamp", node, 3)
+    assert "Counted: 3 rows" in screen(state, "explain", found["finding_id"])
+    rows = list(csv.DictReader(io.StringIO(screen(state, "findings", found["finding_id"], "--csv"))))
+    assert len(rows) == 3 and all(r[stamp].startswith("2099") for r in rows)
+
+
+def both_sides(n: int = 600) -> list[dict[str, Any]]:
+    """Calls that both sides logged; the server's clock is 3 s behind, and nobody sends heartbeats."""
+    rows = []
+    for i in range(n):
+        at = T0 + timedelta(seconds=i, milliseconds=1)
+        both = {"service_name": "mail", "caller": "order", "status": "ok", "retry_count": 0, "request_id": f"r{i}"}
+        arrival = at + timedelta(seconds=1)
+        client = {"side": "client", "node_id": "order-1", "timestamp": at, "duration_ms": 50.5}
+        behind = at - timedelta(seconds=3) + timedelta(milliseconds=10, microseconds=1)
+        server = {"side": "server", "node_id": "mail-1", "timestamp": behind, "duration_ms": 20.5}
+        rows += [{**both, **client, "arrival": arrival}, {**both, **server, "arrival": arrival}]
+    return rows
+
+
+def test_a_clock_that_only_calls_tell_of_is_shown_with_both_lines_of_them(tmp_path: Path) -> None:
+    state = of_rows(tmp_path, requests=both_sides())
+    (whole,) = [json.loads(x) for x in screen(state, "findings", "--json").splitlines()]
+    assert whole["detector"] == "clock_skew"
+    shown = screen(state, "report", "--node", whole["subject"])
+    assert "CLOCK SKEW:" in shown and "(🚨 PAGE)" in shown
+    told = screen(state, "explain", whole["finding_id"])
+    assert "Looked at: 600 rows" in told and "FROM requests WHERE node_id" in told
+    assert len(re.findall(r"client +order-1", told)) == len(re.findall(r"server +mail-1", told)) > 0
+
+
+@pytest.mark.parametrize("asked", ["--node", "--key", "--trace"])
+def test_what_is_judged_as_a_whole_is_not_said_to_be_well_of_a_part(asked: str, demo_state: Path) -> None:
+    """The fleet has a finding in every section: filtered away it leaves no OK behind."""
+    whole = json.loads(screen(demo_state, "report", "--json"))["sections"]
+    assert len(whole) == 5 and all(s["findings"] for s in whole.values())
+    part = json.loads(screen(demo_state, "report", "--json", asked, "nobody"))["sections"]
+    assert {s["state"] for s in part.values()} == {"unknown"}
+
+
+def test_of_a_service_that_nobody_called_nothing_is_known(demo_state: Path) -> None:
+    part = json.loads(screen(demo_state, "report", "--json", "--service", "nobody"))["sections"]
+    assert {s["state"] for s in part.values()} == {"unknown"}
+
+
+def test_before_the_data_begins_nothing_is_known(demo_state: Path) -> None:
+    part = json.loads(screen(demo_state, "report", "--json", "--until", "2026-01-25"))["sections"]
+    assert {s["state"] for s in part.values()} == {"unknown"}
+
+
+def test_too_few_calls_are_unknown_and_why_however_bad_they_are(tmp_path: Path) -> None:
+    """49 calls a minute for twenty minutes, and all time out: one more a minute and it would page."""
+    rows = []
+    for i in range(49 * 20):
+        at = T0 + timedelta(seconds=i * 60 / 49)
+        row = {"service_name": "dead", "caller": "gw", "node_id": "g", "status": "timeout", "timeout_ms": 1000}
+        rows.append({**row, "timestamp": at, "arrival": at + timedelta(seconds=1.1), "duration_ms": 1000})
+    state = of_rows(tmp_path, requests=rows)
+    shown = screen(state, "report")
+    assert "TIMEOUT BUDGET:     unknown (at most 49 calls with a timeout a minute, 100 needed)" in shown
+    assert "Timed out:          980 of 980 at gw->dead   (too few to judge, 50 calls a minute needed)" in shown
+    listed = screen(state, "findings")
+    assert "timeout_ratio of gw->dead (at most 49 calls a minute, 50 needed)" in listed
+    assert "timeout_budget of dead (at most 49 calls with a timeout a minute, 100 needed)" in listed
+    assert "What could be judged is under every threshold" in listed
+
+
+def test_a_minimum_that_was_set_is_the_one_that_counts(tmp_path: Path) -> None:
+    state = of_rows(tmp_path, requests=calls(duration_ms=780.0, timeout_ms=1000.0))
+    assert "78% utilized (OK)" in screen(state, "report")
+    screen(state, "rebuild", "--set", "timeout_budget.min_volume=150")
+    assert "unknown (at most 120 calls with a timeout a minute, 150 needed)" in screen(state, "report")
+
+
+def test_a_service_with_too_few_calls_does_not_hide_behind_one_with_many(tmp_path: Path) -> None:
+    slow = calls(60, service_name="slow", duration_ms=990.0, timeout_ms=1000.0)
+    busy = calls(duration_ms=500.0, timeout_ms=1000.0)
+    shown = screen(of_rows(tmp_path, requests=sorted([*slow, *busy], key=lambda r: r["arrival"])), "report")
+    assert "50% utilized (OK)" in shown and "(payment, the tightest" in shown
+    assert "Not judged:         slow (at most 60 calls with a timeout a minute, 100 needed)" in shown
+
+
+def test_too_few_look_ups_are_no_cache_that_is_well(tmp_path: Path) -> None:
+    """49 look-ups of known keys in five minutes, and every one misses."""
+    rows = [
+        {**row, "side": "server", "idempotency_key": f"k{i // 2}", "cache": "miss", "applied": False}
+        for i, row in enumerate(calls(98))
+    ]
+    shown = screen(of_rows(tmp_path, requests=rows), "report")
+    assert "IDEMPOTENCY:        unknown (at most 49 look-ups of known keys in 5 minutes, 50 needed)" in shown
+    assert "Cache hits:         0 of 49 repeats" in shown
+
+
+def test_a_node_behind_is_unknown_where_heartbeats_go_one_way_only(tmp_path: Path) -> None:
+    rows = beats({})
+    for row in rows[3::10]:
+        row["client_time"] -= timedelta(milliseconds=900)
+    state = of_rows(tmp_path, heartbeats=rows)
+    shown = screen(state, "report")
+    assert "CLOCK SKEW:         none of 10 nodes ahead by more than 100ms\n" in shown
+    assert "Behind:             unknown up to 1,100ms for 10 nodes of 10, heard one way only" in shown
+    assert json.loads(screen(state, "report", "--json"))["sections"]["clock_skew"]["state"] == "unknown"
+    assert "clock_skew behind (up to 1,100ms for 10 nodes of 10, heard one way only)" in screen(state, "findings")
+
+
+def test_clocks_that_are_heard_both_ways_are_well(tmp_path: Path) -> None:
+    rows = beats({})
+    for row in rows:
+        row["reply_sent"] = row["server_time"] + timedelta(milliseconds=1)
+        row["reply_received"] = row["client_time"] + timedelta(milliseconds=11)
+    state = of_rows(tmp_path, heartbeats=rows)
+    assert "CLOCK SKEW:         none of 10 nodes off by more than 100ms (OK)" in screen(state, "report")
+    assert "none of 1 node of node n3 off by more than 100ms (OK)" in screen(state, "report", "--node", "n3")
+    assert "clock_skew" not in screen(state, "findings")
+
+
+def test_writes_that_tell_nothing_to_compare_are_not_said_to_be_free_of_conflict(tmp_path: Path) -> None:
+    at = {"entity_type": "order", "entity_id": "cart"}
+    rows = [
+        {**at, "timestamp": T0 + timedelta(seconds=i), "arrival": T0 + timedelta(seconds=i), "node_id": f"n{i % 2}"}
+        for i in range(60)
+    ]
+    state = of_rows(tmp_path, write_log=rows)
+    assert "RACE CONDITIONS:    unknown (no write tells what it knew: vector_clock" in screen(state, "report")
+    assert "concurrent_writers (no write tells what it knew" in screen(state, "findings")
 
 
 def test_few_late_rows_are_only_counted(demo_state: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from streams.catalog import catalog, runbook_of
 from streams.cli import app
+from tests.cases import T0, cases
+from tests.streams.report.states import of_case, of_rows
 from tests.streams.report.test_sql_shut_in import PLAYBOOK
 
 COLUMNS = {
@@ -29,8 +34,56 @@ def asked(state: Path, query: str) -> tuple[list[str], list[list[Any]]]:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_the_playbooks_queries_run_word_for_word_on_a_replayed_state(name: str, demo_state: Path) -> None:
-    columns, _ = asked(demo_state, PLAYBOOK[name])
+    columns, _ = asked(demo_state, PLAYBOOK[name].strip())
     assert columns == COLUMNS[name]
+
+
+QUERIES = [
+    (name, query)
+    for name, entry in catalog().items()
+    for query in re.findall(r'`asynchealth sql "(.+?)"(?: --csv)?`', runbook_of(entry).read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("name", "query"), QUERIES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(QUERIES)])
+def test_every_query_of_a_runbook_runs_as_it_stands(name: str, query: str, demo_state: Path) -> None:
+    """What a person fills in is in capitals; a time can't be anything."""
+    columns, _ = asked(demo_state, query.replace('\\"', '"').replace("'SINCE'", "'2026-01-26 08:10'"))
+    assert columns
+
+
+def heartbeats(offset: timedelta) -> list[dict[str, Any]]:
+    """Two hours of fifteen nodes; n03's clock is off by `offset` in the second hour."""
+    rows = []
+    for i in range(7200):
+        at = T0 + timedelta(seconds=i)
+        off = offset if i % 15 == 3 and i > 3600 else timedelta(0)
+        beat = {"node_id": f"n{i % 15:02}", "client_time": at + off, "server_time": at + timedelta(milliseconds=5)}
+        rows.append(beat | {"arrival": at + timedelta(milliseconds=100)})
+    return rows
+
+
+@pytest.mark.parametrize(("offset", "ms"), [(timedelta(seconds=-3), 3005), (timedelta(seconds=3), -2995)])
+def test_the_first_query_about_a_clock_shows_the_node_ahead_or_behind(
+    offset: timedelta, ms: int, tmp_path: Path
+) -> None:
+    query = next(q for name, q in QUERIES if name == "clock_skew")
+    _, rows = asked(of_rows(tmp_path, heartbeats=heartbeats(offset)), query)
+    assert rows[0] == ["n03", "collector", ms, 5] and len(rows) == 10
+
+
+def test_the_look_ups_of_a_cache_are_those_around_its_finding(tmp_path: Path) -> None:
+    (case,) = [c for d, n, c in cases("fires") if (d, n) == ("idempotency_cache", "fires_emptied")]
+    state = of_case(tmp_path, case)
+    _, found = asked(
+        state, "SELECT subject, min(onset) FROM findings WHERE detector = 'idempotency_cache' GROUP BY ALL"
+    )
+    ((service, onset),) = found
+    query = next(q for name, q in QUERIES if name == "idempotency_cache").replace("'S'", f"'{service}'")
+    columns, rows = asked(state, query)
+    assert columns == ["window_start", "misses", "lookups"] and rows
+    first = datetime.fromisoformat(rows[0][0])
+    assert datetime.fromisoformat(onset) - timedelta(minutes=10) < first < datetime.fromisoformat(onset)
 
 
 @pytest.mark.parametrize("name", COLUMNS)

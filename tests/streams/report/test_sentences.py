@@ -28,6 +28,23 @@ def found_in(state: Path) -> Iterator[Found]:
     con.close()
 
 
+def about(f: Found) -> list[list[str]]:
+    """The filters that name what a finding is about."""
+    match f.subject_kind:
+        case "node" | "service":
+            return [[f"--{f.subject_kind}", f.subject]]
+        case "edge":
+            return [["--service", name] for name in f.subject.split("->")]
+        case _:
+            return []
+
+
+def answer(args: list[str], state: Path) -> str:
+    result = CliRunner().invoke(app, [*args, "--state", str(state)])
+    assert result.exit_code == 0, (args, result.exception)
+    return result.output
+
+
 def test_every_detector_of_the_catalog_has_a_sentence_and_a_firing_case() -> None:
     assert set(SENTENCES) == set(catalog())
     assert {detector for detector, _, _ in FIRING} == set(catalog())
@@ -44,6 +61,9 @@ def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str,
         shown = QUERY.sub("", result.output.replace(str(tmp_path), ""))
         assert not INNER_WORDS.search(shown), shown
     for f in found:
+        for asked in about(f):
+            filtered = [answer([*c, *asked], state) for c in (["findings", "--json"], ["report", "--json"])]
+            assert all(f.finding_id in shown for shown in filtered), (f.name, asked)
         assert sentence(f).endswith(")") and f.level in sentence(f)
         assert CliRunner().invoke(app, ["findings", f.finding_id, "--csv", "--state", str(state)]).exit_code == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
 import threading
@@ -261,3 +262,46 @@ def test_the_longest_known_beginning_is_found(
     path = write(tmp_path_factory.mktemp("known") / f"requests.jsonl{packed}", content)
     found = read_before(look(path, "x"), [*other, *(known(n, content) for n in lengths)])
     assert (found.length if found else None) == max(lengths, default=None)
+
+
+# ---- what is not one event per line ----------------------------------------------------------------------------------
+
+ARRAY = "a JSON array over several lines: one event per line is needed"
+EVENTS = storm(40)
+
+
+def pretty(indent: int | None = 2) -> bytes:
+    return json.dumps(EVENTS, indent=indent).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason", "command"),
+    [
+        ("a.json", pretty(), ARRAY, "jq -c '.[]' {path} > requests-lines.jsonl"),
+        ("requests.json.gz", pretty(), ARRAY, "zcat {path} | jq -c '.[]' > requests-lines.jsonl"),
+        ("heartbeats.json.zst", pretty(), ARRAY, "zstdcat {path} | jq -c '.[]' > heartbeats-lines.jsonl"),
+        ("a.json", b"\n[\n" + b",\n".join(lines(EVENTS).splitlines()) + b"\n]\n", ARRAY, "jq -c '.[]' {path}"),
+        ("a.json", b"[" + b",\n".join(lines(EVENTS).splitlines()) + b"]\n", ARRAY, "jq -c '.[]' {path}"),
+        ("a.json", json.dumps(EVENTS[0], indent=1).encode(), "JSON objects over several lines", "jq -c . {path}"),
+        ("a.jsonl", lines(EVENTS).decode().encode("utf-16"), "UTF-16, not UTF-8", "iconv -f UTF-16 -t UTF-8 {path}"),
+        ("a.jsonl", lines(EVENTS).decode().encode("utf-16-be"), "UTF-16BE, not", "iconv -f UTF-16BE -t UTF-8 {path}"),
+        ("a.jsonl", lines(EVENTS).decode().encode("utf-32"), "UTF-32, not UTF-8", "iconv -f UTF-32 -t UTF-8 {path}"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_the_command_that_mends_it(
+    name: str, content: bytes, reason: str, command: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(Problem) as problem:
+        recognise(look(path, name))
+    assert problem.value.code == Exit.NOTHING
+    assert str(problem.value).startswith(f"{name}: {reason}")
+    assert f"\nNext: {command.format(path=path)}" in str(problem.value)
+
+
+@pytest.mark.parametrize("content", [pretty(None), b"[ ]\n" + lines(EVENTS), b'{"half": \n' + lines(EVENTS)])
+def test_lists_on_one_line_and_a_bad_first_line_stop_nothing(content: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "requests.jsonl", content + b"\n")
+    assert recognise(look(path, path.name)) == "requests"
+    _, events, rejects = read(path)
+    assert len(events) == len(EVENTS) and len(rejects) <= 1

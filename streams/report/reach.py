@@ -1,0 +1,241 @@
+"""Measured tables enter, what detectors could not judge for want of rows leaves: too few is unknown, not well.
+
+A subject counts as judged where at least half of its rows came while there were as many as the detector needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, timeout_budget, timeout_ratio
+from detectors.clocks import MAX_ONE_WAY_DELAY_US
+from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
+from streams.report.found import Filter, Sight, named
+from streams.report.sentences import count
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Rows of one subject, how many of them came while there were enough to judge, the most in the detector's span."""
+
+    subject: str
+    rows: int
+    judged: int
+    most: int
+
+    @property
+    def enough(self) -> bool:
+        return 2 * self.judged >= self.rows
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which subjects a detector could judge. `unit` is what it counts, in the span it counts it in."""
+
+    detector: str
+    things: str
+    unit: str
+    needed: int
+    volumes: Sequence[Volume]
+
+    @property
+    def short(self) -> list[Volume]:
+        return [v for v in self.volumes if not v.enough]
+
+    @property
+    def none(self) -> bool:
+        return len(self.short) == len(self.volumes)
+
+    @property
+    def why(self) -> str:
+        """49 calls a minute, 50 needed."""
+        most = max((v.most for v in self.short), default=0)
+        if most < self.needed:
+            return f"{'at most ' if most else ''}{most:,} {self.unit}, {self.needed:,} needed"
+        return f"mostly fewer than {self.needed:,} {self.unit}"
+
+    @property
+    def words(self) -> str:
+        """gw->dead (at most 49 calls a minute, 50 needed), or 4 of 11 edges (…)."""
+        short = self.short
+        one = len(short) == 1
+        return f"{short[0].subject if one else f'{len(short)} of {len(self.volumes)} {self.things}'} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a detector counts before it judges: rows (SPACE, subject, window_start, preferred, n) of a table."""
+
+    table: str
+    rows: str
+    things: str
+    unit: str
+    needed: int
+    over_us: int
+
+
+MEASURES = {
+    "timeout_ratio": Measure(
+        "calls",
+        "SELECT environment, tenant, coalesce(caller, '?') || '->' || service_name AS subject, window_start, "
+        "side IS DISTINCT FROM 'server' AS preferred, rows AS n, [caller, service_name] AS services FROM calls",
+        "edges",
+        "calls a minute",
+        timeout_ratio.MIN_VOLUME,
+        MINUTE_US,
+    ),
+    "timeout_budget": Measure(
+        "durations",
+        "SELECT environment, tenant, service_name AS subject, window_start, "
+        "side IS DISTINCT FROM 'server' AS preferred, rows AS n, [service_name] AS services FROM durations",
+        "services",
+        "calls with a timeout a minute",
+        timeout_budget.MIN_VOLUME,
+        MINUTE_US,
+    ),
+    "idempotency_cache": Measure(
+        "keys",
+        "SELECT environment, tenant, service_name AS subject, window_start, line = 'server' AS preferred, 1 AS n, "
+        "[service_name] AS services FROM keys WHERE cache IN ('hit', 'miss') AND stored > 0",
+        "services",
+        f"look-ups of known keys in {idempotency_cache.OVER_US // MINUTE_US} minutes",
+        idempotency_cache.LEAST_LOOKUPS,
+        idempotency_cache.OVER_US,
+    ),
+    "heartbeat_loss": Measure(
+        "beats",
+        "SELECT environment, tenant, node_id AS subject, window_start, true AS preferred, "
+        "least(told, 1) AS n, NULL::VARCHAR[] AS services FROM beats",
+        "nodes",
+        "heartbeats with a recorded arrival an hour",
+        heartbeat_loss.GAPS_NEEDED + 1,
+        HOUR_US,
+    ),
+}
+
+VOLUMES = """
+WITH sided AS (
+    SELECT *, bool_or(preferred) OVER (PARTITION BY environment, tenant, subject) AS has_preferred FROM ({rows})),
+summed AS (
+    SELECT environment, tenant, subject, window_start, sum(n)::BIGINT AS n
+    FROM sided WHERE preferred = has_preferred AND {asked} GROUP BY ALL),
+lately AS (
+    SELECT *, sum(n) OVER (PARTITION BY environment, tenant, subject ORDER BY window_start
+                           RANGE BETWEEN to_microseconds({before_us}) PRECEDING AND CURRENT ROW) AS n_lately
+    FROM summed),
+reached AS (
+    SELECT *, max(n_lately) OVER (PARTITION BY environment, tenant, subject ORDER BY window_start
+                                  RANGE BETWEEN CURRENT ROW AND to_microseconds({before_us}) FOLLOWING) AS n_reached
+    FROM lately)
+SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')), sum(n)::BIGINT,
+       coalesce(sum(n) FILTER (n_reached >= {needed}), 0)::BIGINT, max(n_lately)::BIGINT
+FROM reached GROUP BY environment, tenant, subject ORDER BY ALL
+"""
+
+
+def reaches(con: duckdb.DuckDBPyConnection, wanted: Filter) -> dict[str, Reach]:
+    """Of each detector that needs a number of rows, where there are any; of the service and the time asked for."""
+    return {d: _reach(con, d, m, wanted) for d, m in MEASURES.items() if has(con, m.table)}
+
+
+def has(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether anything of the kind was measured: a table exists from its first row on."""
+    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall())
+
+
+def setting(con: duckdb.DuckDBPyConnection, name: str, default: float) -> float:
+    """What the state was judged with."""
+    own = con.execute("SELECT value FROM settings WHERE name = ? ORDER BY rowid DESC LIMIT 1", [name]).fetchall()
+    return float(own[0][0]) if own else default
+
+
+def _reach(con: duckdb.DuckDBPyConnection, detector: str, measure: Measure, wanted: Filter) -> Reach:
+    needed = setting(con, f"{detector}.min_volume", measure.needed)
+    asked: dict[str, object] = {"list_contains(services, $service)": wanted.service} if measure.table != "beats" else {}
+    asked |= {"window_start >= $since": wanted.since, "window_start < $until": wanted.until}
+    sql = VOLUMES.format(
+        rows=measure.rows,
+        asked=" AND ".join([condition for condition, value in asked.items() if value] or ["true"]),
+        before_us=measure.over_us - WINDOW_US,
+        needed=needed,
+    )
+    values: dict[str, object] = {"service": wanted.service, "since": wanted.since, "until": wanted.until}
+    rows = con.execute(sql, {n: v for n, v in values.items() if f"${n}" in sql}).fetchall()
+    volumes = [Volume(named(subject, space), *counts) for subject, space, *counts in rows]
+    return Reach(detector, measure.things, measure.unit, int(needed), volumes)
+
+
+# ---- clocks ----------------------------------------------------------------------------------------------------------
+
+CLOCKS = """
+WITH heard AS (
+    SELECT environment, tenant, src AS node, true AS sent, false AS received FROM clocks WHERE {time}
+    UNION ALL SELECT environment, tenant, dst, false, true FROM clocks WHERE {time})
+SELECT count(*), count(*) FILTER (NOT received), count(*) FILTER (NOT sent)
+FROM (SELECT node, bool_or(sent) AS sent, bool_or(received) AS received FROM heard WHERE {who} GROUP BY ALL)
+"""
+NO_OBSERVER = "node NOT IN (SELECT observer FROM heartbeats EXCEPT SELECT node_id FROM heartbeats)"
+WARN_MS = clock_skew.clock_skew.thresholds[0]
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """How many clocks were compared; only_sent: of whom nobody can say that they are behind, a way may be slow."""
+
+    nodes: int
+    only_sent: int
+    only_received: int
+    warn_ms: float
+    delay_ms: float
+
+    @property
+    def unsaid(self) -> Iterator[tuple[str, str]]:
+        """(side, why nothing is known of it)."""
+        if self.only_sent:
+            who = f"{count(self.only_sent, 'node')} of {self.nodes}"
+            yield "Behind", f"unknown up to {self.delay_ms + self.warn_ms:,.0f}ms for {who}, heard one way only"
+        if self.only_received:
+            yield "Ahead", f"unknown for {count(self.only_received, 'node')} of {self.nodes}, that only hear"
+
+
+def clocks_seen(con: duckdb.DuckDBPyConnection, who: str, time: str) -> Clocks:
+    """who and time: the filter as SQL over node and window_start."""
+    warn_ms = setting(con, f"clock_skew.{WARN_MS.name}", WARN_MS.default)
+    delay_ms = setting(con, "clock_skew.max_one_way_delay_ms", MAX_ONE_WAY_DELAY_US / 1000)
+    if not has(con, "clocks"):
+        return Clocks(0, 0, 0, warn_ms, delay_ms)
+    nodes, only_sent, only_received = con.execute(CLOCKS.format(who=who, time=time)).fetchall()[0]
+    return Clocks(nodes, only_sent, only_received, warn_ms, delay_ms)
+
+
+# ---- writes ----------------------------------------------------------------------------------------------------------
+
+COMPARED = (
+    "entity_type IS NOT NULL AND entity_id IS NOT NULL AND (vector_clock IS NOT NULL "
+    "OR (version IS NOT NULL AND base_version IS NOT NULL) OR (started IS NOT NULL AND finished IS NOT NULL))"
+)
+NOT_COMPARED = "no write tells what it knew: vector_clock, version and base_version, or started and finished"
+
+
+def compared(con: duckdb.DuckDBPyConnection, where: str = "true") -> bool:
+    """Whether any write can be compared with another one."""
+    return bool(con.execute(f"SELECT 1 FROM write_log WHERE {COMPARED} AND {where} LIMIT 1").fetchall())
+
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
+
+
+def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: Filter) -> list[str]:
+    """Detectors that could not judge, or not all: because they were blind, or for want of rows."""
+    seeing = {s.detector for s in sight.values() if not s.blind}
+    said = [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
+    said += [f"{d} of {r.words}" for d, r in reaches(con, wanted).items() if d in seeing and r.short]
+    if "clock_skew" in seeing:
+        sides = clocks_seen(con, NO_OBSERVER, "true").unsaid
+        said += [f"clock_skew {side.lower()} ({why.removeprefix('unknown ')})" for side, why in sides]
+    if "concurrent_writers" in seeing and not compared(con):
+        said.append(f"concurrent_writers ({NOT_COMPARED})")
+    return said
