@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 import polars as pl
+import polars.selectors as cs
 import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
 
 from detectors.detector import ASSESSMENT, Detector, Settings, View
@@ -128,13 +129,13 @@ def _close(
 
 
 def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
-    some = company(rows, source.on).with_columns(now=pl.col("window") >= lo)
-    if not some["now"].any():
+    some = company(rows, source.on, lo)
+    if not len(some):
         return None
     met = source.match(some)
     if table.columns is None:
-        return met
-    return table.first(met.lazy()).collect()
+        return met.drop("group", strict=False)
+    return table.first(met.lazy()).collect().with_columns(cs.enum().cast(pl.String))
 
 
 # ---- judge ----------------------------------------------------------------------------------------------------------

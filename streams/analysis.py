@@ -29,14 +29,15 @@ from detectors.engine import (
 )
 from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
 from detectors.table import Meet, Table
-from detectors.windows import WINDOW_US, event_time, final_before, place
+from detectors.windows import MINUTE_US, WINDOW_US, event_time, final_before, place
 from streams.landing import lake, state
 from streams.landing.horizon import Segments
 from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_US = 12 * WINDOW_US  # the engine advances when this much became final: an advance has a cost of its own
+BATCH_ROWS = 500_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
+BATCH_US = 10 * MINUTE_US
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
 
@@ -93,24 +94,25 @@ class Analysis:
     ) -> Iterator[Final]:
         """The tables of windows that became final, many windows at once."""
         heard = max((p.last_arrival for p in ordered), default=0)
-        matched, waiting, last_row = MatchState(), list[Partials](), 0
-        for later, (latest, partials) in zip([*ordered, None][1:], reduced, strict=True):
+        matched, waiting, rows, last_row = MatchState(), list[Partials](), 0, 0
+        for part, later, (latest, partials) in zip(ordered, [*ordered, None][1:], reduced, strict=True):
             last_row = max(last_row, latest)
             waiting.append(partials)
+            rows += part.rows
             end = (max(heard, last_row) // WINDOW_US + 1) * WINDOW_US
             to = final_before(later.first_arrival, self.lateness_us) if later else end
-            if later and matched.next is not None and to - matched.next < BATCH_US:
+            if later and matched.next is not None and rows < BATCH_ROWS and to - matched.next < BATCH_US:
                 continue
             before = matched.next
             final, matched = match(tables, matched, waiting, to, horizon)
-            waiting = []
+            waiting, rows = [], 0
             if matched.next is not None and matched.next != before:
                 starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
                 lo = before if before is not None else min(starts, default=to)
                 yield Final(final, lo, to, min(heard, to + self.lateness_us))
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[dict[str, pl.DataFrame], Judged]]:
-        for f in final:
+        for f in together(final):
             judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
             yield f.tables, judged
 
@@ -142,6 +144,24 @@ class Analysis:
         rows = dict(self.closed)
         rows |= {r["finding_id"]: r for r in open_findings(self.detectors, config, self.judged.episodes)}
         state.land_findings(self.con, "findings", findings(list(rows.values())).sort("onset", "finding_id"))
+
+
+def together(final: Iterable[Final]) -> Iterator[Final]:
+    """Neighbours as one, until they are BATCH_US long: whoever judges looks back on an hour each time."""
+    waiting: list[Final] = []
+    for f in final:
+        waiting.append(f)
+        if f.to - waiting[0].lo >= BATCH_US:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(some: Sequence[Final]) -> Final:
+    names = dict.fromkeys(n for f in some for n in f.tables)
+    tables = {n: pl.concat([f.tables[n] for f in some if n in f.tables]) for n in names}
+    return Final(tables, some[0].lo, some[-1].to, some[-1].heard_us)
 
 
 def ahead(steps: Iterator[R]) -> Iterator[R]:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from polars import col
 
-from detectors.table import SPACE, Low, Lowest, Meet, Rows, Sum, Table, meeting
+from detectors.table import SPACE, Low, Lowest, Meet, Rows, Sum, Table, coded, meeting
 from detectors.windows import HOUR_US, MINUTE_US, SECOND_US
 
 KEPT = 4
@@ -60,17 +60,20 @@ def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
 
     There: server start - client start. Back, only where the client did not give up: client end - server end.
     """
-    met, node, is_client = meeting(rows, ("pair",), PAIR_BACK_US), rows["node_id"], rows["client"].to_numpy()
+    rows = coded(rows, (*SPACE, "node_id"))
+    met, is_client = meeting(rows, PAIR_BACK_US), rows["client"].to_numpy()
     later = np.flatnonzero((met.at - met.first == 1) & rows["now"].to_numpy())
     later = later[is_client[later] != is_client[later - 1]]
+    node = rows["node_id"].to_physical()
     later = later[(node[later] != node[later - 1]).to_numpy()]
-    client = rows[np.where(is_client[later], later, later - 1)]
-    server = rows[np.where(is_client[later], later - 1, later)]
-    both: pl.DataFrame = rows[later].select("window", *SPACE, "weight", "coord")
+    client = rows.select("node_id", "ok", "start", "end_by")[np.where(is_client[later], later, later - 1)]
+    server = rows.select("node_id", "start_by", "end")[np.where(is_client[later], later - 1, later)]
+    both = rows.select("window", *SPACE, "weight", "coord")[later]
     there = {"src": client["node_id"], "dst": server["node_id"], "fact": server["start_by"] - client["start"]}
     back = {"src": server["node_id"], "dst": client["node_id"], "fact": client["end_by"] - server["end"]}
     answered = both.with_columns(**back).filter(client["ok"], col("fact").is_not_null())
-    return pl.concat([both.with_columns(**there), answered])
+    facts: pl.DataFrame = pl.concat([both.with_columns(**there), answered])
+    return facts
 
 
 CLOCKS = Table(

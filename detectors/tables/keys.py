@@ -38,7 +38,7 @@ FAILED = col("status").is_in(["rejected", "error", "cancelled"]).fill_null(False
 
 def match_keys(rows: pl.DataFrame) -> pl.DataFrame:
     """One row for each use of a key that has partners: earlier uses, of the same kind of line, within a day."""
-    met = meeting(rows, ON, BACK_US)
+    met = meeting(rows, BACK_US)
     t, effect = rows["t"].to_numpy(), rows["effect"].to_numpy()
     start, previous = t - rows["took_us"].to_numpy(), np.maximum(met.at - 1, 0)
 
@@ -100,9 +100,9 @@ def _executions(rows: pl.DataFrame, met: Meeting, start: Ints) -> tuple[Ints, Fl
     last = np.where(ran, met.last(ran), -1)
     last[start >= t[last]] = -1
     mates = (
-        rows.select(*SPACE, *ON, "node_id", at=pl.int_range(pl.len(), dtype=pl.Int64))
+        rows.select("group", "node_id", at=pl.int_range(pl.len(), dtype=pl.Int64))
         .filter(rows["ran"] & rows["stamped"])
-        .select("at", mate=col("at").shift(1).over(*SPACE, *ON, "node_id"))
+        .select("at", mate=col("at").shift(1).over("group", "node_id"))
         .drop_nulls()
     )
     mate = np.full(len(rows), -1, np.int64)

@@ -23,14 +23,15 @@ import numpy.typing as npt
 import polars as pl
 from polars import col
 
-from detectors.table import SPACE, Ints, Meet, Table, meeting
-from detectors.windows import MINUTE_US
+from detectors.table import SPACE, Ints, Meet, Table, coded, meeting
+from detectors.windows import MINUTE_US, NEVER
 
 REACH_US = 5 * MINUTE_US  # writes further apart are not compared
 MOST = 1024  # nor is a write with more than so many before it: an entity that hot shows its conflicts sooner
 
 Bools = npt.NDArray[np.bool_]
 ON = ("entity_type", "entity_id")
+LEAST = -(2**63)  # below all that is told
 VECTOR, VERSION, INTERVAL = 4, 2, 1  # what a write tells; a pair is judged by the best that both tell
 
 
@@ -69,7 +70,7 @@ class Writes:
     """What rows, entity by entity, tell about what each of them knew."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
-        self.node: Ints = (rows["node_id"].rank("dense").cast(pl.Int64) - 1).to_numpy()
+        self.node: Ints = coded(rows, ["node_id"])["node_id"].to_physical().cast(pl.Int64).to_numpy()
         self.clocks = _clocks(rows)
         self.own = self.clocks.counts(np.arange(len(rows), dtype=np.int64), self.node)
         told = {n: rows[n].cast(pl.Int64) for n in ("version", "base_version", "started", "finished")}
@@ -95,6 +96,22 @@ class Writes:
         return how
 
 
+def _suspects(rows: pl.DataFrame, writes: Writes) -> Bools:
+    """Rows that an earlier write of their entity can be concurrent with; the others need not be compared."""
+    told, ended = ((writes.tells & what) > 0 for what in (VERSION, INTERVAL))
+    earlier = pl.DataFrame(
+        {
+            "group": rows["group"],
+            "version": np.where(told, writes.version, LEAST),
+            "ended": np.where(ended, writes.ended, LEAST),
+        }
+    ).select(col("version", "ended").cum_max().shift(fill_value=LEAST).over("group"))
+    newer = earlier["version"].to_numpy() > writes.base
+    later = earlier["ended"].to_numpy() > writes.begun
+    found: Bools = (writes.tells >= VECTOR) | (told & newer) | (ended & later)
+    return found
+
+
 class Pairs(NamedTuple):
     """Concurrent pairs: positions of the earlier and the later row, and by what it is known."""
 
@@ -107,9 +124,11 @@ def concurrent(rows: pl.DataFrame, writes: Writes, reach_us: int = REACH_US) -> 
     """The concurrent pairs no more than reach_us apart: neighbours first, then by growing distance.
 
     All pairs of a hot entity would not fit into memory; those of one distance do. In each, a row is later but once.
+    Later ones are those in the windows asked for, and those of reach_us before: they tell who had company already.
     """
-    met = meeting(rows, ON, reach_us)
-    later = met.at
+    met, window = meeting(rows, reach_us), rows["window"].to_numpy()
+    asked = window >= window[rows["now"].to_numpy()].min(initial=NEVER) - reach_us
+    later = np.flatnonzero(asked & _suspects(rows, writes))
     for distance in range(1, MOST + 1):
         later = later[later - distance >= met.first[later]]
         if not len(later):
@@ -136,13 +155,10 @@ def match_writes(rows: pl.DataFrame, reach_us: int = REACH_US) -> pl.DataFrame:
     weight, newly = rows["weight"].to_numpy(), np.zeros(size, dtype=np.int64)
     np.add.at(newly, company[company >= 0], weight[company >= 0])
     counted = {"partners": partners, "newly": newly, "by_clock": by_clock, "by_version": by_version}
-    other = rows.select(witness="coord", witness_node="node_id")[witness.clip(0)]
-    return (
-        rows.select("window", *SPACE, *ON, "coord", "t", "node_id", "now")
-        .with_columns(*other, **{n: pl.Series(v) for n, v in (counted | {"same_base": same_base}).items()})
-        .filter("now", col("partners") > 0)
-        .drop("now")
-    )
+    said = np.flatnonzero(rows["now"].to_numpy() & (partners > 0))
+    other = rows.select(witness="coord", witness_node="node_id")[witness[said]]
+    told = {n: pl.Series(v[said]) for n, v in (counted | {"same_base": same_base}).items()}
+    return rows.select("window", *SPACE, *ON, "coord", "t", "node_id")[said].with_columns(*other, **told)
 
 
 WRITES = Table(

@@ -34,7 +34,8 @@ def frame(writes: list[Row]) -> pl.DataFrame:
     rows = [usual | {"coord": i} | w for i, w in enumerate(writes)]
     columns = {n: [_plain(n, r.get(n)) for r in rows] for n in shape}
     placed = pl.DataFrame(columns, schema=shape).with_columns(window=pl.col("t") // WINDOW_US * WINDOW_US)
-    return placed.sort("environment", "tenant", *ON, "t", "coord").with_columns(now=pl.lit(True))
+    ordered = placed.sort("environment", "tenant", *ON, "t", "coord")
+    return ordered.with_columns(group=pl.struct(ON).rle_id().cast(pl.Int64), now=pl.lit(True))
 
 
 def _plain(name: str, value: Any) -> Any:
