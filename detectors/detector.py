@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from detectors.subjects import OF_SERVICE, edge, service
 from detectors.table import SPACE, Ints, Table
 from detectors.windows import MINUTE_US, WINDOW_US, windows
 
-Level = Literal["warn", "page", "both"]
+Level = Literal["warn", "page", "both", "open"]
 
 ASSESSMENT: dict[str, pl.DataType] = {
     "window": pl.Int64(),  # from this window on, until the subject's next assessment
@@ -40,7 +41,10 @@ PROOF_KEPT = 8
 
 @dataclass(frozen=True)
 class Threshold:
-    """Reached when column `of` is strictly above it. A level needs all its kind's thresholds and those of `both`."""
+    """Reached when column `of` is strictly above it. A level needs all its kind's thresholds and those of `both`.
+
+    Those of `open` must be reached for an episode to open, too, and need not be while it lasts.
+    """
 
     name: str
     level: Level
@@ -52,25 +56,32 @@ class Threshold:
     kind: str = ""  # if set, it is for assessments of this kind only
 
 
+SubjectKind = Literal["node", "edge", "service", "entity", "fleet", "partition"]
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What logs cannot say: thresholds by "detector.threshold" (also per subject), services' idempotency TTLs, …"""
+    """What logs cannot say: numbers by "detector.threshold", also for one service alone, services' TTLs, …"""
 
     values: Mapping[str, float] = field(default_factory=dict)
-    per_subject: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_service: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ttl_us: Mapping[str, int] = field(default_factory=dict)
 
     def get(self, detector: str, name: str, default: float) -> float:
         return self.values.get(f"{detector}.{name}", default)
 
-    def threshold(self, detector: str, threshold: Threshold) -> pl.Expr:
+    def threshold(self, detector: str, threshold: Threshold, subject_kind: SubjectKind) -> pl.Expr:
         """The threshold for each subject."""
-        key = f"{detector}.{threshold.name}"
-        general = pl.lit(float(self.values.get(key, threshold.default)))
-        own = {s: float(v[key]) for s, v in self.per_subject.items() if key in v}
-        if not own:
+        return self.number(detector, threshold.name, threshold.default, subject_kind)
+
+    def number(self, detector: str, name: str, default: float, subject_kind: SubjectKind) -> pl.Expr:
+        """What is set for each subject: for the service that it belongs to, else for all."""
+        key = f"{detector}.{name}"
+        general = pl.lit(float(self.values.get(key, default)))
+        own = {s: float(v[key]) for s, v in self.per_service.items() if key in v}
+        if not own or subject_kind not in OF_SERVICE:
             return general
-        return pl.coalesce(pl.col("subject").replace_strict(own, default=None, return_dtype=pl.Float64), general)
+        return pl.coalesce(service(subject_kind).replace_strict(own, default=None, return_dtype=pl.Float64), general)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Detector:
     name: str
     reads: Table
     assess: Callable[[View], pl.DataFrame]
-    subject_kind: Literal["node", "edge", "service", "entity", "fleet", "partition"]
+    subject_kind: SubjectKind
     thresholds: tuple[Threshold, ...]
     unit: str
     also: tuple[Table, ...] = ()
@@ -151,14 +162,10 @@ def complete(assessed: pl.DataFrame) -> pl.DataFrame:
 
 def pack(judged: pl.DataFrame) -> pl.DataFrame:
     """Columns outside ASSESSMENT become one struct, `facts`."""
-    own = [*ASSESSMENT, "level", "threshold"]
+    own = [*ASSESSMENT, "level", "opens", "threshold"]
     extra = [n for n in judged.columns if n not in own]
     facts = pl.struct(extra) if extra else pl.lit(None, dtype=pl.Null)
     return judged.select(*own, facts.alias("facts"))
-
-
-def edge(caller: str = "caller", service: str = "service_name") -> pl.Expr:
-    return pl.concat_str(pl.col(caller).fill_null("?"), pl.lit("->"), pl.col(service))
 
 
 def one_side(rows: pl.DataFrame, on: tuple[str, ...], lookback_us: int = 10 * MINUTE_US) -> pl.DataFrame:
@@ -263,10 +270,12 @@ def ratio(
 ) -> Detector:
     """A share of one sum in another over a trailing span; below min_volume it is unknown, not fine."""
 
+    kind: SubjectKind = "edge" if len(subject) == 2 else "service"
+
     def assess(view: View) -> pl.DataFrame:
         who = edge(*subject) if len(subject) == 2 else pl.col(subject[0])
         rows = one_side(view.rows, subject).with_columns(proof=pl.col(f"{of}_proof"))
-        least = view.settings.get(name, "min_volume", min_volume)
+        least = view.settings.number(name, "min_volume", min_volume, kind)
         return (
             trailing(view, rows, who, (of, by, "rows"), of, over_us)
             .with_columns(value=pl.col(of) / pl.col(by), unknown=pl.col("rows") < least)
@@ -278,7 +287,7 @@ def ratio(
         name=name,
         reads=table,
         assess=assess,
-        subject_kind="edge" if len(subject) == 2 else "service",
+        subject_kind=kind,
         thresholds=(
             Threshold("warn_ratio", "warn", warn, "ratio", 0, 1),
             Threshold("page_ratio", "page", page, "ratio", 0, 1),

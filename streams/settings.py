@@ -4,7 +4,7 @@
 retry_storm.warn_per_min = 150
 [services.payment]
 idempotency_ttl = "48h"
-thresholds = { timeout_budget.warn_pct = 90 }
+thresholds = { timeout_budget.warn_pct = 90 }   # also of the edges that call it; nodes, entities, … have no service
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from detectors.detector import Detector, Settings, Threshold
+from detectors.subjects import OF_SERVICE
 from streams.problems import Problem
 
 CONFIG = "asynchealth.toml"
@@ -38,8 +39,9 @@ def span_us(text: str) -> int:
 
 def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Path = Path(CONFIG)) -> Settings:
     """The file where there is one, then each `detector.threshold=value` over it."""
-    known = {f"{d.name}.{t.name}": t for d in detectors for t in d.thresholds}
-    names = {d.name for d in detectors}
+    every = list(detectors)
+    known = {f"{d.name}.{t.name}": t for d in every for t in d.thresholds}
+    names = {d.name for d in every}
     config = read(path)
     services = _table(config, "services", str(path))
     own = {s: _table(services, s, f"{path}, services") for s in services}
@@ -47,11 +49,13 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     given = dict(_split(o) for o in overrides)
     values |= _checked(known, names, given.items(), "--set")
     at = {s: f"{path}, services.{s}" for s in own}
-    per_subject = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
-    for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_subject.items())]:
+    per_service = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
+    for s, mine in per_service.items():
+        _of_services(every, mine, at[s])
+    for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_service.items())]:
         _in_order(known, mine, where)
     ttl = {s: span_us(str(o["idempotency_ttl"])) for s, o in own.items() if "idempotency_ttl" in o}
-    return Settings(values, per_subject, ttl)
+    return Settings(values, per_service, ttl)
 
 
 def _table(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -109,6 +113,16 @@ def _checked(
             raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})", "asynchealth detectors")
         values[name] = number
     return values
+
+
+def _of_services(detectors: Iterable[Detector], values: Iterable[str], where: str) -> None:
+    """A service's own number for a subject that belongs to no service would change nothing."""
+    kind = {d.name: d.subject_kind for d in detectors}
+    for name in values:
+        detector, _, own = name.partition(".")
+        if kind[detector] not in OF_SERVICE:
+            reason = f"{detector} judges by {kind[detector]}, and a {kind[detector]} belongs to no service"
+            raise Problem(f"{where}: {name}", reason, f"for all: {detector}.{own} below [thresholds]")
 
 
 def _in_order(known: Mapping[str, Threshold], values: Mapping[str, float], where: str) -> None:

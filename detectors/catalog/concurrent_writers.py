@@ -15,8 +15,9 @@ import polars as pl
 from polars import col
 
 from detectors.detector import Detector, Threshold, View, trailing
+from detectors.subjects import entity
 from detectors.table import SPACE
-from detectors.tables.writes import ON, WRITES
+from detectors.tables.writes import WRITES
 from detectors.windows import HOUR_US
 
 SUMS = ("newly", "partners", "by_clock", "by_version", "same_base")
@@ -24,10 +25,9 @@ NAMED = 4
 
 
 def assess(view: View) -> pl.DataFrame:
-    entity = pl.concat_str(*ON, separator="/")
-    seen = trailing(view, view.rows, entity, SUMS, "newly", HOUR_US)
+    seen = trailing(view, view.rows, entity(), SUMS, "newly", HOUR_US)
     own = [*SPACE, "subject", "window"]
-    here = view.rows.group_by(*SPACE, entity.alias("subject"), "window").agg(
+    here = view.rows.group_by(*SPACE, entity().alias("subject"), "window").agg(
         nodes=pl.concat([col("witness_node"), col("node_id")]).unique().sort().head(NAMED),
         proof=pl.concat_list("witness", "coord").sort_by("coord").head(NAMED).explode().unique(maintain_order=True),
     )

@@ -15,7 +15,7 @@ import duckdb
 
 from detectors.catalog.timeout_budget import MIN_VOLUME
 from streams.replay import TOTALS
-from streams.report.evidence import about, evidence, in_episode, in_space, instant, one_side, text, uses
+from streams.report.evidence import about, evidence, in_episode, in_space, instant, of_edge, one_side, text, uses
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span
 from streams.report.sentences import ahead, count, impossible, sentence, share
@@ -219,8 +219,7 @@ def _storms(s: Source) -> Section:
 
 def _totals(s: Source, f: Found) -> dict[str, int]:
     """Retries, timeouts and attempts of an edge over its whole episode."""
-    caller, service = f.subject.split("->", 1)
-    edge = f"{in_space(f)} AND coalesce(caller, '?') = {text(caller)} AND service_name = {text(service)}"
+    edge = f"{in_space(f)} AND {of_edge(f)}"
     side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
     row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")

@@ -33,6 +33,17 @@ def fires_same_base_version() -> Case:
     return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/42", "", "page")}))
 
 
+def fires_on_two_entities_whose_names_join_to_one_text() -> Case:
+    """Each has its own conflicts: six of (order, eu/1), too few to page, and two of (order/eu, 1)."""
+    rows = _taking_turns("1")
+    for kind, number, times in (("order", "eu/1", 3), ("order/eu", "1", 1)):
+        for i in range(times):
+            second, versions = 59.5 + 40 * i, {"version": 10 + i, "base_version": 9 + i}
+            rows += [_row(second + k, f"order-{k}", number, **versions) | {"entity_type": kind} for k in (0, 1)]
+    expect = frozenset({("order/eu/1", "", "warn"), (r"order\/eu/1", "", "warn")})
+    return Case({"write_log": partitions("write_log", rows)}, expect)
+
+
 def fires_vector_clocks() -> Case:
     rows = _taking_turns("1")
     a, b = {"a": 1, "b": 0}, {"a": 0, "b": 1}

@@ -1,5 +1,6 @@
 """gateway->payment: one call in five times out for two minutes, across many windows; the quiet one stays at 1 %."""
 
+from detectors.detector import Settings
 from tests.cases import Case, at, partitions
 
 
@@ -30,6 +31,16 @@ def fires_one_in_five() -> Case:
         {"requests": partitions("requests", _calls(5) + _calls(100, "search"))},
         frozenset({("gateway->payment", "", "page")}),
     )
+
+
+def quiet_under_what_is_set_for_the_service_called() -> Case:
+    own = {"payment": {"timeout_ratio.warn_ratio": 0.3, "timeout_ratio.page_ratio": 0.4}}
+    return Case({"requests": partitions("requests", _calls(5))}, settings=Settings(per_service=own))
+
+
+def quiet_where_the_service_s_own_least_volume_is_not_reached() -> Case:
+    own = {"payment": {"timeout_ratio.min_volume": 1000.0}}
+    return Case({"requests": partitions("requests", _calls(5))}, settings=Settings(per_service=own))
 
 
 def quiet_one_in_a_hundred() -> Case:
