@@ -168,19 +168,26 @@ def pack(judged: pl.DataFrame) -> pl.DataFrame:
     return judged.select(*own, facts.alias("facts"))
 
 
-def one_side(rows: pl.DataFrame, on: tuple[str, ...], lookback_us: int = 10 * MINUTE_US) -> pl.DataFrame:
-    """Client lines, and server lines only where the same key had no client line for lookback_us: never both.
+LOOKBACK_US = 10 * MINUTE_US
 
-    A line that does not name its side counts as a client's.
+
+def one_side(rows: pl.DataFrame, judged: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """What is judged of client lines, and of server lines at windows when a subject had no client line for LOOKBACK_US.
+
+    Never both, though a client that waits writes its line long after the server's. A line that does not name its side
+    counts as a client's. rows has `subject`; judged gives assessments of the lines of one side.
     """
-    key = [*SPACE, *on]
+    key = [*SPACE, "subject"]
     server = pl.col("side").eq_missing(pl.lit("server"))
-    clients = rows.filter(~server).select(*key, "window", seen="window").unique().sort("window")
-    servers = rows.filter(server).sort("window")
-    alone = servers.join_asof(clients, on="window", by=key, strategy="backward", check_sortedness=False).filter(
-        pl.col("seen").is_null() | (pl.col("window") - pl.col("seen") >= lookback_us)
+    clients = rows.filter(~server)
+    seen = clients.select(*key, "window", seen="window").unique().sort("window")
+    alone = (
+        judged(rows.filter(server))
+        .sort("window")
+        .join_asof(seen, on="window", by=key, strategy="backward", check_sortedness=False)
+        .filter(pl.col("seen").is_null() | (pl.col("window") - pl.col("seen") >= LOOKBACK_US))
     )
-    return pl.concat([rows.filter(~server), alone.select(rows.columns)])
+    return pl.concat([judged(clients), alone.drop("seen")])
 
 
 def trailing(
@@ -243,7 +250,7 @@ def trailing(
 
 
 def _empty(key: list[str], sums: tuple[str, ...], rows: pl.DataFrame) -> pl.DataFrame:
-    numbers = ["window", *sums, *(f"before_{s}" for s in sums), "first", "total", "fresh"]
+    numbers = ["window", *(n for s in sums for n in (s, f"before_{s}")), "first", "total", "fresh"]
     shape: dict[str, Any] = {**dict.fromkeys(key, pl.String), **dict.fromkeys(numbers, pl.Int64)}
     return pl.DataFrame(schema=shape | ({"proof": pl.List(pl.Int64)} if "proof" in rows.columns else {}))
 
@@ -274,10 +281,10 @@ def ratio(
 
     def assess(view: View) -> pl.DataFrame:
         who = edge(*subject) if len(subject) == 2 else pl.col(subject[0])
-        rows = one_side(view.rows, subject).with_columns(proof=pl.col(f"{of}_proof"))
+        rows = view.rows.with_columns(subject=who, proof=pl.col(f"{of}_proof"))
         least = view.settings.number(name, "min_volume", min_volume, kind)
         return (
-            trailing(view, rows, who, (of, by, "rows"), of, over_us)
+            one_side(rows, lambda some: trailing(view, some, pl.col("subject"), (of, by, "rows"), of, over_us))
             .with_columns(value=pl.col(of) / pl.col(by), unknown=pl.col("rows") < least)
             .with_columns(pl.col("value").fill_nan(0.0))
             .drop("rows", "before_rows", f"before_{of}", f"before_{by}")
@@ -293,6 +300,6 @@ def ratio(
             Threshold("page_ratio", "page", page, "ratio", 0, 1),
         ),
         unit="ratio",
-        past_us=over_us + 10 * MINUTE_US,
+        past_us=over_us + LOOKBACK_US,
         needs=needs,
     )

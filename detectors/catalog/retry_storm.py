@@ -16,6 +16,8 @@ Source: the operators' playbook, 4.1; N. Bronson et al., "Metastable failures in
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 from polars import col
@@ -27,7 +29,6 @@ from detectors.tables.calls import CALLS
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, windows
 
 NAME = "retry_storm"
-EDGE = ("caller", "service_name")
 WHO = [*SPACE, "subject"]
 BLOCK_US = 10 * MINUTE_US
 LEAST_ATTEMPTS = 100
@@ -36,7 +37,11 @@ WARN = Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)
 
 
 def assess(view: View) -> pl.DataFrame:
-    rows = one_side(view.rows, EDGE).with_columns(proof=col("retries_proof"), subject=edge())
+    rows = view.rows.with_columns(proof=col("retries_proof"), subject=edge())
+    return one_side(rows, partial(_of_side, view))
+
+
+def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     seen = trailing(
         view, rows, col("subject"), ("retries", "attempts", "ok"), "retries", MINUTE_US, MINUTE_US + HOUR_US
     )
@@ -85,6 +90,6 @@ retry_storm = Detector(
         Threshold("times_past", "open", 2.0, "times its own past", 0, 1e6, of="times_past"),
     ),
     unit="retries/min",
-    past_us=MINUTE_US + HOUR_US + 10 * MINUTE_US,
+    past_us=MINUTE_US + HOUR_US,
     needs=("retry_count",),
 )

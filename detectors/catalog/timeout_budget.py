@@ -15,6 +15,8 @@ Source: the operators' playbook, 4.1 and 4.3; J. Dean and L. A. Barroso, "The ta
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 from polars import col
@@ -26,7 +28,6 @@ from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, windows
 
 NAME = "timeout_budget"
 WHO = [*SPACE, "subject"]
-SIDE = [*SPACE, "service_name", "side", "window"]
 MIN_VOLUME = 100
 WARN = Threshold("warn_pct", "warn", 80, "% of timeout", 0, MAX_PCT)
 PAGE = Threshold("page_pct", "page", 95, "% of timeout", 0, MAX_PCT)
@@ -35,8 +36,10 @@ SUBJECT = 2**40  # more than there are windows
 
 
 def assess(view: View) -> pl.DataFrame:
-    sides = one_side(view.rows.select(SIDE).unique(), ("service_name",))
-    used = view.rows.join(sides, on=SIDE, how="semi", nulls_equal=True).with_columns(subject="service_name")
+    return one_side(view.rows.with_columns(subject="service_name"), partial(_of_side, view))
+
+
+def _of_side(view: View, used: pl.DataFrame) -> pl.DataFrame:
     least = view.settings.number(NAME, "min_volume", MIN_VOLUME, "service")
     over = col("used_pct") > view.settings.threshold(NAME, WARN, "service")
     recent = used.filter(col("window") >= view.lo - MINUTE_US).with_columns(
@@ -89,6 +92,6 @@ timeout_budget = Detector(
     subject_kind="service",
     thresholds=(WARN, PAGE),
     unit="% of timeout",
-    past_us=HOUR_US + MINUTE_US + 10 * MINUTE_US,
+    past_us=HOUR_US + MINUTE_US,
     needs=("timeout_ms", "duration_ms"),
 )
