@@ -61,6 +61,29 @@ def fires_overlapping_intervals() -> Case:
     return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/9", "", "warn")}))
 
 
+def _of_one_request(n: int, entity: str, **of_replica: Any) -> list[dict[str, Any]]:
+    """The leader's line of each request's write, and one of the replica, half a second later."""
+    rows = []
+    for i in range(n):
+        write = {"version": 10 + i, "base_version": 9 + i, "op": "update", "request_id": f"r{i}"}
+        rows.append(_row(29.8 + 20 * i, "leader", entity, **write))
+        rows.append(_row(30.3 + 20 * i, "replica", entity, **(write | of_replica)))
+    return rows
+
+
+def fires_where_one_request_writes_twice() -> Case:
+    """Another operation, from the same version, is another write, whoever asked for it; so is one of no request."""
+    rows = _taking_turns("1") + _of_one_request(8, "10", op="delete") + _of_one_request(8, "11", request_id=None)
+    expect = frozenset({("order/10", "", "page"), ("order/11", "", "page")})
+    return Case({"write_log": partitions("write_log", rows)}, expect)
+
+
+def quiet_one_write_that_leader_and_replica_log() -> Case:
+    rows = _taking_turns("1") + _of_one_request(15, "8")
+    rows += [r | {"request_id": None, "idempotency_key": r["request_id"]} for r in _of_one_request(15, "9")]
+    return Case({"write_log": partitions("write_log", rows)})
+
+
 def quiet_taking_turns() -> Case:
     return Case({"write_log": partitions("write_log", _taking_turns("1") + _taking_turns("2"))})
 

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import polars as pl
 
+from detectors.detector import Settings
+from detectors.events import MAX_WEIGHT
 from tests.cases import Case, at, partitions
 from tests.harness import one_pass
 
 
-def stretch(since: int, until: int, per_s: float, one_in: int) -> list[dict[str, object]]:
+def stretch(since: int, until: int, per_s: float, one_in: int, weight: int = 1) -> list[dict[str, object]]:
     """Calls from one second to another; one in so many is a retry."""
     return [
         {
@@ -22,14 +24,16 @@ def stretch(since: int, until: int, per_s: float, one_in: int) -> list[dict[str,
             "side": "client",
             "status": "ok",
             "retry_count": 1 if i % one_in == 0 else 0,
+            "weight": weight,
         }
         for i in range(int((until - since) * per_s))
     ]
 
 
-def found(*stretches: list[dict[str, object]]) -> pl.DataFrame:
+def found(*stretches: list[dict[str, object]], settings: Settings | None = None) -> pl.DataFrame:
     rows = [row for s in stretches for row in s]
-    result = one_pass(Case({"requests": partitions("requests", rows)}), only="retry_storm")
+    case = Case({"requests": partitions("requests", rows)}, settings=settings or Settings())
+    result = one_pass(case, only="retry_storm")
     return result.findings.sort("onset")
 
 
@@ -51,6 +55,19 @@ def test_a_storm_that_was_there_before_the_recording_goes_on_to_its_end() -> Non
     assert one.select("level", "certainty", "resolved").rows() == [("warn", "possible", None)]
     assert one["onset"][0] == at(0)
     assert one["last"][0] >= at(1490)
+
+
+def test_the_heaviest_rows_make_the_same_storm() -> None:
+    def storm(weight: int) -> pl.DataFrame:
+        own = {"retry_storm.warn_per_min": 100.0 * weight, "retry_storm.page_per_min": 500.0 * weight}
+        rows = (stretch(*s, weight=weight) for s in ((0, 1200, 20, 100), (1200, 2400, 20, 2), (2400, 2600, 20, 100)))
+        return found(*rows, settings=Settings(own))
+
+    light, heavy = storm(1), storm(MAX_WEIGHT)
+    assert light["level"].to_list() == ["page"]
+    same = ("finding_id", "level", "onset", "last", "resolved")
+    assert heavy.select(same).equals(light.select(same))
+    assert heavy["count"][0] == light["count"][0] * MAX_WEIGHT
 
 
 def test_a_storm_that_pauses_comes_again_although_most_of_its_past_is_storm() -> None:
