@@ -17,7 +17,7 @@ import msgspec
 import polars as pl
 import xxhash
 
-PROTOCOL = 2  # 1: bodies as IPC files
+PROTOCOL = 3  # 1: bodies as IPC files; 2: pairs without who was called, writes without their request
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
 Kind = Literal["rows", "empty", "lost", "state"]  # state: how the producer stands before hi, of which the last counts
