@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from detectors.subjects import OF_SERVICE, edge, service
 from detectors.table import SPACE, Ints, Table, coded
 from detectors.windows import MINUTE_US, WINDOW_US, windows
 
-Level = Literal["warn", "page", "both"]
+Level = Literal["warn", "page", "both", "open"]
 
 ASSESSMENT: dict[str, pl.DataType] = {
     "window": pl.Int64(),  # from this window on, until the subject's next assessment
@@ -41,7 +42,10 @@ SHORT_SHARE = 0.05  # of a detector's past
 
 @dataclass(frozen=True)
 class Threshold:
-    """Reached when column `of` is strictly above it. A level needs all its kind's thresholds and those of `both`."""
+    """Reached when column `of` is strictly above it. A level needs all its kind's thresholds and those of `both`.
+
+    Those of `open` must be reached for an episode to open, too, and need not be while it lasts.
+    """
 
     name: str
     level: Level
@@ -53,25 +57,32 @@ class Threshold:
     kind: str = ""  # if set, it is for assessments of this kind only
 
 
+SubjectKind = Literal["node", "edge", "service", "entity", "fleet", "partition"]
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What logs cannot say: thresholds by "detector.threshold" (also per subject), services' idempotency TTLs, …"""
+    """What logs cannot say: numbers by "detector.threshold", also for one service alone, services' TTLs, …"""
 
     values: Mapping[str, float] = field(default_factory=dict)
-    per_subject: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_service: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ttl_us: Mapping[str, int] = field(default_factory=dict)
 
     def get(self, detector: str, name: str, default: float) -> float:
         return self.values.get(f"{detector}.{name}", default)
 
-    def threshold(self, detector: str, threshold: Threshold) -> pl.Expr:
+    def threshold(self, detector: str, threshold: Threshold, subject_kind: SubjectKind) -> pl.Expr:
         """The threshold for each subject."""
-        key = f"{detector}.{threshold.name}"
-        general = pl.lit(float(self.values.get(key, threshold.default)))
-        own = {s: float(v[key]) for s, v in self.per_subject.items() if key in v}
-        if not own:
+        return self.number(detector, threshold.name, threshold.default, subject_kind)
+
+    def number(self, detector: str, name: str, default: float, subject_kind: SubjectKind) -> pl.Expr:
+        """What is set for each subject: for the service that it belongs to, else for all."""
+        key = f"{detector}.{name}"
+        general = pl.lit(float(self.values.get(key, default)))
+        own = {s: float(v[key]) for s, v in self.per_service.items() if key in v}
+        if not own or subject_kind not in OF_SERVICE:
             return general
-        return pl.coalesce(pl.col("subject").replace_strict(own, default=None, return_dtype=pl.Float64), general)
+        return pl.coalesce(service(subject_kind).replace_strict(own, default=None, return_dtype=pl.Float64), general)
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Detector:
     name: str
     reads: Table
     assess: Callable[[View], pl.DataFrame]
-    subject_kind: Literal["node", "edge", "service", "entity", "fleet", "partition"]
+    subject_kind: SubjectKind
     thresholds: tuple[Threshold, ...]
     unit: str
     also: tuple[Table, ...] = ()
@@ -164,29 +175,32 @@ def complete(assessed: pl.DataFrame) -> pl.DataFrame:
 
 def pack(judged: pl.DataFrame) -> pl.DataFrame:
     """Columns outside ASSESSMENT become one struct, `facts`."""
-    own = [*ASSESSMENT, "level", "threshold"]
+    own = [*ASSESSMENT, "level", "opens", "threshold"]
     extra = [n for n in judged.columns if n not in own]
     facts = pl.struct(extra) if extra else pl.lit(None, dtype=pl.Null)
     return judged.select(*own, facts.alias("facts"))
 
 
-def edge(caller: str = "caller", service: str = "service_name") -> pl.Expr:
-    return pl.concat_str(pl.col(caller).fill_null("?"), pl.lit("->"), pl.col(service))
+LOOKBACK_US = 10 * MINUTE_US
 
 
-def one_side(rows: pl.DataFrame, on: tuple[str, ...], lookback_us: int = 10 * MINUTE_US) -> pl.DataFrame:
-    """Client lines, and server lines only where the same key had no client line for lookback_us: never both.
+def one_side(rows: pl.DataFrame, judged: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """What is judged of client lines, and of server lines at windows when a subject had no client line for LOOKBACK_US.
 
-    A line that does not name its side counts as a client's.
+    Never both, though a client that waits writes its line long after the server's. A line that does not name its side
+    counts as a client's. rows has `subject`; judged gives assessments of the lines of one side.
     """
-    key = [*SPACE, *on]
+    key = [*SPACE, "subject"]
     server = pl.col("side").eq_missing(pl.lit("server"))
-    clients = rows.filter(~server).select(*key, "window", seen="window").unique().sort("window")
-    servers = rows.filter(server).sort("window")
-    alone = servers.join_asof(clients, on="window", by=key, strategy="backward", check_sortedness=False).filter(
-        pl.col("seen").is_null() | (pl.col("window") - pl.col("seen") >= lookback_us)
+    clients = rows.filter(~server)
+    seen = clients.select(*key, "window", seen="window").unique().sort("window")
+    alone = (
+        judged(rows.filter(server))
+        .sort("window")
+        .join_asof(seen, on="window", by=key, strategy="backward", check_sortedness=False)
+        .filter(pl.col("seen").is_null() | (pl.col("window") - pl.col("seen") >= LOOKBACK_US))
     )
-    return pl.concat([rows.filter(~server), alone.select(rows.columns)])
+    return pl.concat([judged(clients), alone.drop("seen")])
 
 
 def trailing(
@@ -250,7 +264,7 @@ def trailing(
 
 
 def _empty(key: list[str], sums: tuple[str, ...], rows: pl.DataFrame) -> pl.DataFrame:
-    numbers = ["window", *sums, *(f"before_{s}" for s in sums), "first", "total", "fresh"]
+    numbers = ["window", *(n for s in sums for n in (s, f"before_{s}")), "first", "total", "fresh"]
     shape: dict[str, Any] = {**dict.fromkeys(key, pl.String), **dict.fromkeys(numbers, pl.Int64)}
     return pl.DataFrame(schema=shape | ({"proof": pl.List(pl.Int64)} if "proof" in rows.columns else {}))
 
@@ -277,12 +291,14 @@ def ratio(
 ) -> Detector:
     """A share of one sum in another over a trailing span; below min_volume it is unknown, not fine."""
 
+    kind: SubjectKind = "edge" if len(subject) == 2 else "service"
+
     def assess(view: View) -> pl.DataFrame:
         who = edge(*subject) if len(subject) == 2 else pl.col(subject[0])
-        rows = one_side(view.rows, subject).with_columns(proof=pl.col(f"{of}_proof"))
-        least = view.settings.get(name, "min_volume", min_volume)
+        rows = view.rows.with_columns(subject=who, proof=pl.col(f"{of}_proof"))
+        least = view.settings.number(name, "min_volume", min_volume, kind)
         return (
-            trailing(view, rows, who, (of, by, "rows"), of, over_us)
+            one_side(rows, lambda some: trailing(view, some, pl.col("subject"), (of, by, "rows"), of, over_us))
             .with_columns(value=pl.col(of) / pl.col(by), unknown=pl.col("rows") < least)
             .with_columns(pl.col("value").fill_nan(0.0))
             .drop("rows", "before_rows", f"before_{of}", f"before_{by}")
@@ -292,12 +308,12 @@ def ratio(
         name=name,
         reads=table,
         assess=assess,
-        subject_kind="edge" if len(subject) == 2 else "service",
+        subject_kind=kind,
         thresholds=(
             Threshold("warn_ratio", "warn", warn, "ratio", 0, 1),
             Threshold("page_ratio", "page", page, "ratio", 0, 1),
         ),
         unit="ratio",
-        past_us=over_us + 10 * MINUTE_US,
+        past_us=over_us + LOOKBACK_US,
         needs=needs,
     )

@@ -172,7 +172,8 @@ def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFra
 # ---- judge ----------------------------------------------------------------------------------------------------------
 
 
-NOTHING = pl.DataFrame(schema={**ASSESSMENT, "level": pl.Int64, "threshold": pl.Float64, "facts": pl.Null})
+JUDGED = {**ASSESSMENT, "level": pl.Int64(), "opens": pl.Boolean(), "threshold": pl.Float64(), "facts": pl.Null()}
+NOTHING = pl.DataFrame(schema=JUDGED)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from msgspec.inspect import (
 )
 
 MAX_INT = 2**63 - 1
+MAX_WEIGHT = 10**6  # one in a million: a percentile over 10^10 such rows still fits 64 bits
 MAX_MS = 1e12  # 31 years: beyond it a duration is garbage and would overflow arithmetic in µs
 
 Time = int | float | str  # RFC 3339 with a zone, or an epoch whose magnitude tells its unit
@@ -46,7 +47,7 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     environment: str | None = ""
     tenant: str | None = ""
     region: str | None = None
-    weight: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = 1
+    weight: Annotated[int, Meta(ge=1, le=MAX_WEIGHT)] | None = 1
     seq: Count | None = None
     seq_scope: str | None = None
     event_id: str | None = None

@@ -70,30 +70,37 @@ class Change:
 def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Assessments with their level (0 none, 1 warn, 2 page) and the threshold behind it: the one place that compares.
 
-    Only what is certain or irreversible pages; what is over a page threshold and merely possible is a warning.
+    opens: whether an episode may open with it; one that is open goes by the level alone. Only what is certain or
+    irreversible pages; what is over a page threshold and merely possible is a warning.
     """
 
+    def wanted(threshold: Threshold) -> pl.Expr:
+        return settings.threshold(detector.name, threshold, detector.subject_kind)
+
+    def of(level: str) -> list[Threshold]:
+        return [t for t in detector.thresholds if t.level == level]
+
+    def all_of(some: list[Threshold]) -> pl.Expr:
+        above = [~_meant(t) | (pl.col(t.of) > wanted(t)) for t in some]
+        return pl.all_horizontal(above) if above else pl.lit(True)
+
     def reached(level: str) -> pl.Expr:
-        own = [t for t in detector.thresholds if t.level == level]
-        both = [t for t in detector.thresholds if t.level == "both"]
+        own = of(level)
         if not own:
             return pl.lit(False)
-        meant = pl.any_horizontal(_meant(t) for t in own)
-        return meant & pl.all_horizontal(
-            ~_meant(t) | (pl.col(t.of) > settings.threshold(detector.name, t)) for t in [*own, *both]
-        )
+        return pl.any_horizontal(_meant(t) for t in own) & all_of([*own, *of("both")])
 
     first: dict[str, pl.Expr] = {}
     for t in reversed(detector.thresholds):
-        value = settings.threshold(detector.name, t)
-        first[t.level] = pl.when(_meant(t)).then(value).otherwise(first.get(t.level, pl.lit(None)))
+        first[t.level] = pl.when(_meant(t)).then(wanted(t)).otherwise(first.get(t.level, pl.lit(None)))
     over_page = reached("page").fill_null(False)
     page = over_page & (pl.col("certain") | pl.lit(detector.irreversible)) & ~pl.col("unknown")
     warn = (reached("warn").fill_null(False) | over_page) & ~pl.col("unknown")
     level = pl.when(page).then(2).when(warn).then(1).otherwise(0).cast(pl.Int64)
     at_page = first.get("page", pl.lit(None))
     threshold = pl.when(page).then(at_page).otherwise(first.get("warn", at_page)).cast(pl.Float64)
-    return pack(complete(assessed).with_columns(level=level, threshold=threshold))
+    opens = all_of(of("open")).fill_null(False)
+    return pack(complete(assessed).with_columns(level=level, opens=opens, threshold=threshold))
 
 
 def _meant(threshold: Threshold) -> pl.Expr:
@@ -111,7 +118,7 @@ def fold(
     holes: spans in which nothing is known. fires: what is over a threshold there is so all the same.
     """
     key = [*SPACE, "kind", "subject"]
-    hot = judged.filter(pl.col("level") > 0).select(key).unique()
+    hot = judged.filter("opens", pl.col("level") > 0).select(key).unique()
     known = pl.DataFrame([*{*state.open, *state.held}], schema=dict.fromkeys(key, pl.String), orient="row")
     wanted = pl.concat([hot, known]).unique()
     rows: dict[Key, list[dict[str, Any]]] = {k: [] for k in wanted.iter_rows()}
@@ -209,7 +216,7 @@ def _close(episode: Episode | None, now: int) -> Episode | None:
 def _step(episode: Episode | None, ended: int, row: dict[str, Any]) -> Episode | None:
     w, level, proof = row["window"], row["level"], tuple(row["proof"] or ())
     if episode is None:
-        if level == 0:
+        if level == 0 or not row["opens"]:
             return None
         return Episode(
             onset=max(min(row["first"], w), ended),
@@ -228,13 +235,15 @@ def _step(episode: Episode | None, ended: int, row: dict[str, Any]) -> Episode |
         return replace(episode, unknown_since=episode.unknown_since or w, quiet_since=None)
     if level == 0:
         return replace(episode, value=row["value"], quiet_since=episode.quiet_since or w, unknown_since=None)
+    told = row["opens"] or episode.certain  # else it is no graver and no surer than what opened it
+    level, certain = (level, row["certain"]) if told else (min(level, episode.level), False)
     rises = level > episode.level
     higher = rises or (level == episode.level and row["value"] > episode.peak)
     return replace(
         episode,
         last=w + WINDOW_US if row["fresh"] else episode.last,
         level=max(level, episode.level),
-        certain=row["certain"] if rises else episode.certain or (level == episode.level and row["certain"]),
+        certain=certain if rises else episode.certain or (level == episode.level and certain),
         value=row["value"],
         peak=max(row["value"], episode.peak),
         peak_at=w if higher else episode.peak_at,

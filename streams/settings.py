@@ -4,7 +4,7 @@
 retry_storm.warn_per_min = 150
 [services.payment]
 idempotency_ttl = "48h"
-thresholds = { timeout_budget.warn_pct = 90 }
+thresholds = { timeout_budget.warn_pct = 90 }   # also of the edges that call it; nodes, entities, … have no service
 [lake]
 keep_days = 14
 max_gb = 200
@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from detectors.detector import Detector, Settings, Threshold
+from detectors.subjects import OF_SERVICE
 from streams.problems import Problem
 
 CONFIG = "asynchealth.toml"
@@ -67,8 +68,9 @@ def span_us(text: str) -> int:
 
 def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Path = Path(CONFIG)) -> Settings:
     """The file where there is one, then each `detector.threshold=value` over it."""
-    known = {f"{d.name}.{t.name}": t for d in detectors for t in d.thresholds}
-    names = {d.name for d in detectors}
+    every = list(detectors)
+    known = {f"{d.name}.{t.name}": t for d in every for t in d.thresholds}
+    names = {d.name for d in every}
     config = read(path)
     services = _table(config, "services", str(path))
     own = {s: _table(services, s, f"{path}, services") for s in services}
@@ -76,11 +78,13 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     given = dict(_split(o) for o in overrides)
     values |= _checked(known, names, given.items(), "--set")
     at = {s: f"{path}, services.{s}" for s in own}
-    per_subject = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
-    for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_subject.items())]:
+    per_service = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
+    for s, mine in per_service.items():
+        _of_services(every, mine, at[s])
+    for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_service.items())]:
         _in_order(known, mine, where)
     ttl = {s: span_us(str(o["idempotency_ttl"])) for s, o in own.items() if "idempotency_ttl" in o}
-    return Settings(values, per_subject, ttl)
+    return Settings(values, per_service, ttl)
 
 
 def _table(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -140,6 +144,16 @@ def _checked(
     return values
 
 
+def _of_services(detectors: Iterable[Detector], values: Iterable[str], where: str) -> None:
+    """A service's own number for a subject that belongs to no service would change nothing."""
+    kind = {d.name: d.subject_kind for d in detectors}
+    for name in values:
+        detector, _, own = name.partition(".")
+        if kind[detector] not in OF_SERVICE:
+            reason = f"{detector} judges by {kind[detector]}, and a {kind[detector]} belongs to no service"
+            raise Problem(f"{where}: {name}", reason, f"for all: {detector}.{own} below [thresholds]")
+
+
 def _in_order(known: Mapping[str, Threshold], values: Mapping[str, float], where: str) -> None:
     """A warning beyond the page would never be seen."""
     for name, threshold in known.items():
@@ -159,7 +173,7 @@ OTHER = frozenset({"min_volume", "max_one_way_delay_ms", "max_drift_ppm"})  # se
 def rows_of(settings: Settings) -> list[tuple[str, str, str]]:
     """What was set, as rows of a state's table `settings`: fingerprint, name and value. Defaults are not among them."""
     rows = {name: f"{value:g}" for name, value in settings.values.items()}
-    for service, own in settings.per_subject.items():
+    for service, own in settings.per_service.items():
         rows |= {f"services.{service}.{name}": f"{value:g}" for name, value in own.items()}
     rows |= {f"services.{s}.idempotency_ttl": f"{us / SPANS_US['s']:g}s" for s, us in settings.ttl_us.items()}
     config = fingerprint(settings)

@@ -25,7 +25,7 @@ def values(field: Field) -> st.SearchStrategy[Any]:
     if field.dtype == pl.Boolean:
         return st.booleans()
     if field.dtype == pl.Int64:
-        return st.integers(int(field.ge or 0), MAX_INT)
+        return st.integers(int(field.ge or 0), MAX_INT if field.le is None else int(field.le))
     if field.dtype == pl.Float64:
         low, high = (field.ge, field.le) if field.le is not None else (-1e300, 1e300)
         return st.floats(low, high, allow_nan=False)

@@ -8,7 +8,8 @@ observer, and it is named. Warn above 100 ms, page above 500 ms. A node whose cl
 A node ahead is certain. With one-way heartbeats a node behind is told from a slow way only by the setting
 clock_skew.max_one_way_delay_ms (1,000): a node is called behind by what exceeds it, which is possible, not certain, and
 warns; facts say so (assumes_delay). Facts: lower_ms .. upper_ms, the interval, positive is ahead; reference.
-False alarms: an observer whose own clock is wrong makes all nodes look wrong: many subjects at once, one reference.
+False alarms: an observer whose own clock is wrong makes all nodes look wrong: many subjects at once, one reference;
+lines of two calls of one service under one request_id, without spans and without `caller`, of which each side logs one.
 Misses: skew smaller than the round trip, or than what the stamps leave out (a second, where they have none);
 a node behind by less than max_one_way_delay_ms that sends only.
 Source: B. Patt-Shamir and S. Rajsbaum, "A theory of clock synchronization", STOC 1994; the operators' playbook, 4.1.

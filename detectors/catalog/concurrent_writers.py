@@ -3,11 +3,15 @@
 Formula: for each entity, writes of the trailing hour that are concurrent with a write of another node (by vector
 clocks, by base_version, or by overlapping intervals; see the table writes); each such write counts once. Warn above 1,
 page above 10 per hour. Certain where a vector clock or a base_version proves a pair; overlapping intervals rest on two
-clocks: they are possible, and only warn. Facts: nodes (up to four of those that wrote), how (the best proof of the
-hour), same_base (of the pairs proved by base_version the share that started from one version: lost updates).
-False alarms: stores that merge concurrent writes by design (counters, sets); versions that every node counts alone.
-Misses: writes without vector clock, versions or interval; vector clocks that do not name their own node_id; conflicts
-more than five minutes or 1,024 writes of the entity apart. Sampled rows: a lower bound.
+clocks: they are possible, and only warn. One write that a leader and its replicas log, under one request_id or
+idempotency_key and with the same version and op, is no conflict. Facts: nodes (up to four of those that wrote), how
+(the best proof of the hour), same_base (of the pairs proved by base_version the share that started from one version:
+lost updates).
+False alarms: stores that merge concurrent writes by design (counters, sets); versions that every node counts alone;
+replicas that log the writes of their leader without the request_id.
+Misses: one request carried out by two nodes alike (use duplicate_key); writes without vector clock, versions or
+interval; vector clocks that do not name their own node_id; conflicts more than five minutes or 1,024 writes of the
+entity apart. Sampled rows: a lower bound.
 Source: the operators' playbook, 4.4 (query 3 counts writers, which is not conflict: two that take turns are fine).
 """
 
@@ -15,8 +19,9 @@ import polars as pl
 from polars import col
 
 from detectors.detector import Detector, Threshold, View, trailing
+from detectors.subjects import entity
 from detectors.table import SPACE
-from detectors.tables.writes import ON, WRITES
+from detectors.tables.writes import WRITES
 from detectors.windows import HOUR_US
 
 SUMS = ("newly", "partners", "by_clock", "by_version", "same_base")
@@ -24,10 +29,9 @@ NAMED = 4
 
 
 def assess(view: View) -> pl.DataFrame:
-    entity = pl.concat_str(*ON, separator="/")
-    seen = trailing(view, view.rows, entity, SUMS, "newly", HOUR_US)
+    seen = trailing(view, view.rows, entity(), SUMS, "newly", HOUR_US)
     own = [*SPACE, "subject", "window"]
-    here = view.rows.group_by(*SPACE, entity.alias("subject"), "window").agg(
+    here = view.rows.group_by(*SPACE, entity().alias("subject"), "window").agg(
         nodes=pl.concat([col("witness_node"), col("node_id")]).unique().sort().head(NAMED),
         proof=pl.concat_list("witness", "coord").sort_by("coord").head(NAMED).explode().unique(maintain_order=True),
     )

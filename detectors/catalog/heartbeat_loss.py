@@ -5,7 +5,7 @@ Formula: silence / interval at the end of each window of 10 s, by arrival. inter
 not known yet. With several observers the one that the node is least silent to decides. Warn above 3, page above 10
 intervals. A node whose last word was a goodbye (role `leaving`) is not lost; nor is anything that would have come after
 the recording's end. Unknown: arrivals are not recorded; beats are sampled; the observer heard nobody since the
-second beat was due (then it may be the observer); the silence lasts for an hour.
+second beat was due (then it may be the observer); the silence lasts for so long that the past hour has fewer gaps.
 Facts: interval_s, silence_s, observer.
 False alarms: a shipper that holds beats back for more than three intervals; nodes taken away without a goodbye.
 Misses: a node that hangs while its heartbeat thread goes on; all nodes of one observer at once; beats every ten minutes
@@ -23,14 +23,16 @@ from polars import col
 from detectors.detector import Detector, Threshold, View
 from detectors.table import SPACE, Ints
 from detectors.tables.beats import BEATS
-from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, window_of, windows
+from detectors.windows import HOUR_US, MINUTE_US, NEVER, WINDOW_US, window_of, windows
 
 NODE = [*SPACE, "node_id", "window"]
 LINK = [*SPACE, "node_id", "observer"]
+OBSERVER = [*SPACE, "observer"]
 GAPS_KEPT, GAPS_NEEDED = 30, 5
 OVERDUE = 2  # intervals: an observer that heard nobody since then may be the one that is at fault
 LINK_SPAN = 2**40  # more than there are windows
 NO_GAP = 2**62
+LAST_WORD = pl.when(col("goodbye_us") == col("last_us")).then("goodbye_us")
 
 
 def assess(view: View) -> pl.DataFrame:
@@ -40,7 +42,7 @@ def assess(view: View) -> pl.DataFrame:
     )
     overdue_us = OVERDUE * col("interval_us")
     deaf = (col("silence_us") > overdue_us) & (col("observer_last_us") <= col("last_us") + overdue_us)
-    blind = (col("told") == 0) | (col("sampled") > 0) | (col("age") >= windows(HOUR_US))
+    blind = (col("told") == 0) | (col("sampled") > 0)
     unknown = (blind | deaf | col("intervals").is_null()) & ~col("said_goodbye")
     value = pl.when(col("unknown") | col("said_goodbye")).then(0.0).otherwise("intervals")
     missed = value.floor().cast(pl.Int64)
@@ -68,48 +70,56 @@ def assess(view: View) -> pl.DataFrame:
 
 
 def _links(view: View) -> pl.DataFrame:
-    """Each link (node, observer) at each window of the view, for an hour after its last beat: what was heard till then.
+    """What was heard of each link (node, observer), at the windows of the view where that may be news.
 
-    age: in windows, of the last one with a beat. goodbye_us: null unless it was the last word.
+    These are all from a beat on until too few gaps of the past hour are left to know an interval by: nothing changes
+    then, until the next beat. A goodbye stands beside what is news of the node's other links for an hour.
+    goodbye_us: null unless it was the last word.
     """
     rows = view.rows.sort(*LINK, "window")
     link = rows.select(pl.struct(LINK).rle_id().cast(pl.Int64)).to_series().to_numpy()
-    place = link * LINK_SPAN + rows["window"].to_numpy() // WINDOW_US
-    now = np.arange(view.lo // WINDOW_US, view.to // WINDOW_US)
-    of_link, at = (a.ravel() for a in np.meshgrid(np.unique(link), now, indexing="ij"))
-    last = np.searchsorted(place, of_link * LINK_SPAN + at, side="right") - 1
-    age = of_link * LINK_SPAN + at - place[np.maximum(last, 0)]
-    known = (last >= 0) & (age <= windows(HOUR_US))
-    last, age, at, of_link = last[known], age[known], at[known], of_link[known]
-    first = np.searchsorted(place, of_link * LINK_SPAN + at - windows(HOUR_US) + 1)
+    index, hour = rows["window"].to_numpy() // WINDOW_US, windows(HOUR_US)
+    place = link * LINK_SPAN + index
+    needed = np.concatenate([np.full(GAPS_NEEDED, -LINK_SPAN), place])[: len(place)]  # the oldest row still needed
+    informed = np.maximum(needed + hour, place) + 1
+    known = np.minimum(np.append(place[1:], NEVER), place + hour + 1)
+    end = np.where(_speaks_for_others(rows), known, np.minimum(known, informed)) - link * LINK_SPAN
+    begin = np.maximum(index, view.lo // WINDOW_US)
+    count = np.maximum(np.minimum(end, view.to // WINDOW_US) - begin, 0)
+    last = np.repeat(np.arange(len(rows)), count)
+    at = np.arange(len(last)) - np.repeat(np.cumsum(count) - count - begin, count)
+    first = np.searchsorted(place, link[last] * LINK_SPAN + at - hour + 1)
     last_us = rows["last_us"].to_numpy()[last]
     silence, before = (np.maximum(np.minimum(end * WINDOW_US, view.heard_us) - last_us, 0) for end in (at + 1, at))
-    points: pl.DataFrame = rows[last].select(
-        *LINK,
-        "last_us",
-        "told",
-        "sampled",
-        "proof",
-        goodbye_us=pl.when(col("goodbye_us") == col("last_us")).then("goodbye_us"),
-    )
-    return points.with_columns(
-        window=pl.Series(at * WINDOW_US),
-        age=pl.Series(age),
+    points = rows[last].select(*LINK, "last_us", "told", "sampled", "proof", goodbye_us=LAST_WORD)
+    points = points.with_columns(
+        window=pl.Series(at * WINDOW_US, dtype=pl.Int64),
         silence_us=pl.Series(silence),
         silence_before_us=pl.Series(before),
         interval_us=_interval_us(rows, first, last),
-        observer_last_us=col("last_us").max().over(*SPACE, "observer", pl.Series(at)),
-    )
+        news=pl.Series(at < (informed - link * LINK_SPAN)[last]),
+    ).filter(col("news").any().over(NODE))
+    heard = rows.group_by(*OBSERVER, "window").agg(observer_last_us=col("last_us").max()).sort("window")
+    heard = heard.with_columns(col("observer_last_us").cum_max().over(OBSERVER))
+    return points.sort("window").join_asof(heard, on="window", by=OBSERVER, check_sortedness=False)
+
+
+def _speaks_for_others(rows: pl.DataFrame) -> np.typing.NDArray[np.bool_]:
+    """Where a goodbye may matter to what another observer says of the node."""
+    several = col("observer").n_unique().over(*SPACE, "node_id") > 1
+    return rows.select(LAST_WORD.is_not_null() & several).to_series().to_numpy()
 
 
 def _interval_us(rows: pl.DataFrame, first: Ints, last: Ints) -> pl.Series:
     """The median gap between the rows first .. last of one link, of the last ones if there are many; null for few."""
     gap = rows["last_us"].diff().fill_null(0).to_numpy() // rows["beats"].to_numpy()
-    at = last[:, None] - np.arange(GAPS_KEPT)
-    gaps = np.sort(np.where(at > first[:, None], gap[np.maximum(at, 0)], NO_GAP), axis=1)
     many = np.minimum(last - first, GAPS_KEPT)
-    median = gaps[np.arange(len(last)), np.maximum(many - 1, 0) // 2]
-    return pl.select(pl.when(pl.Series(many) >= GAPS_NEEDED).then(pl.Series(median))).to_series().cast(pl.Int64)
+    some, of_point = np.unique(np.where(many >= GAPS_NEEDED, last * (GAPS_KEPT + 1) + many, -1), return_inverse=True)
+    until, size = some // (GAPS_KEPT + 1), some % (GAPS_KEPT + 1)
+    at = until[:, None] - np.arange(GAPS_KEPT)
+    gaps = np.sort(np.where(at > (until - size)[:, None], gap[np.maximum(at, 0)], NO_GAP), axis=1)
+    median = pl.Series(gaps[np.arange(len(some)), np.maximum(size - 1, 0) // 2])
+    return pl.select(pl.when(pl.Series(some) >= 0).then(median)).to_series().cast(pl.Int64).gather(of_point)
 
 
 heartbeat_loss = Detector(

@@ -40,12 +40,12 @@ def assess(view: View) -> pl.DataFrame:
     )
     sums = ("misses", "lookups", "rows")
     seen = trailing(view, rows, col("service_name"), sums, "misses", OVER_US, OVER_US + BEFORE_US)
-    warn, page = (view.settings.threshold(NAME, t) for t in (WARN, PAGE))
+    warn, page = (view.settings.threshold(NAME, t, "service") for t in (WARN, PAGE))
     calm_before = col("before_misses") < warn / 2 * col("before_lookups")  # and there were look-ups
     return (
         seen.with_columns(
             value=(col("misses") / col("lookups")).fill_nan(0.0),
-            unknown=col("rows") < view.settings.get(NAME, "min_volume", LEAST_LOOKUPS),
+            unknown=col("rows") < view.settings.number(NAME, "min_volume", LEAST_LOOKUPS, "service"),
         )
         .with_columns(flush=(col("value") > page) & calm_before)
         .select(pl.exclude("misses", "rows", "^before_.*$"))

@@ -15,6 +15,8 @@ Source: the operators' playbook, 4.1 and 4.3; J. Dean and L. A. Barroso, "The ta
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 from polars import col
@@ -24,20 +26,22 @@ from detectors.table import SPACE
 from detectors.tables.durations import DURATIONS, MAX_PCT
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, windows
 
+NAME = "timeout_budget"
 WHO = [*SPACE, "subject"]
-SIDE = [*SPACE, "service_name", "side", "window"]
 MIN_VOLUME = 100
-WARN_PCT, PAGE_PCT = 80, 95
+WARN = Threshold("warn_pct", "warn", 80, "% of timeout", 0, MAX_PCT)
+PAGE = Threshold("page_pct", "page", 95, "% of timeout", 0, MAX_PCT)
 WORTH_COMPARING_PCT = 50
 SUBJECT = 2**40  # more than there are windows
 
 
 def assess(view: View) -> pl.DataFrame:
-    sides = one_side(view.rows.select(SIDE).unique(), ("service_name",))
-    used = view.rows.join(sides, on=SIDE, how="semi", nulls_equal=True).with_columns(subject="service_name")
-    warn = view.settings.get("timeout_budget", "warn_pct", WARN_PCT)
-    least = view.settings.get("timeout_budget", "min_volume", MIN_VOLUME)
-    over = col("used_pct") > warn
+    return one_side(view.rows.with_columns(subject="service_name"), partial(_of_side, view))
+
+
+def _of_side(view: View, used: pl.DataFrame) -> pl.DataFrame:
+    least = view.settings.number(NAME, "min_volume", MIN_VOLUME, "service")
+    over = col("used_pct") > view.settings.threshold(NAME, WARN, "service")
     recent = used.filter(col("window") >= view.lo - MINUTE_US).with_columns(
         over=pl.when(over).then("rows").otherwise(0), proof=pl.when(over).then("proof")
     )
@@ -82,16 +86,13 @@ def p99(rows: pl.DataFrame, points: pl.DataFrame, until_us: int, over_us: int) -
 
 
 timeout_budget = Detector(
-    name="timeout_budget",
+    name=NAME,
     reads=DURATIONS,
     assess=assess,
     subject_kind="service",
-    thresholds=(
-        Threshold("warn_pct", "warn", WARN_PCT, "% of timeout", 0, MAX_PCT),
-        Threshold("page_pct", "page", PAGE_PCT, "% of timeout", 0, MAX_PCT),
-    ),
+    thresholds=(WARN, PAGE),
     unit="% of timeout",
-    past_us=HOUR_US + MINUTE_US + 10 * MINUTE_US,
+    past_us=HOUR_US + MINUTE_US,
     reach_us=11 * MINUTE_US,
     needs=("timeout_ms", "duration_ms"),
 )

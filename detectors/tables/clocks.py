@@ -4,6 +4,9 @@ A fact is receive stamp - send stamp in µs: what the receiver's clock is ahead 
 four smallest are kept, so that one wrong stamp can be told from a clock that moved (see detectors.clocks). A stamp more
 than 26 h from its row's arrival gives no fact; any nearer one does, whatever its row's fate: that is the fault to find.
 
+The two lines of one attempt are those that share a span, else a request_id and a retry_count, and that agree on who was
+called and, where both tell, by whom: one request_id goes through all the calls that a request makes.
+
 A fact says "at most", so what may have been cut off a stamp counts for the delay: a stamp in whole milliseconds or
 seconds is known no better than that.
 """
@@ -57,7 +60,8 @@ END = pl.when(_near(START + TOOK)).then(START + TOOK)
 
 
 def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
-    """Facts of the two lines of one attempt: a line that has exactly one before it, of the other side and node.
+    """Facts of the two lines of one attempt: a line that has exactly one before it, of the other side and node, and of
+    no other caller.
 
     There: server start - client start. Back, only where the client did not give up: client end - server end.
     """
@@ -67,6 +71,7 @@ def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
     later = later[is_client[later] != is_client[later - 1]]
     node = rows["node_id"].to_physical()
     later = later[(node[later] != node[later - 1]).to_numpy()]
+    later = later[~(rows["caller"][later] != rows["caller"][later - 1]).fill_null(False).to_numpy()]
     client = rows.select("node_id", "ok", "start", "end_by")[np.where(is_client[later], later, later - 1)]
     server = rows.select("node_id", "start_by", "end")[np.where(is_client[later], later - 1, later)]
     both = rows.select("window", *SPACE, "weight", "coord")[later]
@@ -96,8 +101,8 @@ CLOCKS = Table(
                 "end": END - ROUNDED,
                 "end_by": END + _cut(START) + ROUNDED,
             },
-            on=("pair",),
-            carry=("client", "node_id", "ok", "start", "start_by", "end", "end_by"),
+            on=("pair", "service_name"),
+            carry=("client", "node_id", "caller", "ok", "start", "start_by", "end", "end_by"),
             back_us=PAIR_BACK_US,
             match=match_pairs,
         ),

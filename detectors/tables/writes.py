@@ -7,6 +7,7 @@ A pair (a earlier, b later, of different nodes) is concurrent when neither knew 
 3. else intervals: started .. finished overlap, by two clocks that may differ. Possible.
 4. else unknown, and not counted: the order of two clocks proves nothing.
 
+Two lines of one request (request_id or idempotency_key) with the same version and op are one write, seen twice.
 A vector clock without an entry of its own node says nothing, and a write is compared with no more than MOST before it.
 
 Source: L. Lamport, "Time, clocks, and the ordering of events", CACM 1978; C. Fidge, "Timestamps in message-passing
@@ -31,6 +32,7 @@ MOST = 1024  # nor is a write with more than so many before it: an entity that h
 
 Bools = npt.NDArray[np.bool_]
 ON = ("entity_type", "entity_id")
+OF_REQUEST = ("request_id", "idempotency_key", "op")
 LEAST = -(2**63)  # below all that is told
 VECTOR, VERSION, INTERVAL = 4, 2, 1  # what a write tells; a pair is judged by the best that both tell
 
@@ -76,6 +78,9 @@ class Writes:
         told = {n: rows[n].cast(pl.Int64) for n in ("version", "base_version", "started", "finished")}
         self.version, self.base, self.begun, self.ended = (s.fill_null(0).to_numpy() for s in told.values())
         has = {n: s.is_not_null().to_numpy() for n, s in told.items()}
+        named = coded(rows, OF_REQUEST).select(col(n).to_physical().cast(pl.Int64).fill_null(-1) for n in OF_REQUEST)
+        self.request, self.key, self.op = (named[n].to_numpy() for n in OF_REQUEST)
+        self.written = np.where(has["version"], self.version, LEAST)
         self.tells = (
             VECTOR * (self.own > 0)
             + VERSION * (has["version"] & has["base_version"])
@@ -89,11 +94,20 @@ class Writes:
         blind = (self.base[b] < self.version[a]) & (self.base[a] < self.version[b])
         overlap = (self.begun[b] < self.ended[a]) & (self.begun[a] < self.ended[b])
         how[((how == VERSION) & ~blind) | ((how == INTERVAL) & ~overlap)] = 0
+        how[self.twice_told(a, b)] = 0
         for one, other in ((a, b), (b, a)):
             at = np.flatnonzero(how == VECTOR)
             knew = self.clocks.counts(other[at], self.node[one[at]]) >= self.own[one[at]]
             how[at[knew]] = 0
         return how
+
+    def twice_told(self, a: Ints, b: Ints) -> Bools:
+        """Of each pair of rows, whether they are one write that two nodes logged: a leader, say, and its replica."""
+        one_request = (self.request[a] >= 0) & (self.request[a] == self.request[b])
+        one_key = (self.key[a] >= 0) & (self.key[a] == self.key[b])
+        alike = (self.written[a] == self.written[b]) & (self.op[a] == self.op[b])
+        twice: Bools = alike & (one_request | one_key)
+        return twice
 
 
 def _suspects(rows: pl.DataFrame, writes: Writes) -> Bools:
@@ -169,7 +183,7 @@ WRITES = Table(
             stream="write_log",
             where=col("entity_type").is_not_null() & col("entity_id").is_not_null(),
             on=ON,
-            carry=("node_id", "version", "base_version", "vector_clock", "started", "finished"),
+            carry=("node_id", "version", "base_version", "vector_clock", "started", "finished", *OF_REQUEST),
             back_us=2 * REACH_US,  # a partner's own earlier partners tell whether it had company before
             match=match_writes,
         ),

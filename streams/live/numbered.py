@@ -17,7 +17,7 @@ import msgspec
 import polars as pl
 import xxhash
 
-PROTOCOL = 3  # 1: bodies as IPC files; 2: without canaries, and losses did not say of what
+PROTOCOL = 3  # 1: bodies as IPC files; 2: no canaries, no word of what was lost, pairs without who was called
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
 Kind = Literal["rows", "empty", "lost", "state"]  # state: how the producer stands before hi, of which the last counts

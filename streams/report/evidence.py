@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from detectors.events import SCHEMA
+from detectors.subjects import ARROW, SLASH, names
 from detectors.tables.stamps import Y2001_US, Y2100_US
 from detectors.windows import AHEAD_US, DAY_US, GAP_US, OLD_US, SECOND_US
 from streams.catalog import catalog
@@ -110,15 +111,15 @@ def _time(stream: str, f: Found) -> str:
 def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -> list[str]:
     match f.subject_kind:
         case "edge":
-            caller, _, service = f.subject.partition("->")
-            edge = [f"coalesce(caller, '?') = {text(caller)}", f"service_name = {text(service)}"]
-            return [*edge, one_side(con, " AND ".join([*edge, time]))]
+            edge = of_edge(f)
+            return [edge, one_side(con, f"{edge} AND {time}")]
         case "service":
             return [f"service_name = {text(f.subject)}"]
         case "node":
             return [_by_node(f, stream)]
         case "entity":
-            return [f"entity_type || '/' || entity_id = {text(f.subject)}"]
+            kind, number = names(f.subject, SLASH)
+            return [f"entity_type = {text(kind or '')}", f"entity_id = {text(number)}"]
         case "partition":
             number = f.subject.rpartition("/")[2]
             return [f'"partition" = {int(number)}'] if number.isdecimal() else []
@@ -156,6 +157,13 @@ def _off(kind: str, stamp: str) -> str:
             return f"{ahead} AND {dated}"
         case _:
             return f"{old} AND {dated}"
+
+
+def of_edge(f: Found) -> str:
+    """The rows of an edge, of either side."""
+    caller, service = names(f.subject, ARROW)
+    calling = "caller IS NULL" if caller is None else f"caller = {text(caller)}"
+    return f"{calling} AND service_name = {text(service)}"
 
 
 def one_side(con: duckdb.DuckDBPyConnection, where: str) -> str:

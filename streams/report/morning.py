@@ -17,7 +17,18 @@ import duckdb
 from detectors.catalog.timeout_ratio import timeout_ratio
 from detectors.clocks import MAJORITY
 from streams.outcome import TOTALS
-from streams.report.evidence import SERVED_BY, about, evidence, in_episode, in_space, instant, one_side, text, uses
+from streams.report.evidence import (
+    SERVED_BY,
+    about,
+    evidence,
+    in_episode,
+    in_space,
+    instant,
+    of_edge,
+    one_side,
+    text,
+    uses,
+)
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, named, removed_before
 from streams.report.reach import NO_OBSERVER, NOT_COMPARED, Reach, clocks_seen, compared, has, reaches, setting
@@ -275,8 +286,7 @@ def _load(f: Found) -> str:
 
 def _totals(s: Source, f: Found) -> dict[str, int]:
     """Retries, timeouts and attempts of an edge over its whole episode."""
-    caller, service = f.subject.split("->", 1)
-    edge = f"{in_space(f)} AND coalesce(caller, '?') = {text(caller)} AND service_name = {text(service)}"
+    edge = f"{in_space(f)} AND {of_edge(f)}"
     side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
     row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")

@@ -20,7 +20,7 @@ import polars as pl
 import xxhash
 import zstandard
 
-from detectors.events import STREAMS, UNREADABLE
+from detectors.events import SCHEMA, STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -177,17 +177,14 @@ def stream_of(name: str, first: bytes = b"", columns: Sequence[str] = ()) -> str
         return "heartbeats"
     if {"subject", "kind", "name"} <= has:
         return "signals"
-    if {"entity_id", "vector_clock", "base_version", "version"} & has:
-        return "write_log"
-    if "service_name" in has:
+    if "service_name" in has and len(has & _OF_REQUESTS) >= len(has & _OF_WRITES):
         return "requests"
-    return None
+    return "write_log" if {"entity_id", "vector_clock", "base_version", "version"} & has else None
 
 
-_FIELDS = (
-    *("client_time", "server_time", "subject", "kind", "name"),
-    *("entity_id", "vector_clock", "base_version", "version", "service_name"),
-)
+_OF_REQUESTS = SCHEMA["requests"].keys() - SCHEMA["write_log"].keys() - {"service_name"}
+_OF_WRITES = SCHEMA["write_log"].keys() - SCHEMA["requests"].keys()
+_FIELDS = {"client_time", "server_time", "subject", "kind", "name", "service_name", *_OF_REQUESTS, *_OF_WRITES}
 
 
 class Recording:

@@ -18,6 +18,7 @@ from streams.landing.lake import Writer
 from streams.live.canary import theirs
 from streams.problems import Exit, Problem
 from streams.progress import Progress
+from streams.sources.arrivals import SLIP, believed
 from streams.sources.files import Known
 from streams.sources.source import Opening, Source
 
@@ -121,16 +122,23 @@ class Intake:
 
     def _start(self, source: Source, before: Known | None) -> Known:
         """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again, and so
-        it is where another column now holds them."""
+        it is where another column now holds them, and where its last arrival could not be told from a slip.
+        """
         if not before:
             return source.whole(self._partition(source), None)
         start = replace(before, name=source.name)
-        if before.clock is None or before.arrival != self.arrival:
+        if before.clock is None or before.arrival != self.arrival or self._undecided(before):
             start = source.whole(before.partition, before)
             for rows in self.writer.take_back(source.stream, before.partition):
                 self.ledger.cover(source.stream, rows, -1)
         self.ledger.take_back(start)
         return start
+
+    def _undecided(self, before: Known) -> bool:
+        """Whether it ends with an arrival that only later ones can tell from a slip."""
+        mine = (pl.col("stream") == before.stream) & (pl.col("partition") == before.partition)
+        last = mine & (pl.col("offset") == before.records - 1) & (pl.col("reason") == SLIP)
+        return before.records == 1 or any(f.filter(last).height for f in self.ledger.rejects)
 
     def _partition(self, source: Source) -> int:
         if source.partition is None:
@@ -153,9 +161,9 @@ class Intake:
         """Chunks whose rows have their arrivals; while none was seen they wait, for a later row may have one."""
         clock = start.clock
         waiting: list[tuple[int, Decoded]] = []
-        for count, decoded in source.chunks(start.records):
-            events = self._with_arrival(start.stream, decoded.events)
-            waiting.append((count, replace(decoded, events=events)))
+        for count, decoded in self._arrived(source, start):
+            events = decoded.events
+            waiting.append((count, decoded))
             if clock is None:
                 clock = events["arrival"].drop_nulls().cast(pl.Int64).first()  # type: ignore[assignment]
             if clock is None:
@@ -168,6 +176,14 @@ class Intake:
             waiting = []
         if waiting:
             yield from self._stand_in(waiting, start)
+
+    def _arrived(self, source: Source, start: Known) -> Iterator[tuple[int, Decoded]]:
+        chunks = (
+            (count, replace(decoded, events=self._with_arrival(start.stream, decoded.events)))
+            for count, decoded in source.chunks(start.records)
+        )
+        of_broker = source.partition is not None
+        return chunks if of_broker else believed(chunks, start.stream, start.clock)
 
     def _with_arrival(self, stream: str, events: pl.DataFrame) -> pl.DataFrame:
         if self.arrival == "none":

@@ -72,6 +72,34 @@ def quiet_slow_way() -> Case:
     return Case({"requests": rows, "heartbeats": partitions("heartbeats", _beats({}, delay_ms=600.0))})
 
 
+def _one_request(first_s: float, then_s: float, callers: tuple[str, str], service: str = "stripe") -> Case:
+    """Of each request the client's line of one call and the server's line of another one, with true stamps."""
+    rows: list[Row] = []
+    for i in range(300):
+        client, server = i * 1.1 + first_s, i * 1.1 + then_s
+        common: Row = {"status": "ok", "request_id": f"r{i}", "retry_count": 0}
+        rows.append(
+            common
+            | {"side": "client", "node_id": "order-1", "service_name": service, "caller": callers[0],
+               "timestamp": at(client + 1e-6), "duration_ms": 300.5, "arrival": at(client + 0.8)}
+        )  # fmt: skip
+        rows.append(
+            common
+            | {"side": "server", "node_id": "mail-1", "service_name": "mail", "caller": callers[1],
+               "timestamp": at(server + 1e-6), "duration_ms": 100.5, "arrival": at(server + 0.9)}
+        )  # fmt: skip
+    return Case({"requests": partitions("requests", rows)})
+
+
+def quiet_two_services_called_in_one_request() -> Case:
+    """External calls are logged by the client, internal ones by the server: neither line is the other's attempt."""
+    return _one_request(1.0, 0.1, ("order", "order"))
+
+
+def quiet_two_callers_of_one_service_in_one_request() -> Case:
+    return _one_request(0.0, 1.5, ("order", "billing"), service="mail")
+
+
 def quiet_small_offsets() -> Case:
     rows = _beats({f"n{n}": (-1) ** n * 12.0 * n for n in range(8)})
     return Case({"heartbeats": partitions("heartbeats", rows)})

@@ -33,6 +33,17 @@ def fires_same_base_version() -> Case:
     return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/42", "", "page")}))
 
 
+def fires_on_two_entities_whose_names_join_to_one_text() -> Case:
+    """Each has its own conflicts: six of (order, eu/1), too few to page, and two of (order/eu, 1)."""
+    rows = _taking_turns("1")
+    for kind, number, times in (("order", "eu/1", 3), ("order/eu", "1", 1)):
+        for i in range(times):
+            second, versions = 59.5 + 40 * i, {"version": 10 + i, "base_version": 9 + i}
+            rows += [_row(second + k, f"order-{k}", number, **versions) | {"entity_type": kind} for k in (0, 1)]
+    expect = frozenset({("order/eu/1", "", "warn"), (r"order\/eu/1", "", "warn")})
+    return Case({"write_log": partitions("write_log", rows)}, expect)
+
+
 def fires_vector_clocks() -> Case:
     rows = _taking_turns("1")
     a, b = {"a": 1, "b": 0}, {"a": 0, "b": 1}
@@ -48,6 +59,29 @@ def fires_overlapping_intervals() -> Case:
             second = 40.0 * i + begun
             rows.append(_row(second, node, "9", started=at(second), finished=at(second + 3.0)))
     return Case({"write_log": partitions("write_log", rows)}, frozenset({("order/9", "", "warn")}))
+
+
+def _of_one_request(n: int, entity: str, **of_replica: Any) -> list[dict[str, Any]]:
+    """The leader's line of each request's write, and one of the replica, half a second later."""
+    rows = []
+    for i in range(n):
+        write = {"version": 10 + i, "base_version": 9 + i, "op": "update", "request_id": f"r{i}"}
+        rows.append(_row(29.8 + 20 * i, "leader", entity, **write))
+        rows.append(_row(30.3 + 20 * i, "replica", entity, **(write | of_replica)))
+    return rows
+
+
+def fires_where_one_request_writes_twice() -> Case:
+    """Another operation, from the same version, is another write, whoever asked for it; so is one of no request."""
+    rows = _taking_turns("1") + _of_one_request(8, "10", op="delete") + _of_one_request(8, "11", request_id=None)
+    expect = frozenset({("order/10", "", "page"), ("order/11", "", "page")})
+    return Case({"write_log": partitions("write_log", rows)}, expect)
+
+
+def quiet_one_write_that_leader_and_replica_log() -> Case:
+    rows = _taking_turns("1") + _of_one_request(15, "8")
+    rows += [r | {"request_id": None, "idempotency_key": r["request_id"]} for r in _of_one_request(15, "9")]
+    return Case({"write_log": partitions("write_log", rows)})
 
 
 def quiet_taking_turns() -> Case:

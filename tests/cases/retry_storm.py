@@ -1,5 +1,6 @@
 """gateway->payment: retries rise from 1 % to a storm for two minutes; the quiet ones are steady or small."""
 
+from detectors.detector import Settings
 from tests.cases import Case, at, partitions
 
 
@@ -32,6 +33,26 @@ def fires_storm() -> Case:
 def fires_small_storm() -> Case:
     rows = _calls(10, range(200, 320), 3)
     return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "warn")}))
+
+
+def fires_storm_older_than_the_recording() -> Case:
+    """What came before is not known; it is there to the end."""
+    rows = _calls(8, range(0, 400), 2)
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "warn")}))
+
+
+def fires_over_what_is_set_for_the_service_called() -> Case:
+    """200 a minute: over what is set for payment, under what is set for all; the caller's settings are its own."""
+    rows = _calls(10, range(200, 320), 3)
+    own = {"payment": {"retry_storm.warn_per_min": 150.0}, "gateway": {"retry_storm.warn_per_min": 1e6}}
+    expect = frozenset({("gateway->payment", "", "warn")})
+    return Case({"requests": partitions("requests", rows)}, expect, Settings({"retry_storm.warn_per_min": 300.0}, own))
+
+
+def quiet_under_what_is_set_for_the_service_called() -> Case:
+    rows = _calls(10, range(200, 320), 3)
+    own = {"payment": {"retry_storm.warn_per_min": 400.0}}
+    return Case({"requests": partitions("requests", rows)}, settings=Settings(per_service=own))
 
 
 def quiet_always_many_retries() -> Case:

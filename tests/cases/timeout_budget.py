@@ -1,7 +1,9 @@
 """Calls with a timeout of 2 s for ten minutes; for two of them one call in twenty takes most of it."""
 
+from dataclasses import replace
 from typing import Any
 
+from detectors.detector import Settings
 from tests.cases import Case, at, partitions
 
 
@@ -49,6 +51,13 @@ def fires_on_timeouts_whose_lines_give_no_duration() -> Case:
         if r["duration_ms"] == 1999.0:
             r |= {"status": "timeout", "duration_ms": None}
     return _case(rows, expect=frozenset({("search", "", "page")}))
+
+
+def fires_where_a_service_s_own_warning_is_lower() -> Case:
+    """70 % is over what is set for payment, and is counted and proven by that; search has the general warning."""
+    own = Settings(per_service={"payment": {"timeout_budget.warn_pct": 60}})
+    case = _case(_calls("payment", 1400.0), _calls("search", 1400.0), expect=frozenset({("payment", "", "warn")}))
+    return replace(case, settings=own)
 
 
 def quiet_at_exactly_four_fifths() -> Case:

@@ -43,6 +43,7 @@ def call(side: str, node: str, start_us: int, took_us: int | None, arrived_s: fl
         "arrival": at(arrived_s),
         "duration_ms": None if took_us is None else took_us / 1000,
         "service_name": "b",
+        "caller": None,
         "node_id": node,
         "side": side,
         **more,
@@ -64,8 +65,8 @@ def cut(us: int) -> int:
 def attempt(r: Row) -> str | None:
     span = r["span_id"] if r["side"] == "client" else r["parent_span_id"]
     if span is not None:
-        return f"{r['trace_id'] or ''}:{span}"
-    return None if r["request_id"] is None else f"{r['request_id']}#{r['retry_count'] or 0}"
+        return f"{r['trace_id'] or ''}:{span} {r['service_name']}"
+    return None if r["request_id"] is None else f"{r['request_id']}#{r['retry_count'] or 0} {r['service_name']}"
 
 
 def line_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
@@ -79,6 +80,8 @@ def line_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
             if (attempt(a), a["tenant"]) == (attempt(b), b["tenant"]) and window(b) - window(a) <= PAIR_BACK_US
         ]
         if len(before) != 1 or before[0]["side"] == b["side"] or before[0]["node_id"] == b["node_id"]:
+            continue
+        if None not in (b["caller"], before[0]["caller"]) and b["caller"] != before[0]["caller"]:
             continue
         client, server = (b, before[0]) if b["side"] == "client" else (before[0], b)
         start, begun = us(client["timestamp"]), us(server["timestamp"])
@@ -148,6 +151,8 @@ calls = st.builds(
     parent_span_id=st.sampled_from([None, "s1", "s2"]),
     request_id=st.sampled_from([None, "r", "r"]),
     retry_count=st.sampled_from([None, 0, 1]),
+    service_name=st.sampled_from(["b", "b", "c"]),
+    caller=st.sampled_from([None, "x", "x", "y"]),
 )
 beats = st.builds(
     beat, st.sampled_from(["a", "b"]), stamps, stamps, arrivals, st.sampled_from([None, 5, 1_000, 50 * HOUR_US])

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def frame(writes: list[Row]) -> pl.DataFrame:
-    text = ("environment", "tenant", "entity_type", "entity_id", "node_id")
+    text = ("environment", "tenant", "entity_type", "entity_id", "node_id", "request_id", "idempotency_key", "op")
     number = ("version", "base_version", "t", "coord", "weight")
     shape: dict[str, Any] = dict.fromkeys(text, pl.String) | dict.fromkeys(number, pl.Int64)
     shape |= {"vector_clock": CLOCK, "started": INSTANT, "finished": INSTANT}
@@ -55,6 +55,9 @@ def pairs(rows: pl.DataFrame, reach_us: int) -> Iterator[tuple[Row, Row, str]]:
 
 
 def _how(a: Row, b: Row) -> str:
+    one_request = any(a[n] is not None and a[n] == b[n] for n in ("request_id", "idempotency_key"))
+    if one_request and (a["version"], a["op"]) == (b["version"], b["op"]):
+        return ""
     clocks = [{c["key"]: c["value"] for c in w["vector_clock"] or ()} for w in (a, b)]
     if clocks[0].get(a["node_id"]) and clocks[1].get(b["node_id"]):
         b_knew_a = clocks[1].get(a["node_id"], 0) >= clocks[0][a["node_id"]]
@@ -109,6 +112,7 @@ def histories(draw: st.DrawFn) -> pl.DataFrame:
             write |= {"base_version": draw(st.integers(0, 5)), "version": draw(st.integers(0, 6))}
         if draw(st.booleans()):
             write |= {"started": t - draw(st.integers(1, 9_000_000)), "finished": t}
+        write |= {n: draw(st.sampled_from([None, None, "x"])) for n in ("request_id", "idempotency_key", "op")}
         writes.append(write)
     return frame(writes)
 

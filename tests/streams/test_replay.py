@@ -200,6 +200,51 @@ def growing(arrivals: bool) -> bytes:
     return lines(events)
 
 
+def slipped(*bad: tuple[int, Any], n: int = 200) -> list[Any]:
+    """A call a second; some have another arrival."""
+    events: list[Any] = [request(20 * i) for i in range(n)]
+    for i, arrival in bad:
+        events[i]["arrival"] = arrival
+    return events
+
+
+@pytest.mark.parametrize("wrong", [0, T0 - 3 * 86_400, T0 + 3 * 86_400, 9_999_999_999_999, "9999-12-31T00:00:00Z"])
+@pytest.mark.parametrize("places", [[0], [7], [50, 51, 52], [199]])
+def test_an_arrival_that_can_t_be_true_is_a_reject_or_swallowed_and_moves_no_clock(
+    tmp_path: Path, wrong: Any, places: list[int]
+) -> None:
+    run(tmp_path / "state", write(tmp_path / "requests.jsonl", lines(slipped(*((i, wrong) for i in places)))))
+    rejected = contents(tmp_path / "state")["rejects"]
+    low = isinstance(wrong, int) and wrong < T0 and places != [0]  # behind its partition's clock, which stands in
+    assert rejected.select("offset", "field").rows() == ([] if low else [(i, "arrival") for i in places])
+    assert accounting(tmp_path / "state") == {"read": 200, "used": 200 if low else 200 - len(places)} | (
+        {} if low else {"rejected": len(places)}
+    )
+
+
+def test_a_backlog_that_arrives_days_later_is_no_slip(tmp_path: Path) -> None:
+    """Three days of outage; then the rows of its first minute, and those of now. An import of last year's rows."""
+    day = 86_400
+    backlog = [request(20 * i, arrival=T0 + 3 * day + i / 100) for i in range(100, 160)]
+    now = [request(20 * i, timestamp=T0 + 3 * day + i, arrival=T0 + 3 * day + i + 1) for i in range(100)]
+    run(tmp_path / "a", write(tmp_path / "requests-a.jsonl", lines([*slipped(n=100), *backlog, *now])))
+    run(tmp_path / "b", write(tmp_path / "requests-b.jsonl", lines([r | {"timestamp": 1_700_000_000} for r in now])))
+    for state in ("a", "b"):
+        assert "rejected" not in accounting(tmp_path / state)
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 199), st.sampled_from([[0], [120], [40, 150]]))
+def test_a_recording_with_slips_that_has_grown_is_as_if_read_at_once(cut: int, places: list[int]) -> None:
+    content = [line + b"\n" for line in lines(slipped(*((i, 9_999_999_999) for i in places))).splitlines()]
+    with somewhere() as tmp:
+        for upto in (cut, 200):
+            run(tmp / "grown", write(tmp / "requests.jsonl", b"".join(content[:upto])))
+        run(tmp / "once", tmp / "requests.jsonl")
+        assert accounting(tmp / "once")["rejected"] == len(places)
+        assert differing(contents(tmp / "grown"), contents(tmp / "once")) == []
+
+
 @settings(max_examples=8)
 @given(st.booleans(), st.floats(0.1, 0.99), st.sampled_from(["", ".gz", ".zst"]))
 def test_a_recording_that_has_grown_is_as_if_read_at_once(arrivals: bool, share: float, packed: str) -> None:

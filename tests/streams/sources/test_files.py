@@ -114,6 +114,9 @@ def test_a_pipe_is_read_once_and_kept(tmp_path: Path) -> None:
         ("x.jsonl", beats(1)[0], "heartbeats"),
         ("x.jsonl", request(1), "requests"),
         ("x.jsonl", {"timestamp": 0, "node_id": "n", "entity_id": "e", "service_name": "s"}, "write_log"),
+        ("x.jsonl", request(1) | {"version": 3}, "requests"),  # of the protocol, or of what was deployed
+        ("x.jsonl", {"timestamp": 0, "node_id": "n", "version": 3, "op": "set", "service_name": "s"}, "write_log"),
+        ("x.jsonl", {"timestamp": 0, "node_id": "n", "service_name": "s"}, "requests"),
         ("x.jsonl", {"timestamp": 0, "subject": "s", "kind": "change", "name": "n"}, "signals"),
     ],
 )

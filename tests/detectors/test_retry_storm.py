@@ -1,0 +1,91 @@
+"""A storm lasts as long as its retries do: it does not become its own past, nor does a habit become a storm."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+
+from detectors.detector import Settings
+from detectors.events import MAX_WEIGHT
+from tests.cases import Case, at, partitions
+from tests.harness import one_pass
+
+
+def stretch(since: int, until: int, per_s: float, one_in: int, weight: int = 1) -> list[dict[str, object]]:
+    """Calls from one second to another; one in so many is a retry."""
+    return [
+        {
+            "timestamp": at(since + i / per_s),
+            "arrival": at(since + i / per_s + 0.3),
+            "service_name": "payment",
+            "caller": "gateway",
+            "node_id": "gateway-1",
+            "side": "client",
+            "status": "ok",
+            "retry_count": 1 if i % one_in == 0 else 0,
+            "weight": weight,
+        }
+        for i in range(int((until - since) * per_s))
+    ]
+
+
+def found(*stretches: list[dict[str, object]], settings: Settings | None = None) -> pl.DataFrame:
+    rows = [row for s in stretches for row in s]
+    case = Case({"requests": partitions("requests", rows)}, settings=settings or Settings())
+    result = one_pass(case, only="retry_storm")
+    return result.findings.sort("onset")
+
+
+def test_a_storm_longer_than_its_hour_is_one_finding_until_it_ends() -> None:
+    minute = 60
+    one = found(
+        stretch(0, 10 * minute, 4, 100),
+        stretch(10 * minute, 90 * minute, 4, 2),
+        stretch(90 * minute, 100 * minute, 4, 100),
+    )
+    assert one.select("level", "certainty").rows() == [("warn", "certain")]
+    assert at(600) <= one["onset"][0] < at(620)
+    assert at(90 * minute) <= one["last"][0] <= at(90 * minute + 70)
+    assert one["resolved"][0] is not None
+
+
+def test_a_storm_that_was_there_before_the_recording_goes_on_to_its_end() -> None:
+    one = found(stretch(0, 1500, 4, 2))
+    assert one.select("level", "certainty", "resolved").rows() == [("warn", "possible", None)]
+    assert one["onset"][0] == at(0)
+    assert one["last"][0] >= at(1490)
+
+
+def test_the_heaviest_rows_make_the_same_storm() -> None:
+    def storm(weight: int) -> pl.DataFrame:
+        own = {"retry_storm.warn_per_min": 100.0 * weight, "retry_storm.page_per_min": 500.0 * weight}
+        rows = (stretch(*s, weight=weight) for s in ((0, 1200, 20, 100), (1200, 2400, 20, 2), (2400, 2600, 20, 100)))
+        return found(*rows, settings=Settings(own))
+
+    light, heavy = storm(1), storm(MAX_WEIGHT)
+    assert light["level"].to_list() == ["page"]
+    same = ("finding_id", "level", "onset", "last", "resolved")
+    assert heavy.select(same).equals(light.select(same))
+    assert heavy["count"][0] == light["count"][0] * MAX_WEIGHT
+
+
+def test_a_storm_that_pauses_comes_again_although_most_of_its_past_is_storm() -> None:
+    calm, storm = ((0, 600), (1800, 2000)), ((600, 1800), (2000, 2300))
+    two = found(*(stretch(a, b, 4, 100) for a, b in calm), *(stretch(a, b, 4, 2) for a, b in storm))
+    assert two["certainty"].to_list() == ["certain", "certain"]
+    for onset, (since, _) in zip(two["onset"], storm, strict=True):
+        assert timedelta(0) <= onset - at(since) < timedelta(seconds=20)
+
+
+def test_a_storm_that_grows_long_after_its_onset_pages() -> None:
+    one = found(stretch(0, 600, 4, 100), stretch(600, 4800, 4, 2), stretch(4800, 5100, 20, 2))
+    assert one.select("level", "certainty").rows() == [("page", "certain")]
+    assert one["threshold"][0] == 500
+
+
+def test_a_habit_is_no_storm_when_the_load_rises_and_never_pages() -> None:
+    """One in four, always: over the warning from the start, where nothing tells it from a storm; the load rises."""
+    one = found(stretch(0, 900, 8, 4), stretch(900, 1800, 40, 4), stretch(1800, 2000, 8, 4))
+    assert one.select("level", "certainty", "resolved").rows() == [("warn", "possible", None)]
+    assert found(stretch(0, 900, 2, 4), stretch(900, 5400, 10, 4)).is_empty()
