@@ -22,7 +22,9 @@ def assessed(*said: tuple[int, int]) -> pl.DataFrame:
     rows = pl.DataFrame(said, schema=["window", "level"], orient="row", schema_overrides={"window": pl.Int64})
     value = pl.col("level").cast(pl.Float64)
     return pack(
-        complete(rows.with_columns(pl.col("window") * W, subject=pl.lit("a"), value=value, threshold=pl.lit(0.5)))
+        complete(
+            rows.with_columns(pl.col("window") * W, subject=pl.lit("a"), value=value, threshold=pl.lit(0.5), opens=True)
+        )
     )
 
 
