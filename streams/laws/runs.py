@@ -134,13 +134,13 @@ class Run:
                 self.closed[str(row["finding_id"])] = row
 
     def killed(self) -> Run:
-        """match keeps its next window, judge its open episodes; the rest is read again from the tables that landed."""
+        """match keeps its next window and its horizon, judge its open episodes; the rest is read again."""
         history = {n: pl.concat(frames) for n, frames in self.out.items()}
         episodes = {n: _through_json(e) for n, e in self.judged.episodes.items()}
         matched = MatchState(self.matched.next)
         judged = JudgeState(history, episodes)
         return Run(
-            self.tables, self.detectors, self.case, self.heard_us, matched, judged, Memory(), self.out, self.closed
+            self.tables, self.detectors, self.case, self.heard_us, matched, judged, self.horizon, self.out, self.closed
         )
 
     def result(self) -> Result:
