@@ -10,6 +10,7 @@ import polars as pl
 
 from detectors.events import STREAMS
 
+S_PER_US, MS_PER_US = 1e-6, 1e-3  # to multiply by: polars divides one row and many rows by a constant differently
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US

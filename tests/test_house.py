@@ -122,6 +122,23 @@ def test_a_look_at_the_wall_clock_is_seen(source: str) -> None:
     assert wall_clocks(ast.parse(source))
 
 
+def divided(tree: ast.Module) -> Iterator[int]:
+    """Lines that divide a column by a constant."""
+    for n in ast.walk(tree):
+        if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div):
+            columns = any(
+                isinstance(c, ast.Call) and ast.unparse(c.func) in ("col", "pl.col") for c in ast.walk(n.left)
+            )
+            if columns and (isinstance(n.right, ast.Constant) or ast.unparse(n.right).isupper()):
+                yield n.lineno
+
+
+def test_no_detector_divides_a_column_by_a_constant() -> None:
+    """polars multiplies by the reciprocal where there are several rows, and divides where there is one."""
+    assert [*divided(ast.parse("pl.col('us').max() / 1_000\ncol('us') / MS_US\ncol('us') / col('n')"))] == [1, 2]
+    assert [f"{path}:{line}" for path, tree in parsed("detectors") for line in divided(tree)] == []
+
+
 def test_only_who_must_looks_at_the_hosts_clock_and_no_stage_does() -> None:
     """A worker on a host whose clock is an hour wrong says what the others say."""
     asking = {path.as_posix() for path, tree in parsed("streams") if wall_clocks(tree)}

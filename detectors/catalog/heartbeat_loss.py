@@ -23,7 +23,7 @@ from polars import col
 from detectors.detector import Detector, Threshold, View
 from detectors.table import SPACE, Ints
 from detectors.tables.beats import BEATS
-from detectors.windows import HOUR_US, MINUTE_US, NEVER, WINDOW_US, window_of, windows
+from detectors.windows import HOUR_US, MINUTE_US, NEVER, S_PER_US, WINDOW_US, window_of, windows
 
 NODE = [*SPACE, "node_id", "window"]
 LINK = [*SPACE, "node_id", "observer"]
@@ -63,8 +63,8 @@ def assess(view: View) -> pl.DataFrame:
             total=missed,
             fresh=(missed - missed_before).fill_null(0).clip(0),
             proof=pl.concat_list("proof"),
-            interval_s=col("interval_us") / 1_000_000,
-            silence_s=col("silence_us") / 1_000_000,
+            interval_s=col("interval_us") * S_PER_US,
+            silence_s=col("silence_us") * S_PER_US,
         )
     )
 

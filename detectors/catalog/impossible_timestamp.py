@@ -24,7 +24,7 @@ from polars import col
 from detectors.detector import Detector, Threshold, View, trailing
 from detectors.table import SPACE
 from detectors.tables.stamps import STAMPS
-from detectors.windows import HOUR_US, MINUTE_US
+from detectors.windows import HOUR_US, MINUTE_US, S_PER_US
 
 WHO = [*SPACE, "subject"]
 KINDS = ("ahead", "old", "epoch", "back")
@@ -44,7 +44,7 @@ def _of_kind(view: View, kind: str) -> pl.DataFrame:
     )
     seen = trailing(view, rows, col("subject"), ("wrong", "rows"), "wrong", MINUTE_US, HOUR_US)
     in_hour = col("wrong") + col("before_wrong")
-    worst = wrong.group_by(*WHO, "window").agg(off_by_s=col("off_us").max() / 1_000_000).sort("window")
+    worst = wrong.group_by(*WHO, "window").agg(off_by_s=col("off_us").max() * S_PER_US).sort("window")
     pairs = wrong.select(*WHO, "earlier", witness="proof")
     return (
         seen.filter(in_hour > 0)

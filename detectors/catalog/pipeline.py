@@ -24,7 +24,7 @@ from polars import col
 from detectors.detector import Detector, Threshold, View, complete, trailing
 from detectors.table import SPACE
 from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
-from detectors.windows import MINUTE_US
+from detectors.windows import MINUTE_US, S_PER_US
 
 MIN_VOLUME = 100
 WHO = [*SPACE, "subject"]
@@ -57,7 +57,7 @@ def _append_back(view: View) -> pl.DataFrame:
     steps = (
         rows.filter(col("stepped") > 0)
         .group_by(*WHO, "window")
-        .agg(step_back_s=col("step_back_us").max() / 1_000_000)
+        .agg(step_back_s=col("step_back_us").max() * S_PER_US)
         .sort("window")
     )
     return (

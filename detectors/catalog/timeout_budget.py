@@ -24,7 +24,7 @@ from polars import col
 from detectors.detector import Detector, Threshold, View, one_side, trailing
 from detectors.table import SPACE
 from detectors.tables.durations import DURATIONS, MAX_PCT
-from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, windows
+from detectors.windows import HOUR_US, MINUTE_US, MS_PER_US, WINDOW_US, windows
 
 NAME = "timeout_budget"
 WHO = [*SPACE, "subject"]
@@ -51,7 +51,7 @@ def _of_side(view: View, used: pl.DataFrame) -> pl.DataFrame:
     past = used.join(hot, on=WHO, how="semi")
     hot = hot.with_columns(before_pct=p99(past, hot, MINUTE_US, HOUR_US))
     longest = recent.group_by(*WHO, "window").agg(col("timeout_us").max()).sort("window")
-    left_us = col("timeout_us") * (100 - col("used_pct")) / 100
+    left_us = col("timeout_us") * (100 - col("used_pct")) * 0.01
     return (
         seen.join(hot, on=["window", *WHO], how="left")
         .sort("window")
@@ -59,7 +59,7 @@ def _of_side(view: View, used: pl.DataFrame) -> pl.DataFrame:
         .with_columns(
             value=col("used_pct").fill_null(0).cast(pl.Float64),
             unknown=col("rows") < least,
-            headroom_ms=left_us / 1000,
+            headroom_ms=left_us * MS_PER_US,
         )
         .drop("rows", "over", "used_pct", "timeout_us", "before_rows", "before_over")
     )
