@@ -101,14 +101,14 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="asynchealth-"))
     try:
         hour = measured(home, given.copies)
-        young = tables.YOUNG_US
+        ways = {"all in the database": NEVER_OLD_US, "hours in the lake": tables.YOUNG_US}
         made = {}
-        for name, keeps_us in (("all in the database", NEVER_OLD_US), ("hours in the lake", young)):
+        for name, keeps_us in ways.items():
             tables.YOUNG_US = keeps_us
             made[name] = landed(home / name.replace(" ", "-"), hour, given.hours)
         took: dict[str, list[float]] = {name: [] for name in made}
         for _ in range(PAIRS):
-            for name, keeps_us in (("all in the database", NEVER_OLD_US), ("hours in the lake", young)):
+            for name, keeps_us in ways.items():
                 tables.YOUNG_US = keeps_us
                 took[name].append(publication_s(made[name]))
         sizes = {name: (m.folder / READABLE).stat().st_size / 1e6 for name, m in made.items()}

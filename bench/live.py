@@ -24,7 +24,7 @@ from confluent_kafka import Consumer, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import tape
-from bench.cpu import cpu_s
+from bench.cpu import cpu_s, memory_mb
 from detectors.events import decode_json, encode_json
 from detectors.windows import SECOND_US
 from streams.live.connect import Connection
@@ -92,13 +92,18 @@ def produce(bootstrap: str, events: int, prefix: str = "") -> int:
     producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20})
     sent = 0
     for rows in blocks(events):
-        lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
-        began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
-        for i, value in enumerate(encode_json("requests", rows.drop("arrival").with_columns(timestamp=began))):
+        for i, value in enumerate(ended_now(rows)):
             send(producer, f"{prefix}requests", value, i % PARTITIONS)
             sent += len(value)
     producer.flush(PATIENCE_S)
     return sent
+
+
+def ended_now(requests: pl.DataFrame) -> list[bytes]:
+    """As records of calls that ended just now."""
+    lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
+    began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
+    return encode_json("requests", requests.drop("arrival").with_columns(timestamp=began))
 
 
 def stock(bootstrap: str, events: int, folder: Path) -> Rate:
@@ -153,17 +158,11 @@ def workers(bootstrap: str, events: int, count: int = 1, prefix: str = "") -> tu
         _until(lambda: read() >= events)
         measured, final = rate(), "asynchealth_final_until_timestamp_seconds"
         _until(lambda: max(metric(port, final, step="judge") for port in ports) > sent_by_us / SECOND_US)
-        return measured, rate(), max(_peak_mb(p.pid) for p in processes)
+        return measured, rate(), max(memory_mb(p.pid, "VmHWM") for p in processes)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _peak_mb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (peak,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    return peak
 
 
 def _until(what: Callable[[], float]) -> float:

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from confluent_kafka import Producer
 
 from bench import tape
-from bench.cpu import cpu_s
-from detectors.events import encode_json
+from bench.cpu import cpu_s, memory_mb
+from bench.live import ended_now
 from detectors.windows import LATENESS_US, WINDOW_US
 from streams.landing.state import open_readable
 from streams.live.connect import Connection
@@ -49,8 +48,7 @@ class Watched:
     began_cpu_s: float = 0.0
 
     def weigh(self) -> None:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        self.mb += [int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")]
+        self.mb.append(memory_mb(self.pid, "VmRSS"))
         if len(self.mb) == 1:
             self.began_cpu_s = cpu_s(self.pid)
 
@@ -72,9 +70,7 @@ def produce(bootstrap: str, rate: int, seconds: float) -> None:
             minute += 1
             rows = tape.requests(rng, minute)
         some, rows = rows.head(each), rows.slice(each)
-        lasted = (pl.col("duration_ms").fill_null(0) * 1_000).cast(pl.Int64)
-        began = (pl.lit(time.time_ns() // 1_000) - lasted).cast(pl.Datetime("us", "UTC"))
-        for i, value in enumerate(encode_json("requests", some.drop("arrival").with_columns(timestamp=began))):
+        for i, value in enumerate(ended_now(some)):
             send(producer, "requests", value, i % BUSY)
         sent += each
     producer.flush(60)

@@ -25,10 +25,10 @@ from streams.analysis import Analysis
 from streams.catalog import all_detectors
 from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
-from streams.landing.rejudge import rejudge
 from streams.outcome import Outcome, outcome
 from streams.problems import Exit, Problem, disk_full
 from streams.progress import Progress
+from streams.rejudge import rejudge
 from streams.settings import rows_of
 from streams.sources.files import READABLE, Known
 from streams.sources.intake import Intake, Ledger

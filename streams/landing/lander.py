@@ -243,11 +243,7 @@ class Lander:
         if "ends" in judge:
             self.ends_us = judge["ends"].item()
         if "settings" in judge:
-            self._land_settings(judge["settings"])
-
-    def _land_settings(self, rows: pl.DataFrame) -> None:
-        """With which thresholds the workers judge: of each fingerprint once."""
-        state.land_settings(self.con, rows.rows())
+            state.land_settings(self.con, judge["settings"].rows())
 
     def _land_numbers(self, to: int) -> None:
         for name in ("positions", "taken", "landed"):

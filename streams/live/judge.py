@@ -18,7 +18,7 @@ from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
 from streams.live.canary import CANARY
-from streams.live.numbered import Frames, Head, Reader, messages, pack, unpack
+from streams.live.numbered import Frames, Head, Reader, by_window, messages, pack, unpack
 from streams.live.reduce import Out
 from streams.live.step import Step
 from streams.settings import fingerprint, rows_of
@@ -141,9 +141,9 @@ class Judge(Step):
 
     def _messages(self, judged: Judged, canaries: Sequence[pl.DataFrame], to: int, after: JudgeState) -> list[Out]:
         lo, out = self.next, []
-        said: dict[int, Frames] = {w: {"changes": rows} for w, rows in self._changes(judged)}
-        for window, rows in _by_window(canaries, self.next):
-            said.setdefault(window, {})[CANARY.name] = rows
+        said = _canaries(canaries, self.next)
+        for window, rows in self._changes(judged):
+            said.setdefault(window, {})["changes"] = rows
         for window in sorted(said):
             head = Head(producer=PRODUCER, lo=lo, hi=window + 1, kind=self._kind(lo, window + 1, "rows"))
             out += [Out(0, *m) for m in messages(head, pack(said[window]))]
@@ -155,10 +155,7 @@ class Judge(Step):
         return out + [Out(0, *m) for m in messages(state, self._state(after.episodes))]
 
     def _state(self, episodes: Mapping[str, Episodes]) -> bytes:
-        """For a successor the episodes; for readers what is open as it stands now, since changes tell only of its
-
-        levels, and with what it was judged.
-        """
+        """For a successor the episodes; for readers what is open as it stands now, and with what it was judged."""
         open_ = findings(open_findings(self.detectors, fingerprint(self.settings), episodes)).sort("finding_id")
         settings = pl.DataFrame(rows_of(self.settings), schema=["config", "name", "value"], orient="row")
         ends = pl.DataFrame({"ends_us": [self.ends_us] if self.ends_us < NEVER else []}, schema={"ends_us": pl.Int64})
@@ -182,13 +179,12 @@ class Judge(Step):
         return [(w, _frame(found[w])) for w in sorted(found)]
 
 
-def _by_window(canaries: Sequence[pl.DataFrame], since: int) -> list[tuple[int, pl.DataFrame]]:
+def _canaries(said: Sequence[pl.DataFrame], since: int) -> dict[int, Frames]:
     """Those of windows that were not said before; a restart reads the others again."""
-    if not canaries:
-        return []
-    merged = CANARY.merge(pl.concat(canaries)).filter(pl.col("window") >= since * WINDOW_US)
-    parts = merged.partition_by("window", as_dict=True, maintain_order=True).items()
-    return [(int(window) // WINDOW_US, rows) for (window,), rows in parts]
+    if not said:
+        return {}
+    merged = CANARY.merge(pl.concat(said))
+    return by_window({CANARY.name: merged.filter(pl.col("window") >= since * WINDOW_US)})
 
 
 def _frame(changes: Sequence[tuple[int, dict[str, Any]]]) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from detectors.table import Meet, Table
 from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US
 from streams.live.apart import Apart
 from streams.live.canary import CANARY
-from streams.live.numbered import Frames, Head, Kind, Ranges, Reader, messages
+from streams.live.numbered import Frames, Head, Kind, Ranges, Reader, by_window, messages
 from streams.live.numbered import pack as packed
 from streams.live.reduce import Out
 from streams.live.remember import Told, place_of
@@ -68,8 +68,8 @@ class Matcher(Step):
         for name, error in failed.items():
             self.apart.raised("table", name, error)
         lacking = tuple(sorted(failed))
-        kept = self._messages(KEYS, _by_window(self.told.take()), to, lacking)
-        return to, [*self._messages(TABLES, _by_window(final), to, lacking), *kept]
+        kept = self._messages(KEYS, by_window(self.told.take()), to, lacking)
+        return to, [*self._messages(TABLES, by_window(final), to, lacking), *kept]
 
     def _messages(self, topic: int, bodies: dict[int, Frames], to: int, failed: tuple[str, ...]) -> Iterator[Out]:
         """A message for each window with rows, and for each range of windows that lack the same."""
@@ -95,12 +95,3 @@ class Matcher(Step):
 
 def partials(frames: Frames) -> Partials:
     return {place_of(name): frame for name, frame in frames.items()}
-
-
-def _by_window(final: Frames) -> dict[int, Frames]:
-    """By window (its index) the rows of its tables."""
-    found: dict[int, Frames] = {}
-    for name, frame in final.items():
-        for (window,), rows in frame.partition_by("window", as_dict=True, maintain_order=True).items():
-            found.setdefault(int(window) // WINDOW_US, {})[name] = rows
-    return found

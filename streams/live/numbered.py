@@ -17,6 +17,8 @@ import msgspec
 import polars as pl
 import xxhash
 
+from detectors.windows import WINDOW_US
+
 PROTOCOL = 3  # 1: bodies as IPC files; 2: no canaries, no word of what was lost, pairs without who was called
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
@@ -82,6 +84,15 @@ def pack(frames: Mapping[str, pl.DataFrame]) -> bytes:
 def unpack(body: bytes) -> Frames:
     packed = msgspec.msgpack.decode(body, type=dict[str, bytes]) if body else {}
     return {name: pl.read_ipc_stream(io.BytesIO(ipc)) for name, ipc in packed.items()}
+
+
+def by_window(frames: Frames) -> dict[int, Frames]:
+    """By window (its index) the rows of frames that have a window, each in its order."""
+    found: dict[int, Frames] = {}
+    for name, frame in frames.items():
+        for (window,), rows in frame.partition_by("window", as_dict=True, maintain_order=True).items():
+            found.setdefault(int(window) // WINDOW_US, {})[name] = rows
+    return found
 
 
 def _print(frames: Mapping[str, pl.DataFrame]) -> int:

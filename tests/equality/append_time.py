@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,18 +26,18 @@ from streams.live.connect import Connection
 from streams.live.follow import Follower
 from streams.live.play import Player
 from streams.live.up import fleet
-from tests.equality.crew import QUEUES, Process
+from tests.equality.crew import PATIENCE_S, QUEUES, STEP_S, Process, until
 from tests.kafka import Broker
 from tests.streams.tape import COMMAND, ROOT, contents
 
 PASSED = timedelta(minutes=14, seconds=30)  # of the fleet's hour: a clock steps and a storm begins soon after
-STEP_S, KILL_S, PATIENCE_S = 0.25, 120.0, 300.0
+KILL_S = 120.0
 BEHIND = timedelta(seconds=60)  # what arrived so long before the end is judged
 OF_ALL = {"coverage", "findings"}  # of all rows; what each finding was at any time stands in finding_changes
 
 
 @dataclass
-class Crew:
+class Commands:
     """Three workers and a lander, as commands."""
 
     bootstrap: str
@@ -61,7 +61,7 @@ class Crew:
                 raise SystemExit(f"{name} ended with {process.returncode}: {(self.folder / f'{name}.log').read_text()}")
 
 
-def live(crew: Crew, minutes: float, dice: random.Random) -> tuple[int, int]:
+def live(crew: Commands, minutes: float, dice: random.Random) -> tuple[int, int]:
     """(records sent, workers killed) in so many minutes."""
     at, begun = Connection(broker=crew.bootstrap), time.monotonic()
     logs = fleet(1, datetime.now(UTC) - PASSED)
@@ -80,25 +80,16 @@ def live(crew: Crew, minutes: float, dice: random.Random) -> tuple[int, int]:
     return sum(player.sent) - passed, kills
 
 
-def landed(crew: Crew, until: datetime) -> None:
+def landed(crew: Commands, by: datetime) -> None:
     """Returns when all windows before it are judged, and what was said of them is in the readable file."""
     follower = Follower(Connection(broker=crew.bootstrap), QUEUES)
-    _wait(crew, lambda: follower.look() >= until.timestamp() * 1e6)
+    until(lambda: follower.look() >= by.timestamp() * 1e6, crew.watch)
     ends = follower.ends()
-    _wait(crew, lambda: follower.landed(ends))
+    until(lambda: follower.landed(ends), crew.watch)
     follower.close()
     crew.running["lander"].terminate()
     if crew.running["lander"].wait(PATIENCE_S):
         raise SystemExit((crew.folder / "lander.log").read_text())
-
-
-def _wait(crew: Crew, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        crew.watch()
-        if time.monotonic() > end:
-            raise SystemExit(f"not reached in {PATIENCE_S:.0f} s")
-        time.sleep(STEP_S)
 
 
 def final(tables: Mapping[str, pl.DataFrame], by: datetime) -> dict[str, pl.DataFrame]:
@@ -121,7 +112,7 @@ def main() -> int:
         folder = Path(made)
         broker = Broker(folder / "kafka")
         broker.start()
-        crew = Crew(broker.bootstrap, folder)
+        crew = Commands(broker.bootstrap, folder)
         try:
             create = ["topics", "create", "--partitions", str(QUEUES), "--broker", broker.bootstrap]
             subprocess.run([*COMMAND, *create], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.streams.tape import ROOT
 
 QUEUES = 2
 PATIENCE_S = 60
+LONGEST_S, STEP_S = 900, 0.25
 ENDS = {  # of a worker: any other is a bug
     **{-signal.SIGKILL: "killed", -signal.SIGTERM: "left before it had joined"},
     **{FAILED: "ended by an error, to be begun again", 0: "left"},
@@ -59,6 +61,16 @@ class Place:
         new = [NewTopic(self.prefix + stream, n, 1, config=keep) for stream, n in self.sources.items()]
         for made in client.create_topics(new).values():
             made.result()
+
+
+def until(holds: Callable[[], bool], look_after: Callable[[], None]) -> None:
+    """Looks after the processes until it holds."""
+    end = time.monotonic() + LONGEST_S
+    while not holds():
+        if time.monotonic() > end:
+            raise SystemExit(f"not reached in {LONGEST_S} s")
+        look_after()
+        time.sleep(STEP_S)
 
 
 @dataclass

@@ -5,20 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectors.events import STREAMS
 from streams.live.follow import Follower
 from streams.live.play import Log, Player, final_us, last_us, last_window_us
-from tests.equality.crew import QUEUES, Crew, Place
+from tests.equality.crew import QUEUES, STEP_S, Crew, Place, until
 from tests.equality.faults import Faults
 from tests.kafka import Broker
 from tests.streams.live.logs import copies, read_log, taken
-
-STEP_S = 0.25
-PATIENCE_S = 900
 
 
 @dataclass(frozen=True)
@@ -58,19 +55,19 @@ def played(run: Run, logs: Sequence[Log], broker: Broker, folder: Path) -> Outco
     def look_after() -> None:
         faults.step()
         crew.watch()
-        time.sleep(STEP_S)
 
     try:
         while player.left:
             now_us = begin_us + int((time.monotonic() - begun) * run.pace * 1e6) if run.pace else end_us
             player.play(min(now_us, end_us) // 1_000 + 1)
             look_after()
-        _until(lambda: faults.done, look_after)
+            time.sleep(STEP_S)
+        until(lambda: faults.done, look_after)
         judged_us = last_window_us(logs)
         player.tick(final_us(judged_us))
-        _until(lambda: follower.look() >= judged_us, look_after)
+        until(lambda: follower.look() >= judged_us, look_after)
         ends = follower.ends()
-        _until(lambda: follower.landed(ends), look_after)
+        until(lambda: follower.landed(ends), look_after)
         crew.publish()
     finally:
         crew.end()
@@ -80,14 +77,6 @@ def played(run: Run, logs: Sequence[Log], broker: Broker, folder: Path) -> Outco
 
 def first_us(logs: Sequence[Log]) -> int:
     return min(int(log.stamps_ms[0]) for log in logs) * 1_000
-
-
-def _until(holds: Callable[[], bool], look_after: Callable[[], None]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        if time.monotonic() > end:
-            raise SystemExit(f"not reached in {PATIENCE_S} s")
-        look_after()
 
 
 def _copies(place: Place) -> int:

@@ -11,7 +11,8 @@ import pytest
 
 from detectors.detector import Settings
 from detectors.windows import AHEAD_US, DAY_US, MINUTE_US, WINDOW_US
-from streams.landing import lake, lander, rejudge, state, tables
+from streams import rejudge
+from streams.landing import lake, lander, state, tables
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
 from streams.settings import Limits
@@ -119,7 +120,7 @@ def test_one_that_is_killed_leaves_the_state_before_or_the_one_after(
             case "analysis":
                 broken.setattr(rejudge.Again, "_keep_findings", killed)
             case "switch":
-                broken.setattr("streams.landing.rejudge.os.replace", killed)
+                broken.setattr("streams.rejudge.os.replace", killed)
             case "publish":
                 broken.setattr(rejudge, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
