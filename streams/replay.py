@@ -30,6 +30,7 @@ from streams.problems import Exit, Problem, disk_full
 from streams.progress import Progress
 from streams.rejudge import rejudge
 from streams.settings import rows_of
+from streams.sources.fieldmap import FieldMap
 from streams.sources.files import READABLE, Known
 from streams.sources.intake import Intake, Ledger
 from streams.sources.source import sources
@@ -63,10 +64,12 @@ def replay(
     fresh: bool = False,
     since: str = "",
     kafka: Sequence[str] = (),
+    maps: Sequence[FieldMap] = (),
 ) -> Outcome:
     """Reads what is new in the paths and judges all that the state holds. Reads only these, sends nothing.
 
-    since: from where on a topic is read, the first time. kafka: each `name=value`, how a Kafka is reached.
+    since: from where on a topic is read, the first time. kafka: each `name=value`, how a Kafka is reached. maps: how
+    files are read that they name.
     """
     started, bar = datetime.now(UTC), progress or Progress()
     if arrival not in ARRIVALS:
@@ -78,7 +81,7 @@ def replay(
         with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
             intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
             try:
-                with sources(paths, folder, arrival=arrival, since=since, kafka=kafka) as found:
+                with sources(paths, folder, arrival=arrival, since=since, kafka=kafka, maps=maps) as found:
                     usable = sum(map(intake.take, found))
             finally:
                 shutil.rmtree(folder / "spool", ignore_errors=True)

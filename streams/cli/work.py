@@ -96,6 +96,9 @@ def replay(
             help="Which column holds the arrival; none: event time stands in; stamp: Kafka's, whoever set it."
         ),
     ] = "arrival",
+    map_: Annotated[
+        list[Path], typer.Option("--map", help="A field map in TOML: which of a file's fields is what.")
+    ] = [],  # noqa: B006
     set_: Sets = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the state folder held.")] = False,
     fail_on: FailOn = "",
@@ -104,6 +107,7 @@ def replay(
     from streams import replay as engine
     from streams.catalog import all_detectors
     from streams.settings import load, span_us
+    from streams.sources import fieldmap
 
     settings = load(all_detectors(), set_)
     outcome = engine.replay(
@@ -116,6 +120,7 @@ def replay(
         fresh=fresh,
         since=since,
         kafka=kafka,
+        maps=[fieldmap.load(path) for path in map_],
     )
     _say(outcome, state, fail_on)
 

@@ -26,7 +26,7 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 RECENT = "recent"  # the schema of what a lander has not moved to the lake yet
 HIDDEN = {"rejects": " EXCLUDE (arrival)"}
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
@@ -42,7 +42,7 @@ CREATE TABLE lake_parts (
 CREATE TABLE recordings (
     stream VARCHAR NOT NULL, name VARCHAR NOT NULL, length BIGINT NOT NULL, digest VARCHAR NOT NULL,
     records BIGINT NOT NULL, "partition" BIGINT NOT NULL, tombstones BIGINT NOT NULL, clock BIGINT,
-    head VARCHAR NOT NULL, arrival VARCHAR NOT NULL);
+    head VARCHAR NOT NULL, arrival VARCHAR NOT NULL, read_by VARCHAR NOT NULL);
 CREATE TABLE rejects (
     stream VARCHAR NOT NULL, source VARCHAR NOT NULL, "partition" BIGINT NOT NULL, "offset" BIGINT NOT NULL,
     sub BIGINT NOT NULL, reason VARCHAR NOT NULL, field VARCHAR NOT NULL, raw VARCHAR);

@@ -22,7 +22,7 @@ from streams.live.connect import Connection
 from streams.live.ticks import tick
 from streams.live.topics import names
 from streams.problems import Exit, Problem
-from streams.sources.decode import chunks, recognise
+from streams.sources.decode import Reading, chunks, recognise
 from streams.sources.files import File, Recording, find, look
 
 WAIT_S = 30.0
@@ -51,21 +51,21 @@ def read_tape(paths: Sequence[str], state: Path) -> list[Log]:
     logs: list[Log] = []
     for path, name in find(paths, state):
         file = look(path, name)
-        stream = recognise(file)
-        logs.append(_log(file, stream, sum(log.stream == stream for log in logs)))
+        reading = recognise(file)
+        logs.append(_log(file, reading, sum(log.stream == reading.stream for log in logs)))
     return logs
 
 
-def _log(file: File, stream: str, partition: int) -> Log:
+def _log(file: File, reading: Reading, partition: int) -> Log:
     """A record that is no event has the arrival of the one before it."""
-    recording = Recording(file)
-    decoded = [some for _, some in chunks(recording, stream)]
+    stream, recording = reading.stream, Recording(file)
+    decoded = [some for _, some in chunks(recording, reading)]
     events = pl.concat([d.events for d in decoded])
     told = events.group_by("offset").agg(pl.col("arrival").max().dt.epoch("ms"))
     if told["arrival"].null_count() or told.is_empty():
         then = f"asynchealth replay {file.path}"
         raise Problem(file.name, "not every event has an arrival, so it can't be played", then, Exit.NOTHING)
-    values = _values(file, stream, events)
+    values = _values(file, reading, events)
     every = pl.DataFrame({"offset": np.arange(len(values))}).join(told, on="offset", how="left").sort("offset")
     stamps = every["arrival"].forward_fill().backward_fill().cum_max()
     return Log(stream, partition, stamps.to_numpy(), values, _last_row_us(events, stream))
@@ -77,9 +77,9 @@ def _last_row_us(events: pl.DataFrame, stream: str) -> int:
     return int(plausible["t"].max() or 0)  # type: ignore[arg-type]
 
 
-def _values(file: File, stream: str, events: pl.DataFrame) -> list[bytes]:
-    if file.format == "parquet":
-        return encode_json(stream, events.drop("offset", "sub"))
+def _values(file: File, reading: Reading, events: pl.DataFrame) -> list[bytes]:
+    if file.format == "parquet" or reading.map:
+        return encode_json(reading.stream, events.drop("offset", "sub"))
     return [line for lines in Recording(file).lines() for line in lines]
 
 

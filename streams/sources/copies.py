@@ -13,20 +13,22 @@ import polars as pl
 from detectors.events import SCHEMA
 from streams.landing.lake import Writer
 from streams.live.canary import theirs
-from streams.sources.decode import chunks
+from streams.sources.decode import Reading, chunks
 from streams.sources.files import File, Known, Recording, head
 
 PLACE = ("offset", "sub")
 
 
-def longer(file: File, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
+def longer(
+    file: File, reading: Reading, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]
+) -> Known | None:
     """The recording that begins with all of the file's records; a last line that has no end is none."""
     first = head(file)
-    if not (alike := [k for k in known if first and k.head == first]):
+    if not (alike := [k for k in known if first and k.head == first and k.by == reading.by]):
         return None
-    stream, recording, records = alike[0].stream, Recording(file), 0
+    stream, recording, records = reading.stream, Recording(file), 0
     events, refused = [], []
-    for count, decoded in chunks(recording, stream):
+    for count, decoded in chunks(recording, reading):
         events.append(_said(stream, decoded.events))
         refused.append(decoded.rejects)
         records += count

@@ -1,30 +1,58 @@
 """Recordings enter, typed chunks leave: bytes to rows of one stream, with offsets, rejects and where the file broke.
 
-The seam for other formats: whatever gives columns under the schema's names goes through `conform` and is done.
+What is in our own schema is decoded as it is; all else is unfolded to events (formats) whose fields a map names.
 """
 
 from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from detectors.events import SCHEMA, Decoded, conform, decode_json, fields
+from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, fields
 from streams.problems import Exit, Problem
+from streams.sources.fieldmap import FieldMap, Kin, about_of, column_text, kin_of, mapped, shipped, texts, unfold_of
 from streams.sources.files import File, Recording, stream_of
+from streams.sources.formats import Cells, Unfolded, excerpt, grouped, of_file, of_messages, quoted
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
 
 
-def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
+class Reading(NamedTuple):
+    """What a recording is read as: our own schema, or what a field map makes of it."""
+
+    stream: str
+    map: FieldMap | None = None
+
+    @property
+    def by(self) -> str:
+        """What it was read by: another map makes other rows of it."""
+        return self.map.digest if self.map else ""
+
+    @property
+    def format(self) -> str:
+        """The map's name."""
+        return self.map.name if self.map else ""
+
+
+def chunks(recording: Recording, reading: Reading, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
     """(records in the chunk, what they hold), from record number `skip` on."""
     if recording.file.format == "parquet":
-        yield from _parquet(recording, stream, skip)
-        return
+        yield from _parquet(recording, reading, skip)
+    elif reading.map:
+        yield from _mapped(recording, reading.map, skip)
+    else:
+        yield from _own(recording, reading.stream, skip)
+
+
+def _own(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int, Decoded]]:
     offset = 0
     for lines in recording.lines():
         fresh = lines[max(0, skip - offset) :]
@@ -34,22 +62,79 @@ def chunks(recording: Recording, stream: str, skip: int = 0) -> Iterator[tuple[i
         offset += len(lines)
 
 
-def _parquet(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int, Decoded]]:
-    """Only the columns of the schema are read, so that no other type can be in the way."""
-    frame = recording.open_parquet()
-    there = set(frame.collect_schema().names())
-    if missing := [f.name for f in fields(stream) if f.required and f.name not in there]:
+def _mapped(recording: Recording, given: FieldMap, skip: int) -> Iterator[tuple[int, Decoded]]:
+    kin = None
+    if given.kin:
+        before = [texts(given, found) for _, found in _unfolded(Recording(recording.file), given)]
+        kin = kin_of(given, before) if before else None
+    number = 0
+    for end, found in _unfolded(recording, given):
+        if end > skip:
+            yield end - max(number, skip), from_fields(given, found.since(skip), kin)
+        number = end
+
+
+def from_fields(given: FieldMap, found: Unfolded, kin: Kin | None = None) -> Decoded:
+    """Events of any format as those of a stream; rows that the map is not about count as empty."""
+    about = texts(given, found)
+    decoded = mapped(given, about, kin)
+    bad = pl.DataFrame(found.bad, schema=REJECTS, orient="row")
+    empty = len(found.empty) + len(found.events) - len(about)
+    return replace(decoded, rejects=pl.concat([bad, decoded.rejects]), tombstones=empty)
+
+
+def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfolded]]:
+    """(the number after the last, events) of each block; in formats without a mark for it, a last line without an end
+    may be half a line."""
+    number, unfold = 0, None if given.format == "csv" else unfold_of(given)
+    for records in _framed(recording, given):
+        if unfold is None and records:
+            cells = Cells.of(records.pop(0))
+            unfold = cells.unfold if cells else None
+        if unfold is None:
+            continue
+        cut = recording.torn and given.format in ("csv", "text") and records
+        number, found = of_file(unfold, records[:-1] if cut else records, number)
+        if cut:
+            found.bad.append((number, 0, NO_END, "", excerpt(records[-1])))
+            number += 1
+        yield number, found
+
+
+NO_END = "the last line has no end, so it may be half a line: end the file with a newline if it is whole"
+
+
+def _framed(recording: Recording, given: FieldMap) -> Iterator[list[bytes]]:
+    if given.format == "csv":
+        return quoted(recording.lines())
+    return grouped(recording.lines(), given.lines) if given.lines > 1 else recording.lines()
+
+
+def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tuple[int, Decoded]]:
+    """Only the columns that are wanted are read, so that no other type can be in the way."""
+    stream, frame = reading.stream, recording.open_parquet()
+    shape = frame.collect_schema()
+    if reading.map:
+        wanted = frame.select(column_text(p, shape) for p in reading.map.paths).slice(skip)
+    elif missing := [f.name for f in fields(stream) if f.required and f.name not in shape]:
         reason = f"has no column {', '.join(missing)}, which {stream} need"
         raise Problem(recording.file.name, reason, "rename the columns, or leave the file out", Exit.NOTHING)
-    wanted = frame.select(n for n in SCHEMA[stream] if n in there).slice(skip)
+    else:
+        wanted = frame.select(n for n in SCHEMA[stream] if n in shape).slice(skip)
     offset = skip
     for batch in _batches(recording, wanted):
         numbered = batch.with_columns(
             offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
         )
-        events, rejects = conform(stream, numbered)
-        yield len(batch), Decoded(events, rejects)
+        yield len(batch), _of_columns(reading, numbered)
         offset += len(batch)
+
+
+def _of_columns(reading: Reading, numbered: pl.DataFrame) -> Decoded:
+    if reading.map is None:
+        return Decoded(*conform(reading.stream, numbered))
+    about = about_of(reading.map, numbered)
+    return replace(mapped(reading.map, about), tombstones=len(numbered) - len(about))
 
 
 def _batches(recording: Recording, wanted: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -99,25 +184,62 @@ def _to_lines(file: File, command: str, first: Sequence[bytes]) -> str:
     return f"{given} > {stream_of(file.name, b''.join(first).replace(BLANK, b'')) or 'requests'}-lines.jsonl"
 
 
-def recognise(file: File) -> str:
-    """The stream of a recording, or a problem that says what was looked for."""
-    recording = Recording(file)
+def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
+    """What a recording is read as, by its content, or a problem that says what was looked for.
+
+    maps: given by people; one that names this file, or all files, goes before all that is recognised.
+    """
+    if asked := next((m for m in maps if fnmatch(file.name, m.files)), None):
+        return Reading(asked.stream, asked)
     if file.format == "parquet":
-        stream = stream_of(file.name, columns=recording.open_parquet().collect_schema().names())
+        columns = Recording(file).open_parquet().collect_schema().names()
+        found = _by_columns(file, dict.fromkeys(columns, ""))
     else:
-        first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
-        if first and (form := other_form(first[0])):
-            raise Problem(file.name, form[0], _to_lines(file, form[1], first), Exit.NOTHING)
-        if not first or (recording.torn and len(first) == 1):
-            reason = recording.broken or ("its only record has no end" if first else "empty")
-            raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
-        stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
-    if stream is None:
-        raise Problem(
-            file.name,
-            "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
-            "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name)",
-            "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl",
-            Exit.NOTHING,
-        )
-    return stream
+        found = _by_lines(file)
+    if found:
+        return found
+    raise Problem(
+        file.name,
+        "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
+        "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name), nor of "
+        + ", ".join(m.name for m in shipped() if m.has),
+        "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl, or say with --map "
+        "MAP.toml which of its fields is what",
+        Exit.NOTHING,
+    )
+
+
+def _by_lines(file: File) -> Reading | None:
+    recording = Recording(file)
+    first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
+    if first and (form := other_form(first[0])):
+        raise Problem(file.name, form[0], _to_lines(file, form[1], first), Exit.NOTHING)
+    if not first or (recording.torn and len(first) == 1):
+        reason = recording.broken or ("its only record has no end" if first else "empty")
+        raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
+    for given in shipped():
+        if given.format != "csv" and any(map(given.recognises, _first_events(given, first))):
+            return Reading(given.stream, given)
+    if cells := Cells.of(first[0]):
+        return _by_columns(file, dict.fromkeys(cells.header, ""), "csv")
+    stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
+    return Reading(stream) if stream else None
+
+
+def _first_events(given: FieldMap, records: Sequence[bytes]) -> list[Any]:
+    return of_messages(unfold_of(given), records).events[:LOOKED_AT]
+
+
+def _by_columns(file: File, columns: Mapping[str, str], format_: Literal["csv"] | None = None) -> Reading | None:
+    """By a shipped map whose fields are columns, else by our own names."""
+    for given in shipped():
+        if given.recognises(columns) and (format_ is None or given.format == format_):
+            return Reading(given.stream, given)
+    stream = stream_of(file.name, columns=list(columns))
+    if stream is None or format_ is None:
+        return Reading(stream) if stream else None
+    own = {n: n for n in SCHEMA[stream] if n in columns}
+    if missing := [f.name for f in fields(stream) if f.required and f.name not in own]:
+        reason = f"has no column {', '.join(missing)}, which {stream} need"
+        raise Problem(file.name, reason, "rename the columns, or say with --map MAP.toml what is what", Exit.NOTHING)
+    return Reading(stream, FieldMap(stream=stream, name="csv", format=format_, fields=own))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ import zstandard
 from detectors.events import SCHEMA, STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")
+ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".log")
 PACKED = ("", ".gz", ".zst")
 BLOCK = 1 << 22
 PACKED_BLOCK = 1 << 16  # a packed byte may stand for a thousand
@@ -47,8 +47,9 @@ class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
     clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first line.
-    arrival: the column that held its arrivals, as asked for. Of a partition of Kafka, length is the offset at which it
-    was first read, records the next one to read, head what it is known by; it has no digest.
+    arrival: the column that held its arrivals, as asked for. by: the digest of the field map it was read with. Of a
+    partition of Kafka, length is the offset at which it was first read, records the next one to read, head what it is
+    known by; it has no digest.
     """
 
     stream: str
@@ -61,6 +62,7 @@ class Known:
     clock: int | None
     head: str = ""
     arrival: str = "arrival"
+    by: str = ""
 
 
 def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:

@@ -84,7 +84,7 @@ class Intake:
     def _read(self, source: Source) -> bool:
         name, stream = source.name, source.stream
         before = source.read_before(self._of(stream))
-        same = before is not None and before.arrival == self.arrival
+        same = before is not None and before.arrival == self.arrival and before.by == source.by
         if before and same and not source.has_more(before):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
             return True
@@ -108,13 +108,16 @@ class Intake:
         if before:
             self.known.remove(before)
             if not same:
-                told = f"with --arrival {self.arrival}; before it was {before.arrival}"
+                other = f"with --arrival {self.arrival}; before it was {before.arrival}"
+                told = other if before.by == source.by else "with another field map than before"
                 self.ledger.notes.append(f"{name}: read again {told}")
         elif not used:
             nothing = _nothing_used(records - start.records, self.ledger.rejects[first_reject:])
             self.ledger.notes.append(f"{name}: {nothing}")
+        elif source.format:
+            self.ledger.notes.append(_read_as(source, used, self.ledger.rejects[first_reject:]))
         done = source.known(start, records)
-        self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival))
+        self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival, by=source.by))
         return bool(used or before)
 
     def _of(self, stream: str) -> list[Known]:
@@ -127,7 +130,8 @@ class Intake:
         if not before:
             return source.whole(self._partition(source), None)
         start = replace(before, name=source.name)
-        if before.clock is None or before.arrival != self.arrival or self._undecided(before):
+        other = before.arrival != self.arrival or before.by != source.by
+        if before.clock is None or other or self._undecided(before):
             start = source.whole(before.partition, before)
             for rows in self.writer.take_back(source.stream, before.partition):
                 self.ledger.cover(source.stream, rows, -1)
@@ -215,9 +219,20 @@ class Intake:
         return place(placed, start.stream, self.lateness_us)
 
 
+def _read_as(source: Source, used: int, rejects: Sequence[pl.DataFrame]) -> str:
+    refused = sum(map(len, rejects))
+    most = f", {refused:,} rejected ({_most(rejects)})" if refused else ""
+    return f"{source.name}: {source.format} → {source.stream}, {used:,} events{most}"
+
+
 def _nothing_used(records: int, rejects: Sequence[pl.DataFrame]) -> str:
     if not rejects:
         return "holds no event"
+    return f"none of its {records:,} records could be used; {_most(rejects)}"
+
+
+def _most(rejects: Sequence[pl.DataFrame]) -> str:
+    """What was wrong most often."""
     kinds = pl.concat(rejects).group_by("field", "reason").len().sort("len", "field", "reason", descending=True)
     where, reason, many = kinds.row(0)
-    return f"none of its {records:,} records could be used; {many:,} times: {where + ': ' if where else ''}{reason}"
+    return f"{many:,} times: {where + ': ' if where else ''}{reason}"

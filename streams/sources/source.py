@@ -16,6 +16,7 @@ from streams.landing.lake import Writer
 from streams.problems import Problem
 from streams.sources.copies import longer
 from streams.sources.decode import chunks, recognise
+from streams.sources.fieldmap import FieldMap
 from streams.sources.files import Known, Recording, find, look, read_before
 
 KAFKA = "kafka://"
@@ -29,6 +30,14 @@ class Source(Protocol):
 
     @property
     def stream(self) -> str: ...
+
+    @property
+    def by(self) -> str:
+        """The digest of the field map that it is read with, where there is one."""
+
+    @property
+    def format(self) -> str:
+        """What people call what it is; nothing where it is our own."""
 
     @property
     def partition(self) -> int | None:
@@ -65,10 +74,11 @@ class Recorded:
 
     partition = None
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, maps: Sequence[FieldMap] = ()) -> None:
         self.file = look(path, name)
         self.name = name
-        self.stream = recognise(self.file)
+        self.reading = recognise(self.file, maps)
+        self.stream, self.by, self.format = self.reading.stream, self.reading.by, self.reading.format
         self.recording = Recording(self.file)
 
     @property
@@ -80,16 +90,16 @@ class Recorded:
         return read_before(self.file, known)
 
     def has_more(self, before: Known) -> bool:
-        return next(chunks(Recording(self.file), self.stream, before.records), None) is not None
+        return next(chunks(Recording(self.file), self.reading, before.records), None) is not None
 
     def held_by(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
-        return longer(self.file, known, landed, rejects)
+        return longer(self.file, self.reading, known, landed, rejects)
 
     def whole(self, partition: int, before: Known | None) -> Known:
         return Known(self.stream, self.name, 0, "", 0, partition, 0, None)
 
     def chunks(self, skip: int) -> Iterator[tuple[int, Decoded]]:
-        return chunks(self.recording, self.stream, skip)
+        return chunks(self.recording, self.reading, skip)
 
     def known(self, start: Known, records: int) -> Known:
         read = self.recording
@@ -98,7 +108,13 @@ class Recorded:
 
 @contextmanager
 def sources(
-    paths: Sequence[str], folder: Path, *, arrival: str, since: str = "", kafka: Sequence[str] = ()
+    paths: Sequence[str],
+    folder: Path,
+    *,
+    arrival: str,
+    since: str = "",
+    kafka: Sequence[str] = (),
+    maps: Sequence[FieldMap] = (),
 ) -> Iterator[list[Opening]]:
     """All that is to be read. Topics come first: their partitions have numbers of their own, files take the next."""
     addresses = [path for path in paths if path.startswith(KAFKA)]
@@ -111,4 +127,4 @@ def sources(
             from streams.sources.topics import topics
 
             found += open_.enter_context(topics(addresses, arrival, since, kafka))
-        yield found + [partial(Recorded, path, name) for path, name in find(files, folder)]
+        yield found + [partial(Recorded, path, name, maps) for path, name in find(files, folder)]

@@ -85,6 +85,8 @@ class Partition:
     arrival: str
     since: str
     notes: list[str] = field(default_factory=list)
+    by: str = ""
+    format: str = ""
 
     @property
     def name(self) -> str:

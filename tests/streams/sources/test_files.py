@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.problems import Exit, Problem
-from streams.sources.decode import chunks, recognise
+from streams.sources.decode import Reading, chunks, recognise
 from streams.sources.files import BLOCK, Known, Recording, find, look, read_before, stream_of
 from tests.streams.tape import beats, lines, request, storm, write
 
@@ -39,7 +39,7 @@ def read(path: Path, skip: int = 0) -> tuple[Recording, list[int], list[int]]:
     rec = recording(path)
     events: list[int] = []
     rejects: list[int] = []
-    for _, decoded in chunks(rec, "requests", skip):
+    for _, decoded in chunks(rec, Reading("requests"), skip):
         events += decoded.events["offset"].to_list()
         rejects += decoded.rejects["offset"].to_list()
     return rec, events, rejects
@@ -124,13 +124,13 @@ def test_a_recording_is_of_the_stream_of_its_name_or_its_fields(
     tmp_path: Path, name: str, event: dict[str, object], stream: str
 ) -> None:
     path = write(tmp_path / name, lines([event]))
-    assert recognise(look(path, name)) == stream
+    assert recognise(look(path, name)) == Reading(stream)
     assert stream_of(look(path, name).name, columns=list(event)) == stream
 
 
 def test_garbage_at_the_top_does_not_hide_what_a_recording_is_of(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", b"# exported today\n\nnull\n[]\n" + lines([request(1)]))
-    assert recognise(look(path, "x.jsonl")) == "requests"
+    assert recognise(look(path, "x.jsonl")) == Reading("requests")
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,6 @@ def test_a_file_of_another_form_is_refused_with_the_command_that_mends_it(
 @pytest.mark.parametrize("content", [pretty(None), b"[ ]\n" + lines(EVENTS), b'{"half": \n' + lines(EVENTS)])
 def test_lists_on_one_line_and_a_bad_first_line_stop_nothing(content: bytes, tmp_path: Path) -> None:
     path = write(tmp_path / "requests.jsonl", content + b"\n")
-    assert recognise(look(path, path.name)) == "requests"
+    assert recognise(look(path, path.name)) == Reading("requests")
     _, events, rejects = read(path)
     assert len(events) == len(EVENTS) and len(rejects) <= 1

@@ -1,0 +1,233 @@
+"""Bytes enter, events as nested values leave: what one record holds in each format, whatever its fields mean.
+
+A record of a file is a line, or several where a field map or an open quote says so; one of Kafka is a message. The
+events of a file are numbered one by one, since one document may hold more of them than a message can.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from detectors.events import LIST_MAX, RAW_KEPT, TOO_MANY, UNREADABLE
+
+Bad = tuple[int, int, str, str, str]  # offset, sub, reason, field, raw: see detectors.events.REJECTS
+DELIMITERS = ",;\t|"
+CSV_CELL = 1 << 24
+csv.field_size_limit(CSV_CELL)
+
+
+class NotOne(ValueError):
+    """A record that is not of its format; its text is the reason for people."""
+
+
+Unfold = Callable[[bytes], list[Any]]  # a record to its events; raises UNREADABLE or NotOne
+
+
+@dataclass
+class Unfolded:
+    """Events with their coordinates, what could not be read, and the offsets of records that held no event."""
+
+    events: list[Any] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    subs: list[int] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
+
+    def since(self, offset: int) -> Unfolded:
+        """Of events in their order those from an offset on."""
+        first = bisect_left(self.offsets, offset)
+        bad = [b for b in self.bad if b[0] >= offset]
+        empty = [at for at in self.empty if at >= offset]
+        return Unfolded(self.events[first:], self.offsets[first:], self.subs[first:], bad, empty)
+
+
+def of_messages(unfold: Unfold, records: Iterable[bytes], first_offset: int = 0) -> Unfolded:
+    """An event's offset is that of its record, its sub the place in it."""
+    found = Unfolded()
+    for offset, record in enumerate(records, first_offset):
+        try:
+            events = unfold(record)
+        except (*UNREADABLE, NotOne) as error:
+            found.bad.append((offset, 0, reason(error), "", excerpt(record)))
+            continue
+        found.empty += [] if events else [offset]
+        found.events += events[:LIST_MAX]
+        found.subs += range(len(events[:LIST_MAX]))
+        found.offsets += [offset] * len(events[:LIST_MAX])
+        found.bad += [(offset, sub, TOO_MANY, "", "") for sub in range(LIST_MAX, len(events))]
+    return found
+
+
+def of_file(unfold: Unfold, records: Iterable[bytes], first_number: int = 0) -> tuple[int, Unfolded]:
+    """(the number after the last, events): a record that holds none, or can't be read, takes a number, too."""
+    found, number = Unfolded(), first_number
+    for record in records:
+        try:
+            events = unfold(record)
+        except (*UNREADABLE, NotOne) as error:
+            found.bad.append((number, 0, reason(error), "", excerpt(record)))
+            number += 1
+            continue
+        found.empty += [] if events else [number]
+        found.events += events
+        found.offsets += range(number, number + len(events))
+        number += max(len(events), 1)
+    found.subs = [0] * len(found.events)
+    return number, found
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, NotOne):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: {error.reason}"
+    return "not JSON: " + str(error).removeprefix("JSON is malformed: ")
+
+
+def excerpt(record: bytes) -> str:
+    return record[:RAW_KEPT].decode("utf-8", "replace")
+
+
+# ---- what a record holds --------------------------------------------------------------------------------------------
+
+
+def of_json(members: str = "") -> Unfold:
+    """An object, a list of them, or null. members: where an object holds the list (CloudTrail's `Records`)."""
+
+    def unfold(record: bytes) -> list[Any]:
+        value = msgspec.json.decode(record)
+        inside = at(value, members) if members else None
+        if isinstance(inside, list):
+            return inside
+        return [] if value is None else value if isinstance(value, list) else [value]
+
+    return unfold
+
+
+def of_otlp(record: bytes) -> list[Any]:
+    """Spans of OTLP/JSON (opentelemetry-proto, trace.proto), each with its attributes and its resource's as plain maps.
+
+    Also a single resourceSpans entry, as some exporters write one per line.
+    """
+    document = msgspec.json.decode(record)
+    if not isinstance(document, dict):
+        raise NotOne("not OTLP: no object with resourceSpans")
+    several = document.get("resourceSpans", [document] if "scopeSpans" in document else None)
+    if several is None and document.keys() & {"resourceLogs", "resourceMetrics"}:
+        return []
+    if not isinstance(several, list):
+        raise NotOne("not OTLP: no object with resourceSpans")
+    return [*_spans(several)]
+
+
+def _spans(several: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    for one in _maps(several):
+        resource = attributes(at(one, "resource.attributes"))
+        for scope in _maps(one.get("scopeSpans") or one.get("instrumentationLibrarySpans")):
+            for span in _maps(scope.get("spans")):
+                yield {**span, "attributes": attributes(span.get("attributes")), "resource": resource}
+
+
+def _maps(values: Any) -> list[dict[str, Any]]:
+    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
+
+
+def attributes(pairs: Any) -> dict[str, Any]:
+    """OTLP's list of {key, value: {stringValue: …}} as a map; 64-bit integers come as texts."""
+    found = {}
+    for pair in _maps(pairs):
+        value = pair.get("value")
+        key = pair.get("key")
+        if isinstance(value, dict) and isinstance(key, str):
+            found[key] = next(iter(value.values()), None)
+    return found
+
+
+def of_text(pattern: str) -> Unfold:
+    """The named groups of a regular expression that the whole record matches."""
+    compiled = re.compile(pattern, re.DOTALL)
+
+    def unfold(record: bytes) -> list[Any]:
+        match = compiled.fullmatch(record.decode().rstrip("\r\n"))
+        if not match:
+            raise NotOne("the line does not match the map's pattern")
+        return [match.groupdict()]
+
+    return unfold
+
+
+class Cells(NamedTuple):
+    """How the rows of a CSV file are read: by its header."""
+
+    delimiter: str
+    header: list[str]
+
+    @classmethod
+    def of(cls, first: bytes) -> Cells | None:
+        """By the first line, if it can be a header: several names, none twice and none a number."""
+        line = first.decode("utf-8", "replace").rstrip("\r\n")
+        delimiter = max(DELIMITERS, key=line.count)
+        names = next(csv.reader([line], delimiter=delimiter), [])
+        plausible = len(names) > 1 and len({*names}) == len(names) and all(re.search(r"[^\W\d]", n) for n in names)
+        return cls(delimiter, names) if plausible and not line.lstrip().startswith(("{", "[")) else None
+
+    def unfold(self, record: bytes) -> list[Any]:
+        try:
+            rows = [*csv.reader(record.decode().splitlines(keepends=True), delimiter=self.delimiter, strict=True)]
+        except csv.Error as error:
+            raise NotOne(f"not CSV: {error}") from None
+        if len(rows) != 1 or len(rows[0]) != len(self.header):
+            cells = len(rows[0]) if rows else 0
+            raise NotOne(f"{cells} cells, the header has {len(self.header)}")
+        return [{name: cell or None for name, cell in zip(self.header, rows[0], strict=True)}]
+
+
+# ---- where records end ----------------------------------------------------------------------------------------------
+
+
+def quoted(blocks: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
+    """Lines joined while a quote is open, as CSV has them."""
+    rest: list[bytes] = []
+    for block in blocks:
+        whole = []
+        for line in block:
+            rest.append(line)
+            if sum(part.count(b'"') for part in rest) % 2 == 0:
+                whole.append(b"\n".join(rest))
+                rest = []
+        yield whole
+    if rest:
+        yield [b"\n".join(rest)]
+
+
+def grouped(blocks: Iterable[list[bytes]], lines: int) -> Iterator[list[bytes]]:
+    """So many lines as one record."""
+    rest: list[bytes] = []
+    for block in blocks:
+        rest += block
+        many = len(rest) // lines * lines
+        yield [b"\n".join(rest[i : i + lines]) for i in range(0, many, lines)]
+        rest = rest[many:]
+    if rest:
+        yield [b"\n".join(rest)]
+
+
+def at(value: Any, path: str) -> Any:
+    """What lies at a path, or None. A key may hold dots itself, as attributes' do: the longest rest is tried first."""
+    while isinstance(value, dict):
+        if path in value:
+            return value[path]
+        key, dot, path = path.partition(".")
+        if not dot or key not in value:
+            return None
+        value = value[key]
+    return None
