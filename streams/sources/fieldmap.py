@@ -218,8 +218,8 @@ def _is_zone(zone: str) -> bool:
 class Kin(NamedTuple):
     """What the rows of a whole recording say for their parents and children, by (trace, span)."""
 
-    spans: pl.DataFrame
     parents: pl.DataFrame
+    children: pl.DataFrame
 
 
 def texts(given: FieldMap, found: Unfolded) -> pl.DataFrame:
@@ -422,28 +422,29 @@ def _clock(text: str) -> list[dict[str, Any]] | None:
 
 # ---- parents and children -------------------------------------------------------------------------------------------
 
+TRACE, OWN, PARENT = "span's trace", "span's own", "span's parent"  # no paths: those may have any name
+
 
 def _span_keys(given: FieldMap) -> dict[str, pl.Expr]:
     def of(name: str) -> pl.Expr:
-        rules = given.rules.get(name)
-        return _field(rules, name, pl.String()) if rules else pl.lit("")
+        return _field(given.rules[name], name, pl.String()) if name in given.rules else pl.lit("")
 
-    return {"trace": of("trace_id").fill_null(""), "span": of("span_id"), "of": of("parent_span_id")}
+    return {TRACE: of("trace_id").fill_null(""), OWN: of("span_id"), PARENT: of("parent_span_id")}
 
 
 def kin_of(given: FieldMap, frames: Sequence[pl.DataFrame]) -> Kin:
     """By span what is taken of it, by parent what is taken of its first child."""
     every = pl.concat([f.select(**_span_keys(given), **{p: pl.col(p) for p in given.kin}) for f in frames])
-    spans = every.filter(pl.col("span").is_not_null()).group_by("trace", "span").agg(pl.col(given.kin).min())
-    parents = every.filter(pl.col("of").is_not_null()).group_by("trace", "of").agg(pl.col(given.kin).min())
-    return Kin(
-        spans.rename({"span": "of", **{p: f"parent {p}" for p in given.kin}}),
-        parents.rename({"of": "span", **{p: f"child {p}" for p in given.kin}}),
-    )
+
+    def by(key: str, named: str) -> pl.DataFrame:
+        some = every.filter(pl.col(key).is_not_null()).group_by(TRACE, key).agg(pl.col(given.kin).min())
+        return some.rename({p: f"{named} {p}" for p in given.kin})
+
+    return Kin(by(OWN, "parent").rename({OWN: PARENT}), by(PARENT, "child").rename({PARENT: OWN}))
 
 
 def _with_kin(given: FieldMap, frame: pl.DataFrame, kin: Kin) -> pl.DataFrame:
     keyed = frame.with_columns(**_span_keys(given))
-    with_parent = keyed.join(kin.spans, on=["trace", "of"], how="left", maintain_order="left")
-    whole = with_parent.join(kin.parents, on=["trace", "span"], how="left", maintain_order="left")
-    return whole.drop("trace", "span", "of")
+    with_parent = keyed.join(kin.parents, on=[TRACE, PARENT], how="left", maintain_order="left")
+    whole = with_parent.join(kin.children, on=[TRACE, OWN], how="left", maintain_order="left")
+    return whole.drop(TRACE, OWN, PARENT)

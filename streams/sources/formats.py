@@ -175,8 +175,8 @@ class Cells(NamedTuple):
     def of(cls, first: bytes) -> Cells | None:
         """By the first line, if it can be a header: several names, none twice and none a number."""
         line = first.decode("utf-8", "replace").rstrip("\r\n")
-        delimiter = max(DELIMITERS, key=line.count)
-        names = next(csv.reader([line], delimiter=delimiter), [])
+        split = {d: next(csv.reader([line], delimiter=d), []) for d in DELIMITERS}
+        delimiter, names = max(split.items(), key=lambda item: len(item[1]))
         plausible = len(names) > 1 and len({*names}) == len(names) and all(re.search(r"[^\W\d]", n) for n in names)
         return cls(delimiter, names) if plausible and not line.lstrip().startswith(("{", "[")) else None
 

@@ -1,0 +1,151 @@
+"""Logs that others recorded, with known answers, through the command as anybody would type it.
+
+In each set one planted fault of a kind it does not have is found, so that "clean" is no silence of the dead.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.landing import state
+from streams.problems import Exit
+from tests.streams.tape import ROOT, accounting, asynchealth
+
+DATA = Path(os.environ.get("ASYNCHEALTH_DATA", "../shared/data"))
+MAPS = ROOT / "tests" / "maps"
+
+
+def shared(name: str) -> Path:
+    path = (DATA / name).resolve()
+    if not path.exists():
+        pytest.skip(f"no recording at {path}: set ASYNCHEALTH_DATA to the folder with the shared recordings")
+    return path
+
+
+def replayed(path: Path, folder: Path, *more: str | Path) -> Path:
+    done = asynchealth("replay", path, "--state", folder, *more)
+    assert done.returncode == Exit.FINE, done.stdout + done.stderr
+    return folder
+
+
+def asked(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    con = state.open_readable(folder)
+    try:
+        return con.execute(query).fetchall()
+    finally:
+        con.close()
+
+
+def found(folder: Path) -> list[tuple[str, str, str, str]]:
+    return asked(folder, "SELECT detector, subject, level, certainty FROM findings ORDER BY ALL")
+
+
+# ---- API calls of a cloud account -----------------------------------------------------------------------------------
+
+REJECTED = """
+SELECT strftime(date_trunc('minute', window_start), '%H:%M'), sum(rejected)::INT FROM calls
+GROUP BY ALL HAVING sum(rejected) > 0 ORDER BY ALL
+"""
+
+
+def test_api_calls_are_known_by_their_fields_and_rejected_in_three_minutes(tmp_path: Path) -> None:
+    folder = replayed(shared("cloud_api_throttling/events.jsonl.gz"), tmp_path)
+    assert asked(folder, REJECTED) == [("11:58", 26), ("12:07", 17), ("12:08", 59)]
+    assert accounting(folder) == {"read": 2_900, "used": 2_900}
+    nested = "SELECT count(*) FROM requests WHERE payload_hash IS NULL"
+    assert asked(folder, nested) == [(0,)]
+    assert [d for d, *_ in found(folder) if d == "duplicate_key"] == []
+
+
+def test_a_token_used_again_with_another_payload_is_found_among_the_api_calls(tmp_path: Path) -> None:
+    records = gzip.decompress(shared("cloud_api_throttling/events.jsonl.gz").read_bytes()).splitlines()
+    tokens = [json.loads(r) for r in records if b'"clientToken"' in r]
+    first = next(t for t in tokens if (t.get("requestParameters") or {}).get("clientToken"))
+    planted = {**first, "eventID": "planted", "requestParameters": {**first["requestParameters"], "planted": 1}}
+    path = tmp_path / "planted.jsonl"
+    path.write_bytes(b"\n".join([*records, json.dumps(planted).encode()]) + b"\n")
+    folder = replayed(path, tmp_path / "state")
+    assert [(d, s) for d, s, *_ in found(folder)] == [("duplicate_key", first["eventSource"])]
+
+
+# ---- clocks of hosts ------------------------------------------------------------------------------------------------
+
+
+def test_the_stamps_of_one_host_go_back_once_and_no_clock_is_blamed(tmp_path: Path) -> None:
+    path = shared("host_clocks/three_hosts.jsonl.gz")
+    folder = replayed(path, tmp_path, "--map", MAPS / "hosts.toml")
+    assert accounting(folder) == {"read": 40_569, "used": 14_995, "late": 25_574}
+    host = "WORKSTATION5.theshire.local"
+    assert found(folder)[0] == ("impossible_timestamp", host, "warn", "certain")
+    assert {d for d, *_ in found(folder)} == {"impossible_timestamp", "pipeline"}  # the latter: most came late
+    screen = asynchealth("findings", "--state", folder).stdout.decode()
+    assert "1 row stamped before the row that came before, by up to 32 s" in screen
+
+
+def test_a_host_whose_stamps_are_of_2099_is_found_among_the_hosts(tmp_path: Path) -> None:
+    records = gzip.decompress(shared("host_clocks/three_hosts.jsonl.gz").read_bytes()).splitlines()
+    planted = {**json.loads(records[-1]), "Hostname": "planted", "EventTime": "2099-01-01 00:00:00"}
+    path = tmp_path / "planted.jsonl"
+    path.write_bytes(b"\n".join([*records, json.dumps(planted).encode()]) + b"\n")
+    folder = replayed(path, tmp_path / "state", "--map", MAPS / "hosts.toml")
+    assert ("impossible_timestamp", "planted", "warn", "certain") in found(folder)
+
+
+# ---- vector clocks --------------------------------------------------------------------------------------------------
+
+
+def test_writes_of_four_threads_that_did_not_know_of_each_other(tmp_path: Path) -> None:
+    path = shared("vector_clocks/tsviz_shared_var_4_threads.log.gz")
+    folder = replayed(path, tmp_path, "--map", MAPS / "threads.toml")
+    assert accounting(folder) == {"read": 5_000, "used": 588, "tombstones": 4_412}
+    rows = asked(folder, "SELECT entity_id, sum(newly)::INT FROM writes GROUP BY ALL HAVING sum(newly) > 0")
+    assert sorted(n for _, n in rows) == [4, 135, 192]
+    assert len([d for d, *_ in found(folder) if d == "concurrent_writers"]) == 3
+
+
+# ---- spans of two shops ---------------------------------------------------------------------------------------------
+
+SPANS = [
+    *("2022-08-22_04_28", "2022-08-22_05_28", "2022-08-22_07_18", "2022-08-23_15_13", "2022-08-23_16_06"),
+    *("2023-01-30_11_52", "2023-01-30_12_16", "2023-01-30_13_31", "normal_2022-08-23_17_00"),
+]
+
+
+def edges_by_hand(text: str) -> Counter[tuple[str | None, str]]:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    service = {r["SpanID"]: r["PodName"].rsplit("-", 2)[0] for r in rows}
+    return Counter((service.get(r["ParentID"]), service[r["SpanID"]]) for r in rows)
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_spans_have_the_edges_that_a_few_lines_find(tmp_path: Path, name: str) -> None:
+    path = shared(f"traces_network_delay/{name}_trace.csv.gz")
+    by_hand = edges_by_hand(gzip.decompress(path.read_bytes()).decode())
+    folder = replayed(path, tmp_path, "--map", MAPS / "spans.toml")
+    assert accounting(folder) == {"read": by_hand.total(), "used": by_hand.total()}
+    ours = asked(folder, "SELECT caller, service_name, count(*) FROM requests GROUP BY ALL")
+    assert {(c, s): n for c, s, n in ours} == by_hand
+    assert not [f for f in found(folder) if f[2] == "page"]
+    screen = asynchealth("findings", "--state", folder).stdout.decode()
+    assert "timeout_ratio (no status in any source)" in screen
+
+
+def test_a_span_stamped_in_2099_is_found_among_the_spans(tmp_path: Path) -> None:
+    rows = gzip.decompress(shared(f"traces_network_delay/{SPANS[-1]}_trace.csv.gz").read_bytes()).splitlines()
+    cells = rows[-1].decode().split(",")
+    start = int(datetime.fromisoformat("2099-01-01T00:00:00+00:00").timestamp()) * 10**9
+    planted = ",".join([cells[0], "planted", "root", "planted-1-2", cells[4], str(start), str(start + 1000), "1"])
+    path = tmp_path / "planted.csv"
+    path.write_bytes(b"\n".join([*rows, planted.encode()]) + b"\n")
+    folder = replayed(path, tmp_path / "state", "--map", MAPS / "spans.toml")
+    assert [(d, s) for d, s, *_ in found(folder)] == [("impossible_timestamp", "planted-1-2")]
