@@ -112,7 +112,7 @@ class Detector:
     unit: str
     also: tuple[Table, ...] = ()
     past_us: int = 0
-    needs: tuple[str, ...] = ()  # fields without which it is blind
+    needs: tuple[str, ...] = ()  # fields without which it is blind, "a or b" where one of them will do
     irreversible: bool = False  # pages also on what is only possible: a double charge can't be waited out
     reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
     over_loss: Literal["unknown", "fires", "told"] = "unknown"  # fires: what is lost only takes away; told: it is of us

@@ -5,12 +5,14 @@ only while retries / attempts is above 5 %, and begins only where that share is 
 calmest ten minutes, of at least 100 attempts, of the hour before. What has begun lasts until its retries are few again,
 however long that takes: a storm does not become its own past. Warn above 100, page above 500 retries per minute; where
 the data has no past to compare with, the storm is possible and only warns.
+Where a source counts no retries, a call equal to one that failed within a minute before is taken for one (table
+repeats); what rests on such is possible, never certain.
 Facts: share, times_past (share by its past's, where there is one), load (attempts / first attempts: what retries
-multiply the load by), goodput (share of attempts that succeeded).
+multiply the load by), goodput (share of attempts that succeeded), guessed (how many are such equal calls).
 False alarms: a batch client that is restarted and repeats its work; an edge that always retries more than 100 times a
 minute, when the recording begins: one possible finding, which stays open and never pages (raise its warn_per_min).
-Misses: retries that nobody counts (retry_count): use timeout_ratio to see what they would answer to; a storm that grows
-so slowly that no minute has twice the share of the hour before.
+Misses: retries that nobody counts where calls have no payload_hash either: use timeout_ratio to see what they would
+answer to; a storm that grows so slowly that no minute has twice the share of the hour before.
 Source: the operators' playbook, 4.1; N. Bronson et al., "Metastable failures in distributed systems", HotOS 2021.
 """
 
@@ -26,6 +28,7 @@ from detectors.detector import Detector, Threshold, View, one_side, trailing
 from detectors.subjects import edge
 from detectors.table import SPACE
 from detectors.tables.calls import CALLS
+from detectors.tables.repeats import REPEATS
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, windows
 
 NAME = "retry_storm"
@@ -37,14 +40,22 @@ WARN = Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)
 
 
 def assess(view: View) -> pl.DataFrame:
-    rows = view.rows.with_columns(proof=col("retries_proof"), subject=edge())
+    rows = with_repeats(view.rows, view.also.get(REPEATS.name)).with_columns(subject=edge())
     return one_side(rows, partial(_of_side, view))
 
 
+def with_repeats(calls: pl.DataFrame, repeats: pl.DataFrame | None) -> pl.DataFrame:
+    """Calls with `proof`, and their retries with those that are only told from equal calls: `guessed` of them."""
+    if repeats is None:
+        return calls.with_columns(proof=col("retries_proof"), guessed=pl.lit(0, dtype=pl.Int64))
+    told = repeats.group_by(REPEATS.full_key).agg(guessed=col("weight").sum(), again=col("coord").min())
+    both = calls.join(told, on=REPEATS.full_key, how="left", nulls_equal=True).with_columns(col("guessed").fill_null(0))
+    return both.with_columns(col("retries") + col("guessed"), proof=pl.min_horizontal("retries_proof", "again"))
+
+
 def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
-    seen = trailing(
-        view, rows, col("subject"), ("retries", "attempts", "ok"), "retries", MINUTE_US, MINUTE_US + HOUR_US
-    )
+    sums = ("retries", "attempts", "ok", "guessed")
+    seen = trailing(view, rows, col("subject"), sums, "retries", MINUTE_US, MINUTE_US + HOUR_US)
     many = seen.filter(col("retries") > view.settings.threshold(NAME, WARN, "edge")).select("window", *WHO)
     many = many.with_columns(past=calmest(rows, many))
     share = col("retries") / col("attempts")
@@ -55,7 +66,7 @@ def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
         times_past=(share / col("past")).fill_null(float("inf")),
         load=col("attempts") / (col("attempts") - col("retries")),
         goodput=(col("ok") / col("attempts")).fill_nan(0.0),
-        certain=(col("before_attempts") >= col("attempts")) & col("past").is_not_null(),
+        certain=(col("before_attempts") >= col("attempts")) & col("past").is_not_null() & (col("guessed") == 0),
     )
 
 
@@ -81,6 +92,7 @@ def calmest(rows: pl.DataFrame, points: pl.DataFrame) -> pl.Series:
 retry_storm = Detector(
     name=NAME,
     reads=CALLS,
+    also=(REPEATS,),
     assess=assess,
     subject_kind="edge",
     thresholds=(
@@ -92,5 +104,5 @@ retry_storm = Detector(
     unit="retries/min",
     past_us=MINUTE_US + HOUR_US,
     reach_us=11 * MINUTE_US,
-    needs=("retry_count",),
+    needs=("retry_count or payload_hash",),
 )

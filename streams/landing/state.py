@@ -312,7 +312,11 @@ def _missing(detector: Detector, covered: Mapping[tuple[str, str], Sequence[int]
     streams = {s.stream for s in detector.reads.sources}
     if not any(covered.get((s, "environment"), [0, 0])[0] for s in streams):
         return sorted(streams)
-    return [n for n in detector.needs if not any(covered.get((s, n), [0, 0])[1] for s in streams)]
+
+    def filled(needed: str) -> bool:
+        return any(covered.get((s, n), [0, 0])[1] for s in streams for n in needed.split(" or "))
+
+    return [n for n in detector.needs if not filled(n)]
 
 
 def land_frame(con: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:

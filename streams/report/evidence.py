@@ -13,7 +13,7 @@ import duckdb
 from detectors.events import SCHEMA
 from detectors.subjects import ARROW, SLASH, names
 from detectors.tables.stamps import Y2001_US, Y2100_US
-from detectors.windows import AHEAD_US, DAY_US, GAP_US, OLD_US, SECOND_US
+from detectors.windows import AHEAD_US, DAY_US, GAP_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS
 from streams.catalog import catalog
 from streams.landing.state import spell
 from streams.report.found import Filter, Found
@@ -181,6 +181,14 @@ def _doubled(f: Found) -> list[str]:
     return [f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"]
 
 
+def _repeated(f: Found) -> list[str]:
+    """Retries that were counted; where they were told from equal calls, those of the table `repeats`, too."""
+    if not f.facts.get("guessed"):
+        return ["retry_count > 0"]
+    place = f"requests.partition * {1 << OFFSET_BITS + SUB_BITS} + requests.offset * {1 << SUB_BITS} + sub"
+    return [f"(retry_count > 0 OR {place} IN (SELECT coord FROM repeats WHERE {in_space(f)} AND {in_episode(f)}))"]
+
+
 def uses(f: Found) -> str:
     """The rows of the table `keys` that earned a key its verdict, each key once."""
     return (
@@ -195,7 +203,7 @@ def in_episode(f: Found) -> str:
 
 
 COUNTS: dict[str, Callable[[Found], list[str]]] = {
-    "retry_storm": lambda _: ["retry_count > 0"],
+    "retry_storm": _repeated,
     "timeout_ratio": lambda _: ["status = 'timeout'"],
     "timeout_budget": lambda _: ["timeout_ms IS NOT NULL", "health_check IS DISTINCT FROM true"],
     "duplicate_key": _doubled,

@@ -253,9 +253,10 @@ def _storms(s: Source) -> Section:
     if why := s.blind("retry_storm"):
         return _unknown(head, why)
     if not found:
-        said = f"retry_count IS NOT NULL AND {_of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
+        told = "(retry_count IS NOT NULL OR payload_hash IS NOT NULL)"
+        said = f"{told} AND {_of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
         logged = s.ask(f"SELECT 1 FROM requests WHERE {said} LIMIT 1")
-        if why := s.not_kept() or ("" if logged else s.nothing("retry_count")):
+        if why := s.not_kept() or ("" if logged else s.nothing("retry_count or payload_hash")):
             return _unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"storms": 0})
     edges = {f.subject for f in found}
@@ -290,7 +291,11 @@ def _totals(s: Source, f: Found) -> dict[str, int]:
     side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
     row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")
-    return dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
+    totals = dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
+    if f.facts["guessed"]:
+        told = f"SELECT coalesce(sum(weight), 0)::BIGINT FROM repeats WHERE {edge} AND {side} AND {in_episode(f)}"
+        totals["retries"] += s.one(told)[0]
+    return totals
 
 
 # ---- writes ----------------------------------------------------------------------------------------------------------

@@ -139,6 +139,11 @@ def _heartbeat_loss(f: Found) -> str:
     return f"silent for {silent}, {f.peak:,.0f} of its intervals of {interval}, as {f.facts['observer']} heard it"
 
 
+def _retry_storm(f: Found) -> str:
+    many = f"{f.peak:,.0f} retries/min at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
+    return f"{many}; told from equal calls after a failed one" if f.facts["guessed"] else many
+
+
 def _pipeline(f: Found) -> str:
     if f.kind == "late_share":
         return f"{count(f.count, 'row')} too late to be judged, {share(f.facts['late_share'])} of ten minutes' rows"
@@ -149,7 +154,7 @@ def _pipeline(f: Found) -> str:
 
 
 SENTENCES: dict[str, Words] = {
-    "retry_storm": "{peak:,.0f} retries/min at {peak_at:%H:%M}, {share:.1%} of {attempts:,} attempts",
+    "retry_storm": _retry_storm,
     "timeout_ratio": "{peak:.1%} timed out at {peak_at:%H:%M}, {timeouts:,} of {attempts:,}",
     "duplicate_key": _duplicate_key,
     "concurrent_writers": _concurrent_writers,

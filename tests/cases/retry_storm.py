@@ -64,3 +64,27 @@ def quiet_always_many_retries() -> Case:
 def quiet_few_of_many() -> Case:
     """110 retries a minute, but under 5 % of the attempts."""
     return Case({"requests": partitions("requests", _calls(60, range(100, 300), 33))})
+
+
+def _uncounted(refused: range) -> list[dict[str, object]]:
+    """A source that counts no retries: what is refused comes again half a second later, with the same payload."""
+    rows = []
+    for i in range(10 * 400):
+        start = i / 10
+        outcome = "rejected" if int(start) in refused and i % 2 == 0 else "ok"
+        call = {"caller": "gateway", "service_name": "payment", "node_id": f"gateway-{i % 3}", "side": "client"}
+        tries = [(start, outcome), (start + 0.5, "ok")] if outcome == "rejected" else [(start, outcome)]
+        for at_s, status in tries:
+            seen = {"timestamp": at(at_s), "arrival": at(at_s + 1.0), "status": status, "payload_hash": f"h{i}"}
+            rows.append({**call, **seen, "duration_ms": 20.0})
+    return sorted(rows, key=lambda r: str(r["arrival"]))
+
+
+def fires_on_calls_that_repeat_what_was_refused_where_nobody_counts_retries() -> Case:
+    rows = _uncounted(range(200, 320))
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "warn")}))
+
+
+def quiet_equal_calls_that_repeat_nothing_that_failed() -> Case:
+    rows = [{**r, "payload_hash": "same"} for r in _uncounted(range(0))]
+    return Case({"requests": partitions("requests", rows)})

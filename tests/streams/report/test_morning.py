@@ -59,7 +59,7 @@ def test_what_nobody_logged_is_unknown_and_why_and_never_ok(tmp_path: Path) -> N
     for heading, line in lines.items():
         assert re.search(r"unknown \(.+\)", line), line
         assert "OK" not in line and "✅" not in line and "None" not in line, heading
-    assert "unknown (no retry_count in any source)" in lines["RETRY STORMS"]
+    assert "unknown (no retry_count or payload_hash in any source)" in lines["RETRY STORMS"]
     assert "unknown (no heartbeats in any source)" in lines["CLOCK SKEW"]
     assert "unknown (no write_log in any source)" in lines["RACE CONDITIONS"]
 
@@ -73,7 +73,7 @@ def test_the_same_for_machines(tmp_path: Path) -> None:
 def test_a_list_without_findings_names_who_was_blind_instead_of_all_clear(tmp_path: Path) -> None:
     shown = screen(of_rows(tmp_path, requests=calls()), "findings")
     assert shown.startswith("0 findings")
-    assert "Cannot say: " in shown and "retry_storm (no retry_count in any source)" in shown
+    assert "Cannot say: " in shown and "retry_storm (no retry_count or payload_hash in any source)" in shown
     assert "clear" not in shown.lower() and "nothing is over" not in shown.lower()
 
 

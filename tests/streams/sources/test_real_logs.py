@@ -67,6 +67,17 @@ def test_api_calls_are_known_by_their_fields_and_rejected_in_three_minutes(tmp_p
     assert [d for d, *_ in found(folder) if d == "duplicate_key"] == []
 
 
+def test_throttled_calls_that_came_again_are_two_possible_storms(tmp_path: Path) -> None:
+    """No record counts retries: they are told from equal calls after a rejected one."""
+    log = shared("cloud_api_throttling/events.jsonl.gz")
+    folder = replayed(log, tmp_path, "--set", "retry_storm.warn_per_min=15")
+    spans = "SELECT strftime(onset, '%H:%M'), strftime(last, '%H:%M'), certainty FROM findings ORDER BY onset"
+    assert asked(folder, spans) == [("11:58", "11:58", "possible"), ("12:07", "12:08", "possible")]
+    assert {d for d, *_ in found(folder)} == {"retry_storm"}
+    counted = asked(folder, "SELECT count(*) FROM repeats")
+    assert counted == [(98,)] != [(102,)], "some of the rejected calls came once only"
+
+
 def test_a_token_used_again_with_another_payload_is_found_among_the_api_calls(tmp_path: Path) -> None:
     records = gzip.decompress(shared("cloud_api_throttling/events.jsonl.gz").read_bytes()).splitlines()
     tokens = [json.loads(r) for r in records if b'"clientToken"' in r]
