@@ -112,6 +112,7 @@ class Detector:
     unit: str
     also: tuple[Table, ...] = ()
     past_us: int = 0
+    numbers: tuple[str, ...] = ()  # what can be set beside thresholds
     needs: tuple[str, ...] = ()  # fields without which it is blind, "a or b" where one of them will do
     irreversible: bool = False  # pages also on what is only possible: a double charge can't be waited out
     reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
@@ -315,5 +316,6 @@ def ratio(
         ),
         unit="ratio",
         past_us=over_us + LOOKBACK_US,
+        numbers=("min_volume",),
         needs=needs,
     )

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -70,15 +70,16 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     """The file where there is one, then each `detector.threshold=value` over it."""
     every = list(detectors)
     known = {f"{d.name}.{t.name}": t for d in every for t in d.thresholds}
-    names = {d.name for d in every}
+    ranges = {f"{d.name}.{n}": Range(0, LARGEST, "") for d in every for n in d.numbers}
+    ranges |= {name: Range(t.low, t.high, t.unit) for name, t in known.items()}
     config = read(path)
     services = _table(config, "services", str(path))
     own = {s: _table(services, s, f"{path}, services") for s in services}
-    values = _checked(known, names, _flat(_table(config, "thresholds", str(path))), str(path))
+    values = _checked(ranges, _flat(_table(config, "thresholds", str(path))), str(path))
     given = dict(_split(o) for o in overrides)
-    values |= _checked(known, names, given.items(), "--set")
+    values |= _checked(ranges, given.items(), "--set")
     at = {s: f"{path}, services.{s}" for s in own}
-    per_service = {s: _checked(known, names, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
+    per_service = {s: _checked(ranges, _flat(_table(o, "thresholds", at[s])), at[s]) for s, o in own.items()}
     for s, mine in per_service.items():
         _of_services(every, mine, at[s])
     for where, mine in [("thresholds", values), *((at[s], values | v) for s, v in per_service.items())]:
@@ -118,25 +119,28 @@ def _split(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _checked(
-    known: Mapping[str, Any], names: set[str], given: Iterable[tuple[str, Any]], where: str
-) -> dict[str, float]:
+class Range(NamedTuple):
+    """What a number may be."""
+
+    low: float
+    high: float
+    unit: str
+
+
+def _checked(ranges: Mapping[str, Range], given: Iterable[tuple[str, Any]], where: str) -> dict[str, float]:
     values = {}
     for name, value in given:
-        detector, _, own = name.partition(".")
-        if detector not in names:
+        detector = name.partition(".")[0]
+        mine = [n for n in ranges if n.startswith(detector + ".")]
+        if not mine:
             raise Problem(f"{where}: {name}", "no such detector", "asynchealth detectors")
         try:
             number = float(value)
         except (TypeError, ValueError):
             raise Problem(f"{where}: {name}", f"{value!r} is not a number", "asynchealth detectors") from None
-        if threshold := known.get(name):
-            low, high, unit = threshold.low, threshold.high, threshold.unit
-        elif own in OTHER:
-            low, high, unit = 0, LARGEST, ""
-        else:
-            mine = ", ".join(n for n in known if n.startswith(detector + "."))
-            raise Problem(f"{where}: {name}", f"no such threshold; there are {mine}", "asynchealth detectors")
+        if name not in ranges:
+            raise Problem(f"{where}: {name}", f"no such setting; there are {', '.join(mine)}", "asynchealth detectors")
+        low, high, unit = ranges[name]
         if not low <= number <= high:
             wanted = f"{low:g} to {high:g} {unit}".strip()
             raise Problem(f"{where}: {name}", f"{number:g} is out of range ({wanted})", "asynchealth detectors")
@@ -167,7 +171,6 @@ def _in_order(known: Mapping[str, Threshold], values: Mapping[str, float], where
 
 
 LARGEST = 1e12
-OTHER = frozenset({"min_volume", "max_one_way_delay_ms", "max_drift_ppm"})  # settings that are no thresholds
 
 
 def rows_of(settings: Settings) -> list[tuple[str, str, str]]:

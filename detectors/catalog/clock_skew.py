@@ -182,5 +182,6 @@ clock_skew = Detector(
         Threshold("page_ms", "page", 500, "ms", 0, 1e9),
     ),
     unit="ms",
+    numbers=("max_one_way_delay_ms", "max_drift_ppm"),
     past_us=MINUTE_US + WINDOW_US,
 )

@@ -60,6 +60,7 @@ idempotency_cache = Detector(
     subject_kind="service",
     thresholds=(WARN, PAGE),
     unit="ratio",
+    numbers=("min_volume",),
     past_us=OVER_US + BEFORE_US + LOOKBACK_US,
     needs=("idempotency_key", "cache"),
 )

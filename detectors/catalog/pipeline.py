@@ -96,6 +96,7 @@ pipeline = Detector(
         Threshold("late_share", "warn", 0.10, "of the rows", 0, 1, of="late_share", kind="late_share"),
     ),
     unit="rows",
+    numbers=("min_volume",),
     past_us=10 * MINUTE_US,
     over_loss="told",
 )

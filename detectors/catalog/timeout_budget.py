@@ -92,6 +92,7 @@ timeout_budget = Detector(
     subject_kind="service",
     thresholds=(WARN, PAGE),
     unit="% of timeout",
+    numbers=("min_volume",),
     past_us=HOUR_US + MINUTE_US,
     reach_us=11 * MINUTE_US,
     needs=("timeout_ms", "duration_ms"),

@@ -89,7 +89,7 @@ def test_the_command_uses_what_is_good_and_names_the_rest(tmp_path: Path) -> Non
         (["replay", ""], Exit.USAGE, "an empty path"),
         (["report", "--state", ""], Exit.USAGE, "no folder named"),
         (["replay", "{file}", "--set", "retry_storm.warn_per_min=600"], Exit.USAGE, "so it would never warn"),
-        (["replay", "{file}", "--set", "retry_storm=1"], Exit.USAGE, "no such threshold; there are retry_storm."),
+        (["replay", "{file}", "--set", "retry_storm=1"], Exit.USAGE, "no such setting; there are retry_storm."),
         (["replay", "{missing}"], Exit.NOTHING, "nothing to analyse: {missing}: no such file or folder\nNext: ls "),
         (["rebuild", "--state", "{state}"], Exit.NOTHING, "{state}: holds no rows\nNext: asynchealth replay PATH…"),
     ],

@@ -36,6 +36,15 @@ def test_a_service_s_own_threshold_acts_or_is_refused(tmp_path: Path, name: str)
     assert pl.DataFrame({"subject": subjects}).select(acts).to_series().to_list() == [17.0, threshold.default]
 
 
+@pytest.mark.parametrize("name", ["retry_storm.min_volume", "timeout_ratio.max_drift_ppm", "clock_skew.min_volume"])
+def test_a_number_that_its_detector_does_not_read_is_refused_with_those_it_does(name: str) -> None:
+    detector = next(d for d in DETECTORS if name.startswith(d.name))
+    with pytest.raises(Problem, match=f"no such setting; there are .*{detector.thresholds[0].name}"):
+        load(DETECTORS, [f"{name}=5"])
+    for number in detector.numbers:
+        assert load(DETECTORS, [f"{detector.name}.{number}=5"]).values == {f"{detector.name}.{number}": 5.0}
+
+
 def test_a_service_s_own_least_volume_is_for_what_is_judged_by_service(tmp_path: Path) -> None:
     assert load(DETECTORS, path=written(tmp_path, "timeout_ratio.min_volume = 5")).per_service["payment"]
     with pytest.raises(Problem, match="pipeline judges by partition"):
