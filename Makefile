@@ -48,7 +48,12 @@ soak: setup  ## the same under 100 faults, in twenty minutes
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
 
-bench-live: setup  ## a worker on a real Kafka, beside stock Faust and bare clients; then ten steady minutes
+bench/peers/.venv/installed: bench/peers/peers.lock
+	$(PYTHON) -m venv bench/peers/.venv
+	bench/peers/.venv/bin/python -m pip install --quiet --require-hashes -r bench/peers/peers.lock
+	@touch bench/peers/.venv/installed
+
+bench-live: setup bench/peers/.venv/installed  ## a worker on a real Kafka, beside stock Faust and bare clients; then ten steady minutes
 	$(BIN)/python -m bench.live
 	$(BIN)/python -m bench.steady
 
@@ -77,6 +82,8 @@ lock: setup  # after a change of the dependencies in pyproject.toml
 		--python-version 3.11 pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint requirements.lock \
 		--python-version 3.11 deploy/jupyter.in --output-file deploy/jupyter.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 bench/peers/peers.in --output-file bench/peers/peers.lock
 
 clean:  ## removes what the other targets made
-	rm -rf .venv demo-tape demo-state demo-live .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv bench/peers/.venv demo-tape demo-state demo-live .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
