@@ -292,7 +292,7 @@ def _totals(s: Source, f: Found) -> dict[str, int]:
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
     row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")
     totals = dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
-    if f.facts["guessed"]:
+    if f.facts.get("guessed"):
         told = f"SELECT coalesce(sum(weight), 0)::BIGINT FROM repeats WHERE {edge} AND {side} AND {in_episode(f)}"
         totals["retries"] += s.one(told)[0]
     return totals

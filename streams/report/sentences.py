@@ -141,7 +141,7 @@ def _heartbeat_loss(f: Found) -> str:
 
 def _retry_storm(f: Found) -> str:
     many = f"{f.peak:,.0f} retries/min at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
-    return f"{many}; told from equal calls after a failed one" if f.facts["guessed"] else many
+    return f"{many}; told from equal calls after a failed one" if f.facts.get("guessed") else many
 
 
 def _pipeline(f: Found) -> str:
