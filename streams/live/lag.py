@@ -7,11 +7,11 @@ stages look back from there, by up to a day, and how far they have come is the w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
@@ -29,8 +29,12 @@ from streams.live.worker import group
 from streams.problems import Exit, Problem
 from streams.sources.files import READABLE
 
+Answer = TypeVar("Answer")
 WAIT_S, TRY_S = 10.0, 0.2
-NOT_YET = (KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR)
+NOT_YET = (  # of a Kafka, or a topic, that has just begun
+    *(KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR),
+    *(KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION),
+)
 THEN = "grant Describe on the topics and the group to this user; is a broker away?"
 HELD_US = 30 * SECOND_US  # a partition that was read until longer ago holds all the others
 
@@ -189,10 +193,10 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None) -
     sources = [prefix + stream for stream in STREAMS]
     try:
         there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings], connection.broker)
-        known = {(p.topic, p.number): p for p in _offsets(client, there)}
+        known = {(p.topic, p.number): p for p in answered(lambda: [*_offsets(client, there)])}
         members = _members(client, group(prefix))
         _know_commits(connection, group(prefix), known)
-        ticked_us = _last_tick(client, ours.ticks)
+        ticked_us = answered(lambda: _last_tick(client, ours.ticks))
     except KafkaException as error:
         why = error.args[0].str() or error.args[0].name()
         raise Problem(connection.broker, f"Kafka does not tell: {why}", THEN) from None
@@ -263,7 +267,7 @@ def _know_commits(connection: Connection, group: str, known: dict[tuple[str, int
 
 
 def _members(client: AdminClient, group: str) -> list[Member]:
-    described = _described(client, group)
+    described = answered(lambda: _described(client, group))
     if described.state == ConsumerGroupState.DEAD:
         return []
     members = []
@@ -276,13 +280,16 @@ def _members(client: AdminClient, group: str) -> list[Member]:
 
 
 def _described(client: AdminClient, group: str) -> Any:
-    """Of a Kafka that has just started no broker knows yet who coordinates the group."""
+    (future,) = client.describe_consumer_groups([group], request_timeout=WAIT_S).values()
+    return future.result()
+
+
+def answered(ask: Callable[[], Answer]) -> Answer:
+    """The answer, once the brokers know who leads the partitions and who coordinates the group; it waits WAIT_S."""
     until = time.monotonic() + WAIT_S
     while True:
-        asked = client.describe_consumer_groups([group], request_timeout=WAIT_S)
-        (future,) = asked.values()
         try:
-            return future.result()
+            return ask()
         except KafkaException as error:
             if error.args[0].code() not in NOT_YET or time.monotonic() > until:
                 raise

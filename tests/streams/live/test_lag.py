@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from detectors.events import STREAMS
 from detectors.windows import SECOND_US, SLICE_US, WINDOW_US
 from streams.live.connect import Connection
-from streams.live.lag import Facts, Landed, Member, Partition, facts, lag
+from streams.live.lag import Facts, Landed, Member, Partition, answered, facts, lag
 from streams.live.reduce import Point
 from streams.live.topics import admin, create, names, topics
 from streams.live.worker import group
@@ -96,6 +96,20 @@ def test_the_worst_is_the_oldest_of_all_that_waits_and_unknown_where_somebody_is
 def test_numbers_and_spans_are_short() -> None:
     assert spelled("requests", [3, 0, 1, 2, 7]) == "requests/0-3,7"
     assert [age(s) for s in (None, 0.4, 119, 120, 7_300, 200_000)] == ["-", "0 s", "119 s", "2 min", "2 h", "2 d"]
+
+
+def test_a_partition_whose_leader_is_being_chosen_is_asked_again_and_what_is_refused_is_not() -> None:
+    said = iter([KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.NOT_COORDINATOR])
+
+    def ask() -> str:
+        if code := next(said, None):
+            raise KafkaException(KafkaError(code))
+        return "seven"
+
+    assert answered(ask) == "seven" and next(said, None) is None
+    said = iter([KafkaError.TOPIC_AUTHORIZATION_FAILED])
+    with pytest.raises(KafkaException):
+        answered(ask)
 
 
 # ---- real Kafka ----
