@@ -187,6 +187,14 @@ def test_no_tracked_file_names_a_place_on_somebodys_machine() -> None:
     assert {str(path): found.group() for path, text in texts.items() if (found := ABSOLUTE.search(text))} == {}
 
 
+def test_no_link_is_tracked() -> None:
+    """It would lead to a place on somebody's machine."""
+    staged = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    modes = {line.split("\t")[1]: line.split()[0] for line in staged.splitlines()}
+    assert modes
+    assert [name for name, mode in modes.items() if mode == "120000"] == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_function_fits_a_screen(package: str) -> None:
     lines = {
