@@ -288,7 +288,7 @@ def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list
         try:
             return [_whole(stream, record, error)], [0], []
         except UNREADABLE as mistake:
-            return [], [], [(0, *_reason(mistake), _excerpt(record))]
+            return [], [], [(0, *reason_of(mistake), excerpt(record))]
     good: list[Any] = []
     where: list[int] = []
     wrong: list[tuple[int, str, str, str]] = []
@@ -298,7 +298,7 @@ def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list
             good.append(_member(stream, bytes(member)))
             where.append(sub)
         except UNREADABLE as mistake:
-            wrong.append((sub, *_reason(mistake), _excerpt(bytes(member))))
+            wrong.append((sub, *reason_of(mistake), excerpt(bytes(member))))
     return good, where, wrong
 
 
@@ -329,7 +329,7 @@ def _utf8(value: bytes) -> str | None:
         return None
 
 
-def _excerpt(record: bytes) -> str:
+def excerpt(record: bytes) -> str:
     return record[:RAW_KEPT].decode("utf-8", "replace")
 
 
@@ -361,7 +361,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _reason(error: Exception) -> tuple[str, str]:
+def reason_of(error: Exception) -> tuple[str, str]:
     """msgspec says `Expected …, got … - at `$.a.b``: the words for people, and the path of the field."""
     if isinstance(error, RecursionError):
         return "nested too deeply", ""
@@ -554,12 +554,8 @@ def instant(raw: pl.Expr, raw_type: pl.DataType) -> pl.Expr:
 
 
 def _epoch(text: pl.Expr) -> pl.Expr:
-    """Decimal digits to µs: |x| < 1e11 is seconds, < 1e14 ms, < 1e17 µs, else ns. Exact: 128-bit integers of 1e-9."""
-    part = text.str.extract_groups(r"^(?<sign>-?)(?<whole>\d{1,20})(?:\.(?<rest>\d*))?$").struct
-    whole = part.field("whole").cast(pl.Int128, strict=False)
-    rest = part.field("rest").fill_null("").str.slice(0, 9).str.pad_end(9, "0").cast(pl.Int128, strict=False)
-    nano = pl.lit(10**9, dtype=pl.Int128)
-    value = (whole * nano + rest) * pl.when(part.field("sign") == "-").then(-1).otherwise(1).cast(pl.Int128)
+    """Decimal digits to µs: |x| < 1e11 is seconds, < 1e14 ms, < 1e17 µs, else ns."""
+    whole, billionths = decimal(text)
     divisor = (
         pl.when(whole < 10**11)
         .then(pl.lit(10**3, dtype=pl.Int128))
@@ -569,4 +565,13 @@ def _epoch(text: pl.Expr) -> pl.Expr:
         .then(pl.lit(10**9, dtype=pl.Int128))
         .otherwise(pl.lit(10**12, dtype=pl.Int128))
     )
-    return (value // divisor).cast(pl.Int64, strict=False).cast(INSTANT)
+    return (billionths // divisor).cast(pl.Int64, strict=False).cast(INSTANT)
+
+
+def decimal(text: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Decimal digits as (what stands before the point, all of it in 1e-9): exact, in 128-bit integers; else null."""
+    part = text.str.extract_groups(r"^(?<sign>-?)(?<whole>\d{1,20})(?:\.(?<rest>\d*))?$").struct
+    whole = part.field("whole").cast(pl.Int128, strict=False)
+    rest = part.field("rest").fill_null("").str.slice(0, 9).str.pad_end(9, "0").cast(pl.Int128, strict=False)
+    sign = pl.when(part.field("sign") == "-").then(-1).otherwise(1).cast(pl.Int128)
+    return whole, (whole * pl.lit(10**9, dtype=pl.Int128) + rest) * sign

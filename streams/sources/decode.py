@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import islice
@@ -15,11 +15,23 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, fields
+from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
 from streams.problems import Exit, Problem
-from streams.sources.fieldmap import FieldMap, Kin, about_of, column_text, kin_of, mapped, shipped, texts, unfold_of
+from streams.sources.fieldmap import FieldMap, shipped
 from streams.sources.files import File, Recording, stream_of
-from streams.sources.formats import Cells, Unfolded, excerpt, grouped, of_file, of_messages, quoted
+from streams.sources.formats import (
+    Cells,
+    Unfold,
+    Unfolded,
+    grouped,
+    of_file,
+    of_json,
+    of_messages,
+    of_otlp,
+    of_text,
+    quoted,
+)
+from streams.sources.mapping import Kin, about_of, column_text, kin_of, mapped, texts
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
@@ -99,6 +111,13 @@ def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfo
             found.bad.append((number, 0, NO_END, "", excerpt(records[-1])))
             number += 1
         yield number, found
+
+
+def unfold_of(given: FieldMap) -> Unfold:
+    """How its records are read; a CSV file needs its header, see formats.Cells."""
+    if given.format == "otlp":
+        return of_otlp
+    return of_text(given.line) if given.format == "text" else of_json(given.members)
 
 
 NO_END = "the last line has no end, so it may be half a line: end the file with a newline if it is whole"
@@ -193,7 +212,7 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
         return Reading(asked.stream, asked)
     if file.format == "parquet":
         columns = Recording(file).open_parquet().collect_schema().names()
-        found = _by_columns(file, dict.fromkeys(columns, ""))
+        found = _by_columns(file, columns)
     else:
         found = _by_lines(file)
     if found:
@@ -221,7 +240,7 @@ def _by_lines(file: File) -> Reading | None:
         if given.format != "csv" and any(map(given.recognises, _first_events(given, first))):
             return Reading(given.stream, given)
     if cells := Cells.of(first[0]):
-        return _by_columns(file, dict.fromkeys(cells.header, ""), "csv")
+        return _by_columns(file, cells.header, "csv")
     stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
     return Reading(stream) if stream else None
 
@@ -230,12 +249,12 @@ def _first_events(given: FieldMap, records: Sequence[bytes]) -> list[Any]:
     return of_messages(unfold_of(given), records).events[:LOOKED_AT]
 
 
-def _by_columns(file: File, columns: Mapping[str, str], format_: Literal["csv"] | None = None) -> Reading | None:
+def _by_columns(file: File, columns: Sequence[str], format_: Literal["csv"] | None = None) -> Reading | None:
     """By a shipped map whose fields are columns, else by our own names."""
     for given in shipped():
-        if given.recognises(columns) and (format_ is None or given.format == format_):
+        if given.recognises(dict.fromkeys(columns, "")) and (format_ is None or given.format == format_):
             return Reading(given.stream, given)
-    stream = stream_of(file.name, columns=list(columns))
+    stream = stream_of(file.name, columns=columns)
     if stream is None or format_ is None:
         return Reading(stream) if stream else None
     own = {n: n for n in SCHEMA[stream] if n in columns}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from detectors.events import LIST_MAX, RAW_KEPT, TOO_MANY, UNREADABLE
+from detectors.events import LIST_MAX, TOO_MANY, UNREADABLE, excerpt, reason_of
 
 Bad = tuple[int, int, str, str, str]  # offset, sub, reason, field, raw: see detectors.events.REJECTS
 DELIMITERS = ",;\t|"
@@ -55,7 +55,7 @@ def of_messages(unfold: Unfold, records: Iterable[bytes], first_offset: int = 0)
         try:
             events = unfold(record)
         except (*UNREADABLE, NotOne) as error:
-            found.bad.append((offset, 0, reason(error), "", excerpt(record)))
+            found.bad.append((offset, 0, _why(error), "", excerpt(record)))
             continue
         found.empty += [] if events else [offset]
         found.events += events[:LIST_MAX]
@@ -72,7 +72,7 @@ def of_file(unfold: Unfold, records: Iterable[bytes], first_number: int = 0) -> 
         try:
             events = unfold(record)
         except (*UNREADABLE, NotOne) as error:
-            found.bad.append((number, 0, reason(error), "", excerpt(record)))
+            found.bad.append((number, 0, _why(error), "", excerpt(record)))
             number += 1
             continue
         found.empty += [] if events else [number]
@@ -83,18 +83,8 @@ def of_file(unfold: Unfold, records: Iterable[bytes], first_number: int = 0) -> 
     return number, found
 
 
-def reason(error: Exception) -> str:
-    if isinstance(error, NotOne):
-        return str(error)
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: {error.reason}"
-    return "not JSON: " + str(error).removeprefix("JSON is malformed: ")
-
-
-def excerpt(record: bytes) -> str:
-    return record[:RAW_KEPT].decode("utf-8", "replace")
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, NotOne) else reason_of(error)[0]
 
 
 # ---- what a record holds --------------------------------------------------------------------------------------------
