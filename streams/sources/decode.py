@@ -101,8 +101,7 @@ def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfo
     number, unfold = 0, None if given.format == "csv" else unfold_of(given)
     for records in _framed(recording, given):
         if unfold is None and records:
-            cells = Cells.of(records.pop(0))
-            unfold = cells.unfold if cells else None
+            unfold = _header(recording.file, records.pop(0)).unfold
         if unfold is None:
             continue
         cut = recording.torn and given.format in ("csv", "text") and records
@@ -111,6 +110,13 @@ def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfo
             found.bad.append((number, 0, NO_END, "", excerpt(records[-1])))
             number += 1
         yield number, found
+
+
+def _header(file: File, first: bytes) -> Cells:
+    if cells := Cells.of(first):
+        return cells
+    reason = "its first line is no header: several names, no two the same, none a number"
+    raise Problem(file.name, reason, f"put a line of names before it: head -2 {shlex.quote(file.name)}", Exit.NOTHING)
 
 
 def unfold_of(given: FieldMap) -> Unfold:

@@ -76,9 +76,10 @@ Given = str | Rule | list[str | Rule]
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """stream: what the rows become. fields: a path, a rule or several for each.
 
-    where: which rows it is about; the others hold nothing for us. members: where a document holds the list of events.
-    line: a regular expression with named groups, for text; lines: how many make one record. has: of each list one path
-    must be there, for a file to be recognised. unlock: for a field that a source may lack, how to get it logged.
+    where: which rows it is about; the others hold nothing for us. nothing: texts that say that there is no value.
+    members: where a document holds the list of events. line: a regular expression with named groups, for text; lines:
+    how many make one record. has: of each list one path must be there, for a file to be recognised. unlock: for a field
+    that a source may lack, how to get it logged.
     """
 
     stream: Literal["requests", "heartbeats", "write_log", "signals"]
@@ -90,6 +91,7 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     line: str = ""
     lines: int = 1
     where: dict[str, str] = {}
+    nothing: list[str] = []
     has: list[list[str]] = []
     unlock: dict[str, str] = {}
 

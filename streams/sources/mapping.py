@@ -40,8 +40,9 @@ def texts(given: FieldMap, found: Unfolded) -> pl.DataFrame:
 
 
 def about_of(given: FieldMap, frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows that the map is about."""
-    return frame.filter(_matches(given.where)) if given.where else frame
+    """The rows that the map is about, without the texts that say nothing."""
+    said = frame.with_columns(pl.col(given.paths).replace(given.nothing, None)) if given.nothing else frame
+    return said.filter(_matches(given.where)) if given.where else said
 
 
 def column_text(path: str, shape: pl.Schema) -> pl.Expr:
@@ -91,7 +92,7 @@ def mapped(given: FieldMap, frame: pl.DataFrame, kin: Kin | None = None) -> Deco
         frame = _with_kin(given, frame, kin or kin_of(given, [frame]))
     shape = SCHEMA[given.stream]
     values = [_field(rules, name, shape[name]).alias(name) for name, rules in given.rules.items()]
-    raw = [pl.coalesce(_origin(r) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
+    raw = [pl.coalesce(_held(r, _origin(r)) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
     whole = frame.select("offset", "sub", *values, *raw)
     checked = [n for n, t in shape.items() if n in given.rules and (t in (INSTANT, CLOCK) or is_duration(n))]
     good, unread = _unread(given, whole, checked)
@@ -136,9 +137,12 @@ def _matches(where: dict[str, str]) -> pl.Expr:
 
 
 def _field(rules: Sequence[Rule], name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.coalesce(
-        pl.when(_matches(r.where)).then(_value(r, name, dtype)) if r.where else _value(r, name, dtype) for r in rules
-    )
+    return pl.coalesce(_held(r, _value(r, name, dtype)) for r in rules)
+
+
+def _held(rule: Rule, value: pl.Expr) -> pl.Expr:
+    """The value where the rule holds."""
+    return pl.when(_matches(rule.where)).then(value) if rule.where else value
 
 
 def _value(rule: Rule, name: str, dtype: pl.DataType) -> pl.Expr:

@@ -302,6 +302,32 @@ def test_a_shipped_format_is_known_by_its_fields(
     assert only.tombstones == (1 if by == "otlp" else 0)  # the span inside is no call
 
 
+@pytest.mark.parametrize("nothing", ["", "-"])
+def test_variables_of_nginx_that_have_no_value_are_none_and_cost_no_row(nothing: str) -> None:
+    nginx = next(m for m in shipped() if m.name == "nginx")
+    empty = dict.fromkeys(("retry", "key", "http_x_timeout_ms", "upstream_cache_status", "request_id"), nothing)
+    done = decoded(nginx, [{**NGINX, **empty}, {**NGINX, **empty, "retry": "2", "key": "k"}])
+    assert done.rejects.is_empty(), done.rejects
+    told = done.events.select("retry_count", "idempotency_key", "timeout_ms", "cache", "request_id").rows()
+    assert told == [(None, None, None, None, None), (2, "k", None, None, None)]
+
+
+def test_a_rule_that_does_not_hold_rejects_nothing() -> None:
+    writes = 'stream = "write_log"\n[fields]\ntimestamp = "t"\nnode_id = "s"\n'
+    mapped = parse(writes + 'finished = { from = "x", where = { kind = "end" } }', "map")
+    done = decoded(mapped, [{**EVENT, "kind": "begin", "x": "no time"}, {**EVENT, "kind": "end", "x": "no time"}])
+    assert done.events["offset"].to_list() == [0] and done.rejects["offset"].to_list() == [1]
+
+
+def test_a_csv_file_without_a_header_is_refused_and_not_read_as_nothing(tmp_path: Path) -> None:
+    path, given = tmp_path / "x.csv", tmp_path / "m.toml"
+    path.write_bytes(b"".join(CSV.splitlines(keepends=True)[1:]).replace(b"pay;", b"pay;pay;"))
+    given.write_text(CSV_MAP)
+    done = asynchealth("replay", path, "--map", given, "--state", tmp_path / "state")
+    assert done.returncode == Exit.NOTHING
+    assert b"x.csv: its first line is no header: " in done.stderr + done.stdout
+
+
 def test_every_shipped_map_says_what_it_is_known_by_and_how_to_unlock_what_it_may_lack() -> None:
     maps = shipped()
     assert {"cloudtrail", "envoy", "nginx", "otlp"} <= {m.name for m in maps}
