@@ -130,7 +130,8 @@ def load(path: Path) -> FieldMap:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(str(path), f"not readable: {error}", "asynchealth replay PATH… --map FILE.toml") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Problem(str(path), f"not readable: {reason}", "asynchealth replay PATH… --map FILE.toml") from None
     return parse(text, str(path), path.stem)
 
 

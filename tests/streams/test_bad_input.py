@@ -83,6 +83,11 @@ def test_the_command_uses_what_is_good_and_names_the_rest(tmp_path: Path) -> Non
     [
         (["replay"], Exit.USAGE, "Missing argument"),
         (["replay", "{file}", "--no-such-option"], Exit.USAGE, "No such option"),
+        (
+            ["replay", "{file}", "--map", "no.toml"],
+            Exit.USAGE,
+            "no.toml: not readable: No such file or directory\nNext: ",
+        ),
         (["replay", "{file}", "--lateness", "soon"], Exit.USAGE, "soon: not a span of time up to ten years\nNext: "),
         (["replay", "{file}", "--arrival", "node_id"], Exit.USAGE, "--arrival node_id: not a time that events have"),
         (["replay", "{file}", "--set", "retry_storm"], Exit.USAGE, "--set retry_storm: no value\nNext: "),
