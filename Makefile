@@ -27,7 +27,7 @@ demo: setup  ## an hour of a simulated fleet through the live system, and replay
 	@cat demo-state/report.txt
 
 test: setup  ## the whole test suite
-	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup
 
 kafka: setup  ## Apache Kafka 4 on 127.0.0.1:9092, from Maven's artifacts; Ctrl-C ends it
 	$(BIN)/python -m tests.kafka

@@ -245,7 +245,10 @@ class Decoded:
 
 
 def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) -> Decoded:
-    """One record is one event, a list of events, or null. A bad event becomes a reject and stops nothing."""
+    """One record is one event, a list of events, or null. A bad event becomes a reject and stops nothing.
+
+    tombstones: records that hold no event at all, nor anything that is wrong.
+    """
     decoder: msgspec.json.Decoder[Any] = _DECODERS[stream]
     events: list[Any] = []
     offsets: list[int] = []
@@ -253,13 +256,14 @@ def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) ->
     bad: list[tuple[int, int, str, str, str]] = []
     tombstones = 0
     for offset, record in enumerate(records, first_offset):
+        wrong: Sequence[Any] = ()
         try:
             event = decoder.decode(record)
             where: Sequence[int] = range(len(event)) if isinstance(event, list) else ()
         except UNREADABLE as error:
             event, where, wrong = _sift(stream, record, error)
             bad += [(offset, *w) for w in wrong]
-        if event is None:
+        if not event and not wrong:
             tombstones += 1
         elif isinstance(event, list):
             events += event[:LIST_MAX]

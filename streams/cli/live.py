@@ -41,9 +41,10 @@ def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8
     """Make the topics that are not there yet. What is there stays as it is: topics check says whether it will do."""
     from streams.live import topics as kafka_topics
     from streams.live.connect import connection
+    from streams.sources.named import sources
 
     at = connection(broker, kafka)
-    wanted = kafka_topics.topics(partitions, prefix)
+    wanted = kafka_topics.topics(partitions, prefix, [s.name for s in sources(prefix)])
     made = kafka_topics.create(kafka_topics.admin(at), wanted)
     for topic in wanted:
         typer.echo(f"{_line(topic)}   {'made' if topic.name in made else 'was there'}")
@@ -63,9 +64,10 @@ def check(
     """Say whether the topics are as they must be, and what changes those that are not."""
     from streams.live import topics as kafka_topics
     from streams.live.connect import connection
+    from streams.sources.named import sources
 
     at = connection(broker, kafka)
-    wanted = kafka_topics.topics(partitions, prefix)
+    wanted = kafka_topics.topics(partitions, prefix, [s.name for s in sources(prefix)])
     client = kafka_topics.admin(at)
     faults = kafka_topics.faults(client, wanted, at.broker, stamped=stamped)
     for fault in faults:
@@ -85,17 +87,18 @@ def _line(topic: Topic) -> str:
 
 def partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     """Of each stream and of what is spread by key, on topics that are as they must be."""
-    from detectors.events import STREAMS
     from streams.live import topics as kafka_topics
+    from streams.sources.named import sources
 
     client = kafka_topics.admin(at)
     there = kafka_topics.partitions(client)
     queues = there.get(kafka_topics.names(prefix).slices, kafka_topics.PARTITIONS)
-    if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix), at.broker):
+    given = sources(prefix)
+    if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix, [s.name for s in given]), at.broker):
         first = str(faults[0]).splitlines()[0]
         then = f"asynchealth topics check --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
         raise Problem(first, f"the first of {len(faults)} faults of the topics", then)
-    return {stream: there[prefix + stream] for stream in STREAMS}, queues
+    return {s.reading.stream: there[s.name] for s in given}, queues
 
 
 def worker(
@@ -115,6 +118,7 @@ def worker(
     from streams.live.connect import connection
     from streams.live.worker import Worker, serve
     from streams.settings import load
+    from streams.sources.named import sources
     from streams.watch.metrics import WORKER, Meter, answer
 
     at = connection(broker, kafka)
@@ -123,8 +127,8 @@ def worker(
         answer(meter, metrics_address, metrics)
     detectors = all_detectors()
     settings = load(detectors, set_)
-    sources, queues = partitions(at, prefix)
-    made = partial(Worker, sources=sources, meter=meter)
+    counts, queues = partitions(at, prefix)
+    made = partial(Worker, sources=counts, readings=dict(sources(prefix)), meter=meter)
     serve(at, prefix, lambda app, home: made(app, at, queues, detectors, settings, home, prefix), folder)
 
 
@@ -148,9 +152,9 @@ def land(
     meter = Meter(LANDER)
     if metrics is not None:
         answer(meter, metrics_address, metrics)
-    sources, queues = partitions(at, prefix)
+    counts, queues = partitions(at, prefix)
     detectors = all_detectors()
-    run(Landing(state, at, detectors, sources, queues, prefix, invoked(), keep, meter=meter))
+    run(Landing(state, at, detectors, counts, queues, prefix, invoked(), keep, meter=meter))
 
 
 def lag(
@@ -171,9 +175,10 @@ def lag(
     from streams.live.connect import connection
     from streams.report.answers import ENCODER
     from streams.report.lag import screen
+    from streams.sources.named import sources
 
     at = connection(broker, kafka)
-    found = behind.lag(behind.facts(at, prefix, state))
+    found = behind.lag(behind.facts(at, prefix, state, [s.name for s in sources(prefix)]))
     if json:
         give([ENCODER.encode(found).decode()])
     else:

@@ -187,10 +187,11 @@ def _instant(us: int) -> datetime:
 # ---- asking ----
 
 
-def facts(connection: Connection, prefix: str = "", state: Path | None = None) -> Facts:
+def facts(connection: Connection, prefix: str = "", state: Path | None = None, sources: Sequence[str] = ()) -> Facts:
+    """sources: the topic of each stream, if not the prefix and the stream."""
     client = admin(connection)
     ours = names(prefix)
-    sources = [prefix + stream for stream in STREAMS]
+    sources = sources or [prefix + stream for stream in STREAMS]
     try:
         there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings], connection.broker)
         known = {(p.topic, p.number): p for p in answered(lambda: [*_offsets(client, there)])}

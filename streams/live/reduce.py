@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from detectors.engine import INSTANT, UNEXPECTED, key_hash, reduce
-from detectors.events import LANDED, REJECTS, decode_json
+from detectors.events import LANDED, REJECTS
 from detectors.table import Meet, Table
 from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
 from detectors.windows import FATES, LATENESS_US, SLICE_US, coordinate, place
@@ -24,6 +24,9 @@ from streams.landing.lake import EVENT_ID
 from streams.live import canary
 from streams.live.canary import CANARY
 from streams.live.numbered import Frames, Head, Kind, messages, pack
+from streams.sources import decode
+from streams.sources.decode import Reading
+from streams.sources.fieldmap import FieldMap
 
 Ints = npt.NDArray[np.int64]
 EVENTS = -1  # the queue of rows, rejects and counts; the others are numbered from 0
@@ -134,6 +137,7 @@ class Reducer:
     queues: int
     point: Point
     log_start: int = 0
+    map: FieldMap | None = None  # what its records are read by, where they are not of our own schema
     lateness_us: int = LATENESS_US
     position: int = field(init=False)
     next: int = field(init=False)
@@ -196,7 +200,7 @@ class Reducer:
             self.lost_until = int(some.slice[0]) + 1
 
     def _decoded(self, some: Timed) -> Pending:
-        decoded = decode_json(self.stream, [b"null" if v is None else v for v in some.values])
+        decoded = decode.messages(Reading(self.stream, self.map), some.values)
         at = pl.DataFrame(
             {
                 "at": np.arange(len(some.offset)),
@@ -210,7 +214,7 @@ class Reducer:
         rows = self._placed(decoded.events.rename({"offset": "at"}).drop("arrival").join(at, on="at", how="left"))
         rejects = decoded.rejects.rename({"offset": "at"}).join(at.select("at", "record", "slice"), on="at", how="left")
         rejects = rejects.drop("at").rename({"record": "offset"}).select(*REJECTS, "slice")
-        empty = np.array([v is None or v.strip() == b"null" for v in some.values])
+        empty = decode.empty(decoded, len(some.values))
         return Pending(some.offset, some.slice, some.before_us, empty, rows, rejects)
 
     def _placed(self, events: pl.DataFrame) -> pl.DataFrame:

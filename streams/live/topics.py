@@ -52,11 +52,14 @@ def names(prefix: str = "") -> Names:
     return Names(*(f"{prefix}ah.{name}" for name in Names._fields))
 
 
-def topics(partitions: int = PARTITIONS, prefix: str = "") -> list[Topic]:
-    """partitions: of each source and of what is spread by key, hence the most workers that can share the work."""
+def topics(partitions: int = PARTITIONS, prefix: str = "", sources: Sequence[str] = ()) -> list[Topic]:
+    """partitions: of each source and of what is spread by key, hence the most workers that can share the work.
+
+    sources: the topic of each stream, if not the prefix and the stream.
+    """
     ours = names(prefix)
     return [
-        *(Topic(prefix + stream, partitions, 7 * DAY_MS, source=True) for stream in STREAMS),
+        *(Topic(n, partitions, 7 * DAY_MS, source=True) for n in sources or [prefix + s for s in STREAMS]),
         Topic(ours.events, partitions, 3 * DAY_MS),  # a lander may be away over a weekend
         Topic(ours.slices, partitions, 3 * DAY_MS),
         Topic(ours.tables, 1, 3 * DAY_MS),  # one writer of findings: windows have one order

@@ -45,6 +45,7 @@ from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
+from streams.sources.decode import Reading
 from streams.watch.metrics import COUNTED, WORKER, Meter
 
 TRIES = 3  # to measure a slice; then it is set aside
@@ -74,6 +75,7 @@ class Worker:
     played: bool = False
     ends_us: int = NEVER
     sources: Mapping[str, int] = field(default_factory=dict)
+    readings: Mapping[str, Reading] = field(default_factory=dict)  # by topic; empty: our own, each under its name
     stages: dict[TP, Stage] = field(default_factory=dict)
     locks: dict[TP, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     meter: Meter = field(default_factory=lambda: Meter(WORKER))
@@ -81,12 +83,12 @@ class Worker:
     def __post_init__(self) -> None:
         self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
         self.names = names(self.prefix)
-        self.streams = {self.prefix + stream: stream for stream in STREAMS}
+        self.readings = self.readings or {self.prefix + stream: Reading(stream) for stream in STREAMS}
         counts = {stream: self.sources.get(stream, self.partitions) for stream in STREAMS}
         self.producers = [f"{stream}/{p}" for stream, n in counts.items() for p in range(n)]
         self.out = {name: raw(self.app, name) for name in self.names}
         self.app.store = self
-        self._agent("reduce", raw(self.app, *self.streams))
+        self._agent("reduce", raw(self.app, *self.readings))
         self._agent("match", self.out[self.names.slices])
         self._agent("judge", self.out[self.names.tables])
         at = Played(self.connection, self.names.ticks) if self.played else None
@@ -127,10 +129,11 @@ class Worker:
 
     async def _begin(self, tp: TP, held: Held) -> Stage:
         committed = max(held.committed, 0)
-        if stream := self.streams.get(tp.topic):
+        if reading := self.readings.get(tp.topic):
             fresh = held.committed < 0  # what the log lost before we came is no loss of ours
             point = Point(held.log_start) if fresh else Point.of(committed, held.metadata)
-            return Reducer(stream, tp.partition, self.tables, self.partitions, point, held.log_start)
+            given = (self.tables, self.partitions, point, held.log_start, reading.map)
+            return Reducer(reading.stream, tp.partition, *given)
         if held.log_start > committed and held.committed >= 0:
             raise Truncated(f"{tp.topic}/{tp.partition} begins at {held.log_start}, we had read to {committed}")
         position = max(committed, held.log_start)

@@ -13,6 +13,8 @@ from fnmatch import fnmatch
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
@@ -86,13 +88,28 @@ def _mapped(recording: Recording, given: FieldMap, skip: int) -> Iterator[tuple[
         number = end
 
 
+def messages(reading: Reading, values: Sequence[bytes | None]) -> Decoded:
+    """Records of a topic, numbered from 0. What one of them holds does not depend on those that came with it."""
+    if reading.map is None:
+        return decode_json(reading.stream, [b"null" if v is None else v for v in values])
+    decoded = from_fields(reading.map, of_messages(unfold_of(reading.map), values))
+    return replace(decoded, tombstones=int(empty(decoded, len(values)).sum()))
+
+
+def empty(decoded: Decoded, records: int) -> npt.NDArray[np.bool_]:
+    """Of each record, numbered from 0, whether it holds nothing for us and nothing that is wrong."""
+    nothing = np.ones(records, bool)
+    nothing[decoded.events["offset"].to_numpy()] = nothing[decoded.rejects["offset"].to_numpy()] = False
+    return nothing
+
+
 def from_fields(given: FieldMap, found: Unfolded, kin: Kin | None = None) -> Decoded:
     """Events of any format as those of a stream; rows that the map is not about count as empty."""
     about = texts(given, found)
     decoded = mapped(given, about, kin)
     bad = pl.DataFrame(found.bad, schema=REJECTS, orient="row")
-    empty = len(found.empty) + len(found.events) - len(about)
-    return replace(decoded, rejects=pl.concat([bad, decoded.rejects]), tombstones=empty)
+    nothing = len(found.empty) + len(found.events) - len(about)
+    return replace(decoded, rejects=pl.concat([bad, decoded.rejects]), tombstones=nothing)
 
 
 def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfolded]]:
@@ -242,13 +259,20 @@ def _by_lines(file: File) -> Reading | None:
     if not first or (recording.torn and len(first) == 1):
         reason = recording.broken or ("its only record has no end" if first else "empty")
         raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
-    for given in shipped():
-        if given.format != "csv" and any(map(given.recognises, _first_events(given, first))):
-            return Reading(given.stream, given)
+    if found := by_content(first):
+        return found
     if cells := Cells.of(first[0]):
         return _by_columns(file, cells.header, "csv")
     stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
     return Reading(stream) if stream else None
+
+
+def by_content(first: Sequence[bytes]) -> Reading | None:
+    """What a shipped map recognises in the first records."""
+    for given in shipped():
+        if given.format != "csv" and any(map(given.recognises, _first_events(given, first))):
+            return Reading(given.stream, given)
+    return None
 
 
 def _first_events(given: FieldMap, records: Sequence[bytes]) -> list[Any]:

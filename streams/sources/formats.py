@@ -48,14 +48,14 @@ class Unfolded:
         return Unfolded(self.events[first:], self.offsets[first:], self.subs[first:], bad, empty)
 
 
-def of_messages(unfold: Unfold, records: Iterable[bytes], first_offset: int = 0) -> Unfolded:
+def of_messages(unfold: Unfold, records: Iterable[bytes | None], first_offset: int = 0) -> Unfolded:
     """An event's offset is that of its record, its sub the place in it."""
     found = Unfolded()
     for offset, record in enumerate(records, first_offset):
         try:
-            events = unfold(record)
+            events = [] if record is None else unfold(record)
         except (*UNREADABLE, NotOne) as error:
-            found.bad.append((offset, 0, _why(error), "", excerpt(record)))
+            found.bad.append((offset, 0, _why(error), "", excerpt(record or b"")))
             continue
         found.empty += [] if events else [offset]
         found.events += events[:LIST_MAX]

@@ -86,10 +86,10 @@ def _text(value: Any) -> str | None:
 def mapped(given: FieldMap, frame: pl.DataFrame, kin: Kin | None = None) -> Decoded:
     """Texts to the stream's columns; what can't be read as what the map says it is becomes a reject.
 
-    kin: of the whole recording; else parents and children are looked for among these rows.
+    kin: of the whole recording; else parents and children are looked for in the same record, whatever came with it.
     """
     if given.kin:
-        frame = _with_kin(given, frame, kin or kin_of(given, [frame]))
+        frame = _with_kin(given, frame, kin)
     shape = SCHEMA[given.stream]
     values = [_field(rules, name, shape[name]).alias(name) for name, rules in given.rules.items()]
     raw = [pl.coalesce(_held(r, _origin(r)) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
@@ -227,16 +227,20 @@ def _clock(text: str) -> list[dict[str, Any]] | None:
 TRACE, OWN, PARENT = "span's trace", "span's own", "span's parent"  # no paths: those may have any name
 
 
-def _span_keys(given: FieldMap) -> dict[str, pl.Expr]:
+def _span_keys(given: FieldMap, apart: bool) -> dict[str, pl.Expr]:
+    """apart: each record's spans by themselves."""
+
     def of(name: str) -> pl.Expr:
         return _field(given.rules[name], name, pl.String()) if name in given.rules else pl.lit("")
 
-    return {TRACE: of("trace_id").fill_null(""), OWN: of("span_id"), PARENT: of("parent_span_id")}
+    trace = of("trace_id").fill_null("")
+    whole = pl.concat_str(pl.col("offset"), pl.lit(" "), trace) if apart else trace
+    return {TRACE: whole, OWN: of("span_id"), PARENT: of("parent_span_id")}
 
 
-def kin_of(given: FieldMap, frames: Sequence[pl.DataFrame]) -> Kin:
+def kin_of(given: FieldMap, frames: Sequence[pl.DataFrame], apart: bool = False) -> Kin:
     """By span what is taken of it, by parent what is taken of its first child."""
-    every = pl.concat([f.select(**_span_keys(given), **{p: pl.col(p) for p in given.kin}) for f in frames])
+    every = pl.concat([f.select(**_span_keys(given, apart), **{p: pl.col(p) for p in given.kin}) for f in frames])
 
     def by(key: str, named: str) -> pl.DataFrame:
         some = every.filter(pl.col(key).is_not_null()).group_by(TRACE, key).agg(pl.col(given.kin).min())
@@ -245,8 +249,9 @@ def kin_of(given: FieldMap, frames: Sequence[pl.DataFrame]) -> Kin:
     return Kin(by(OWN, "parent").rename({OWN: PARENT}), by(PARENT, "child").rename({PARENT: OWN}))
 
 
-def _with_kin(given: FieldMap, frame: pl.DataFrame, kin: Kin) -> pl.DataFrame:
-    keyed = frame.with_columns(**_span_keys(given))
+def _with_kin(given: FieldMap, frame: pl.DataFrame, whole: Kin | None) -> pl.DataFrame:
+    kin = whole or kin_of(given, [frame], apart=True)
+    keyed = frame.with_columns(**_span_keys(given, whole is None))
     with_parent = keyed.join(kin.parents, on=[TRACE, PARENT], how="left", maintain_order="left")
-    whole = with_parent.join(kin.children, on=[TRACE, OWN], how="left", maintain_order="left")
-    return whole.drop(TRACE, OWN, PARENT)
+    with_both = with_parent.join(kin.children, on=[TRACE, OWN], how="left", maintain_order="left")
+    return with_both.drop(TRACE, OWN, PARENT)

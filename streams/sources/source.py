@@ -126,5 +126,5 @@ def sources(
         if addresses:
             from streams.sources.topics import topics
 
-            found += open_.enter_context(topics(addresses, arrival, since, kafka))
+            found += open_.enter_context(topics(addresses, arrival, since, kafka, maps))
         yield found + [partial(Recorded, path, name, maps) for path, name in find(files, folder)]

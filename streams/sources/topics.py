@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -24,14 +25,16 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from detectors.events import INSTANT, Decoded, decode_json
+from detectors.events import INSTANT, Decoded
 from streams.landing.lake import Writer
 from streams.live.connect import Connection, connection
 from streams.live.topics import admin, altered
 from streams.problems import Exit, Problem
 from streams.settings import span_us
-from streams.sources.decode import LOOKED_AT
+from streams.sources.decode import LOOKED_AT, Reading, by_content, messages
+from streams.sources.fieldmap import FieldMap
 from streams.sources.files import Known, stream_of
+from streams.sources.named import reading, readings
 from streams.sources.source import KAFKA, Opening
 
 EXAMPLE = f"{KAFKA}host:9092/requests"
@@ -81,12 +84,22 @@ class Partition:
     """A log as a source."""
 
     log: Log
-    stream: str
+    reading: Reading
     arrival: str
     since: str
     notes: list[str] = field(default_factory=list)
-    by: str = ""
-    format: str = ""
+
+    @property
+    def stream(self) -> str:
+        return self.reading.stream
+
+    @property
+    def by(self) -> str:
+        return self.reading.by
+
+    @property
+    def format(self) -> str:
+        return self.reading.format
 
     @property
     def name(self) -> str:
@@ -148,7 +161,7 @@ class Partition:
             yield passed, self._decoded(waiting)
 
     def _decoded(self, records: Sequence[Any]) -> Decoded:
-        decoded = decode_json(self.stream, [b"null" if r.value is None else r.value for r in records])
+        decoded = messages(self.reading, [r.value for r in records])
         offsets = pl.Series([r.offset for r in records], dtype=pl.Int64)
         stamps = pl.Series([self._stamp_us(r) for r in records], dtype=pl.Int64).cast(INSTANT)
         if stamps.null_count() or any(r.timestamp_type != APPENDED for r in records):
@@ -178,9 +191,17 @@ class Partition:
 
 @contextmanager
 def topics(
-    addresses: Sequence[str], arrival: str, since: str = "", kafka: Sequence[str] = ()
+    addresses: Sequence[str],
+    arrival: str,
+    since: str = "",
+    kafka: Sequence[str] = (),
+    maps: Sequence[FieldMap] = (),
 ) -> Iterator[list[Opening]]:
-    """The partitions behind addresses, in their order. `since` counts back from the newest record of all at a Kafka."""
+    """The partitions behind addresses, in their order. `since` counts back from the newest record of all at a Kafka.
+
+    maps: given by people; one whose `files` fits the topic's name goes before what asynchealth.toml says of it.
+    """
+    named = readings()
     wanted: dict[str, list[str]] = {}
     for broker, topic in map(_address, dict.fromkeys(addresses)):
         wanted.setdefault(broker, []).append(topic)
@@ -193,7 +214,8 @@ def topics(
             consumer = open_.enter_context(_consumer(at))
             logs = _logs(client, consumer, at.broker, there, since)
             for topic in names:
-                found += _openings([log for log in logs if log.at.topic == topic], topic, arrival, since)
+                asked = next((reading(m, f"topic {topic}") for m in maps if fnmatch(topic, m.files)), named.get(topic))
+                found += _openings([log for log in logs if log.at.topic == topic], topic, arrival, since, asked)
         yield found
 
 
@@ -285,11 +307,11 @@ def _begin_ms(since: str, newest_ms: int) -> int:
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
-def _openings(logs: Sequence[Log], topic: str, arrival: str, since: str) -> list[Opening]:
+def _openings(logs: Sequence[Log], topic: str, arrival: str, since: str, asked: Reading | None) -> list[Opening]:
     """An empty partition is none; of an empty topic somebody should hear."""
     if holding := [log for log in logs if log.start < log.end]:
-        stream = _stream(holding, topic)
-        return [partial(Partition, log, stream, arrival, since) for log in holding]
+        how = asked or _reading(holding, topic)
+        return [partial(Partition, log, how, arrival, since) for log in holding]
     return [partial(_empty, topic)]
 
 
@@ -297,17 +319,22 @@ def _empty(topic: str) -> Partition:
     raise Problem(f"topic {topic}", "empty", "wait until it has records", Exit.NOTHING)
 
 
-def _stream(logs: Sequence[Log], topic: str) -> str:
-    """By the topic's name behind any prefix, else by the first records."""
+def _reading(logs: Sequence[Log], topic: str) -> Reading:
+    """By the first records where a shipped map knows them, by the topic's name behind any prefix, by our own fields."""
+    first = [value for log in logs for value in _first(log)]
+    if found := by_content(first):
+        return found
     cuts = [0, *(m.end() for m in re.finditer(r"[._-]", topic))]
-    if stream := next(filter(None, (stream_of(topic[cut:]) for cut in cuts)), None):
-        return stream
-    for log in logs:
-        first = (r.value for _, records in log.records(log.start) for r in records if r.value)
-        if stream := next(filter(None, (stream_of("", value) for value in islice(first, LOOKED_AT))), None):
-            return stream
+    by_name = next(filter(None, (stream_of(topic[cut:]) for cut in cuts)), None)
+    if stream := by_name or next(filter(None, (stream_of("", value) for value in first)), None):
+        return Reading(stream)
     raise Problem(
         f"topic {topic}",
         "not recognised: its name ends with no stream, and its first records have none of their fields",
-        "requests, heartbeats, write_log or signals, after any prefix, are the names that are known",
+        "name it requests, heartbeats, write_log or signals after any prefix, or say in asynchealth.toml what it is: "
+        f'[topics] {topic} = "maps/{topic}.toml"',
     )
+
+
+def _first(log: Log) -> list[bytes]:
+    return [*islice((r.value for _, records in log.records(log.start) for r in records if r.value), LOOKED_AT)]

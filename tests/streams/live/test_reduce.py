@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors import engine
-from detectors.events import decode_json
+from detectors.events import Decoded
 from detectors.table import Rows, Sum, Table
 from detectors.tables.accounts import ACCOUNTS
 from detectors.windows import SECOND_US, SLICE_US
@@ -22,6 +22,7 @@ from streams.live import reduce as stage
 from streams.live.canary import CANARY, signal
 from streams.live.numbered import Reader, Taken, head_of, unpack
 from streams.live.reduce import COUNTS, EVENTS, Out, Point, Poisoned, Reducer
+from streams.sources.decode import Reading, messages
 from tests.harness import everything
 
 T0_US = 1_769_414_400 * SECOND_US
@@ -81,7 +82,7 @@ def test_every_record_and_every_event_is_counted_once(kinds: list[str], step: in
     said = dict.fromkeys(COUNTS, 0) | counts(found)
     of = kinds.count
     assert said["messages"] == len(kinds)
-    assert said["tombstones"] == of("none") + of("null")
+    assert said["tombstones"] == of("none") + of("null") + of("empty")
     assert said["used"] == of("event") + 2 * of("two") + of("half")
     assert (said["late"], said["implausible"]) == (of("late"), of("ahead"))
     assert said["rejected"] == of("bad") + of("half") + of("garbage")
@@ -249,12 +250,12 @@ def test_a_slice_that_raised_three_times_is_set_aside_and_all_else_is_said_as_wi
 def test_records_that_can_not_even_be_decoded_are_set_aside_with_their_slice(
     step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(stream: str, records: list[bytes]) -> Any:
-        if b"poison" in records:
+    def read(reading: Reading, values: Sequence[bytes | None]) -> Decoded:
+        if b"poison" in values:
             raise MemoryError("too deep")
-        return decode_json(stream, records)
+        return messages(reading, values)
 
-    monkeypatch.setattr(stage, "decode_json", decode)
+    monkeypatch.setattr(stage.decode, "messages", read)
     values = [b"poison" if i == BAD else v for i, v in enumerate(GOOD)]
     r = fed([])
     tries = 0

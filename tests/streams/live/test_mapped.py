@@ -1,0 +1,68 @@
+"""A topic in another format on real Kafka: the worker reads it by its map, and replay of the topic reads the same."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.streams.live.test_commands import PATIENCE_S, accounted, wait_landed
+from tests.streams.live.test_own_detectors import begun
+from tests.streams.tape import asynchealth, contents
+
+pytestmark = pytest.mark.xdist_group("kafka")
+TRACES = 60
+
+
+def exported(number: int, at_ns: int) -> bytes:
+    """What a collector's batch holds: both sides of a call, and a span that is none."""
+
+    def span(kind: int, service: str, own: str, parent: str) -> dict[str, Any]:
+        status = [{"key": "http.response.status_code", "value": {"intValue": "503" if number % 3 == 0 else "200"}}]
+        times = {"startTimeUnixNano": str(at_ns), "endTimeUnixNano": str(at_ns + 5_000_000)}
+        one = {"traceId": f"t{number}", "spanId": own, "parentSpanId": parent, "kind": kind, "attributes": status}
+        resource = {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]}
+        return {"resource": resource, "scopeSpans": [{"spans": [one | times]}]}
+
+    spans = [span(1, "web", f"i{number}", ""), span(3, "web", f"c{number}", f"i{number}")]
+    return json.dumps({"resourceSpans": [*spans, span(2, "pay", f"s{number}", f"c{number}")]}).encode()
+
+
+def test_a_worker_reads_spans_by_the_map_of_their_topic_and_replay_reads_the_same(kafka: str, tmp_path: Path) -> None:
+    name = uuid.uuid4().hex[:8]
+    topic, where = f"otel-{name}", ["--broker", kafka, "--prefix", f"m{name}."]
+    (tmp_path / "asynchealth.toml").write_text(f'[topics]\n{topic} = "otlp"\n')
+    made = asynchealth("topics", "create", *where, "--partitions", "2", cwd=tmp_path)
+    assert made.returncode == 0 and topic.encode() in made.stdout and f"m{name}.requests".encode() not in made.stdout
+    running = [begun(tmp_path, "worker", *where), begun(tmp_path, "land", *where, "--state", "live")]
+    try:
+        producer = Producer({"bootstrap.servers": kafka})
+        for i in range(TRACES):
+            producer.produce(topic, exported(i, time.time_ns()), partition=i % 2)
+        for bad in (b"{", b'{"resourceSpans": 5}', b'{"resourceLogs": []}', None):
+            producer.produce(topic, bad, partition=0)
+        producer.produce(topic, exported(TRACES, time.time_ns()), partition=0)
+        assert producer.flush(PATIENCE_S) == 0
+        wait_landed(tmp_path / "live", 2 * TRACES + 2)
+        behind = asynchealth("lag", *where, cwd=tmp_path)
+        assert behind.returncode == 0 and topic.encode() in behind.stdout
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(PATIENCE_S) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    done = asynchealth("replay", f"kafka://{kafka}/{topic}", "--state", "replayed", cwd=tmp_path)
+    assert done.returncode == 0 and b"otlp" in done.stdout, done.stdout + done.stderr
+    parts = {"used": 2 * TRACES + 2, "rejected": 2, "tombstones": 2}
+    assert accounted(tmp_path / "live") == accounted(tmp_path / "replayed") == {"read": sum(parts.values()), **parts}
+    live, replayed = contents(tmp_path / "live")["requests"], contents(tmp_path / "replayed")["requests"]
+    assert live.drop("source").equals(replayed.drop("source"))
+    assert set(live.select("caller", "service_name").rows()) == {("web", "pay")}
+    assert live["status"].value_counts().sort("status").rows() == [("ok", 2 * 40), ("rejected", 2 * 21)]
