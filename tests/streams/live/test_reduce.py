@@ -22,6 +22,7 @@ from streams.live import reduce as stage
 from streams.live.canary import CANARY, signal
 from streams.live.numbered import Reader, Taken, head_of, unpack
 from streams.live.reduce import COUNTS, EVENTS, Out, Point, Poisoned, Reducer
+from streams.sources import decode
 from streams.sources.decode import Reading, messages
 from tests.harness import everything
 
@@ -255,7 +256,7 @@ def test_records_that_can_not_even_be_decoded_are_set_aside_with_their_slice(
             raise MemoryError("too deep")
         return messages(reading, values)
 
-    monkeypatch.setattr(stage.decode, "messages", read)
+    monkeypatch.setattr(decode, "messages", read)
     values = [b"poison" if i == BAD else v for i, v in enumerate(GOOD)]
     r = fed([])
     tries = 0
