@@ -163,5 +163,6 @@ SENTENCES: dict[str, Words] = {
     "impossible_timestamp": impossible,
     "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",
     "heartbeat_loss": _heartbeat_loss,
+    "ordering": "{back:,} of {lines:,} lines of an hour count fewer of its own events than the line before",
     "pipeline": _pipeline,
 }

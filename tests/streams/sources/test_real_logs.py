@@ -122,6 +122,41 @@ def test_writes_of_four_threads_that_did_not_know_of_each_other(tmp_path: Path) 
     rows = asked(folder, "SELECT entity_id, sum(newly)::INT FROM writes GROUP BY ALL HAVING sum(newly) > 0")
     assert sorted(n for _, n in rows) == [4, 135, 192]
     assert len([d for d, *_ in found(folder) if d == "concurrent_writers"]) == 3
+    assert asked(folder, BACK) == []
+
+
+BACK = "SELECT node_id, sum(back)::INT FROM orders GROUP BY ALL HAVING sum(back) > 0"
+
+
+def clocks_of(name: str, folder: Path) -> Path:
+    return replayed(shared(f"vector_clocks/{name}.events.jsonl.gz"), folder, "--map", MAPS / "clocks.toml")
+
+
+def test_a_node_of_the_ring_counts_back_twice(tmp_path: Path) -> None:
+    folder = clocks_of("chord", tmp_path)
+    assert asked(folder, BACK) == [("kv-node-60", 2)]
+    assert found(folder) == [], "2 of 223 lines are less than a hundredth"
+    asynchealth("rebuild", "--state", folder, "--set", "ordering.warn_ratio=0.005")
+    assert found(folder) == [("ordering", "kv-node-60", "warn", "certain")]
+
+
+def test_no_thread_of_the_server_counts_back(tmp_path: Path) -> None:
+    folder = clocks_of("voldemort", tmp_path)
+    assert asked(folder, BACK) == [] and found(folder) == []
+    assert asked(folder, "SELECT sum(lines) > 500 FROM orders") == [(True,)]
+
+
+def test_lines_that_count_back_are_found_among_those_of_the_server(tmp_path: Path) -> None:
+    records = gzip.decompress(shared("vector_clocks/voldemort.events.jsonl.gz").read_bytes()).splitlines()
+    host = Counter(json.loads(r)["host"] for r in records).most_common(1)[0][0]
+    mine = [i for i, r in enumerate(records) if json.loads(r)["host"] == host]
+    for i in mine[10::10]:
+        event = json.loads(records[i])
+        records[i] = json.dumps({**event, "clock": {**event["clock"], host: 1}}).encode()
+    path = tmp_path / "planted.jsonl"
+    path.write_bytes(b"\n".join(records) + b"\n")
+    folder = replayed(path, tmp_path / "state", "--map", MAPS / "clocks.toml")
+    assert [(d, s) for d, s, *_ in found(folder)] == [("ordering", host)]
 
 
 # ---- spans of two shops ---------------------------------------------------------------------------------------------
