@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth equality equality-short soak bench bench-live bench-day evidence lint lock clean
+.PHONY: help setup demo test kafka truth equality equality-short soak fuzz bench bench-live bench-day evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ equality-short: setup  ## the same in a few minutes, each kind of fault once; CI
 soak: setup  ## the same under 100 faults, in twenty minutes
 	$(BIN)/python -m tests.equality --scale 1 --pace 2.5 --faults 100 --seed 2 --only-faults
 
+fuzz: setup  ## a million broken records of every format (SEED=2 for others): what breaks a rule becomes a case
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED),)
+
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
 
@@ -67,6 +70,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 	$(BIN)/python -m tests.truth > docs/truth.txt
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
+	$(BIN)/python -m tests.fuzz > docs/fuzz.txt
 	$(BIN)/python -m bench > docs/bench.md
 	$(MAKE) --silent bench-live > docs/bench-live.md
 	$(BIN)/python -m bench.day > docs/bench-day.md

@@ -4,7 +4,7 @@ Formula: lines whose vector clock counts fewer events of the line's own node tha
 partition and about the same entity (where lines name one: many stores keep a clock for each), over all that were
 compared, in the trailing hour. A node counts its own events, so this is certain: its count went back, or its log is not
 in the order in which it was written. Warn above 1 %, page above 5 %, of 20 lines or more.
-Facts: lines (compared in the hour), back (of them out of order), fell (by how much the count fell at most in the window).
+Facts: lines (compared in the hour), back (of them out of order), fell (by how much at most, in the window).
 False alarms: a shipper that spreads one node's log over several connections and mixes them; two processes under one
 node_id; a process that begins to count again after a restart (one line: below the shares, where many are compared).
 Misses: logs without vector clocks, or with clocks that do not name their own node_id; lines more than ten minutes

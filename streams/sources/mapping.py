@@ -15,12 +15,13 @@ import msgspec
 import polars as pl
 import polars_hash  # noqa: F401  (registers nchash)
 
-from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, Decoded, conform, decimal, instant
+from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, UNREADABLE, Count, Decoded, conform, decimal, instant
 from streams.sources.fieldmap import FIXED, FieldMap, Rule, Unit, is_duration
 from streams.sources.formats import Unfolded, at
 
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
+CLOCKS = msgspec.json.Decoder(dict[str, Count])
 
 
 class Kin(NamedTuple):
@@ -217,8 +218,8 @@ def _us(text: pl.Expr, unit: Unit) -> pl.Expr:
 
 def _clock(text: str) -> list[dict[str, Any]] | None:
     try:
-        return [{"key": k, "value": n} for k, n in sorted(msgspec.json.decode(text, type=dict[str, int]).items())]
-    except msgspec.DecodeError:
+        return [{"key": k, "value": n} for k, n in sorted(CLOCKS.decode(text).items())]
+    except UNREADABLE:
         return None
 
 
