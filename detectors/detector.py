@@ -114,6 +114,8 @@ class Detector:
     past_us: int = 0
     numbers: tuple[str, ...] = ()  # what can be set beside thresholds
     needs: tuple[str, ...] = ()  # fields without which it is blind, "a or b" where one of them will do
+    lacks: tuple[tuple[str, str], ...] = ()  # fields without which it sees less, and what is so then
+    nothing_without: tuple[str, ...] = ()  # what no source has where what it reads has no row at all: it is blind then
     irreversible: bool = False  # pages also on what is only possible: a double charge can't be waited out
     reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
     over_loss: Literal["unknown", "fires", "told"] = "unknown"  # fires: what is lost only takes away; told: it is of us
@@ -289,6 +291,7 @@ def ratio(
     warn: float,
     page: float,
     needs: tuple[str, ...] = (),
+    lacks: tuple[tuple[str, str], ...] = (),
 ) -> Detector:
     """A share of one sum in another over a trailing span; below min_volume it is unknown, not fine."""
 
@@ -318,4 +321,5 @@ def ratio(
         past_us=over_us + LOOKBACK_US,
         numbers=("min_volume",),
         needs=needs,
+        lacks=lacks,
     )

@@ -180,7 +180,7 @@ def _faults(entry: Entry) -> Iterator[tuple[str, str]]:
         if stream not in STREAMS:
             yield f"its table {table} reads {stream}, which is no stream", f"one of {', '.join(STREAMS)}"
     known = {n for s in streams if s in STREAMS for n in SCHEMA[s]}
-    for name in (n for needed in d.needs for n in needed.split(" or ")):
+    for name in (n for needed in (*d.needs, *(lack for lack, _ in d.lacks)) for n in needed.split(" or ")):
         if name not in known:
             yield f"it needs {name}, which is no field of {', '.join(sorted(streams))}", "see needs="
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
+
+from streams.coverage import Seen
+from streams.landing.state import formats_of
 
 TOTALS = """
 SELECT coalesce(sum(read), 0)::BIGINT AS read, coalesce(sum(used), 0)::BIGINT AS used,
@@ -19,15 +21,16 @@ FROM accounting
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many rows became what, how many findings there are of each level, what was noted, and who was blind."""
+    """How many rows became what, how many findings there are of each level, what was noted, what detectors can see."""
 
     totals: dict[str, int]
     levels: dict[str, int]
     notes: list[str]
-    blind: dict[str, list[str]]
+    seen: list[Seen]
+    formats: dict[str, set[str]]
 
 
-def outcome(con: duckdb.DuckDBPyConnection, notes: list[str], sight: Mapping[str, Sequence[str]]) -> Outcome:
+def outcome(con: duckdb.DuckDBPyConnection, notes: list[str], seen: list[Seen]) -> Outcome:
     totals = con.sql(TOTALS).pl().row(0, named=True)
     levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
-    return Outcome(totals, levels, notes, {n: list(m) for n, m in sight.items() if m})
+    return Outcome(totals, levels, notes, seen, formats_of(con))

@@ -184,4 +184,5 @@ clock_skew = Detector(
     unit="ms",
     numbers=("max_one_way_delay_ms", "max_drift_ppm"),
     past_us=MINUTE_US + WINDOW_US,
+    nothing_without=("heartbeats or calls logged by both sides",),
 )

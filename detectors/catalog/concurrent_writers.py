@@ -62,4 +62,5 @@ concurrent_writers = Detector(
     past_us=HOUR_US,
     over_loss="fires",
     needs=("entity_id",),
+    lacks=(("vector_clock or base_version", "only overlapping intervals tell: possible, so it never pages"),),
 )

@@ -145,6 +145,11 @@ duplicate_key = Detector(
     unit="keys",
     past_us=PAST_US,
     needs=("idempotency_key",),
+    lacks=(
+        ("applied", "a server's ok counts as an effect: possible, not certain"),
+        ("cache", "an answer from memory counts as an effect"),
+        ("payload_hash", "another payload under one key is not seen"),
+    ),
     irreversible=True,
     over_loss="fires",
 )

@@ -134,4 +134,5 @@ heartbeat_loss = Detector(
     unit="intervals",
     past_us=HOUR_US + WINDOW_US,
     reach_us=10 * MINUTE_US,
+    needs=("arrival",),
 )

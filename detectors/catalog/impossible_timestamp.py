@@ -81,4 +81,8 @@ impossible_timestamp = Detector(
     ),
     unit="rows/min",
     past_us=HOUR_US,
+    lacks=(
+        ("arrival", "only stamps a day or more from all others are seen"),
+        ("seq", "stamps that go back are not seen"),
+    ),
 )

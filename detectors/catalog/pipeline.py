@@ -99,4 +99,5 @@ pipeline = Detector(
     numbers=("min_volume",),
     past_us=10 * MINUTE_US,
     over_loss="told",
+    needs=("arrival",),
 )

@@ -105,4 +105,8 @@ retry_storm = Detector(
     past_us=MINUTE_US + HOUR_US,
     reach_us=11 * MINUTE_US,
     needs=("retry_count or payload_hash",),
+    lacks=(
+        ("retry_count", "retries are told from equal calls after a failed one: possible, so it never pages"),
+        ("caller", "all callers of a service are one"),
+    ),
 )

@@ -24,4 +24,5 @@ timeout_ratio = ratio(
     warn=0.05,
     page=0.10,
     needs=("status",),
+    lacks=(("caller", "all callers of a service are one"),),
 )

@@ -143,14 +143,16 @@ def rebuild(
 
 
 def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
+    from streams.report.coverage import in_short
+
     for note in outcome.notes:
         typer.echo(typed(note))
     t = outcome.totals
     parts = [f"{t[n]:,} {n}" for n in ("used", "late", "implausible", "rejected", "repeated") if t[n] or n == "used"]
     empty = f" + {t['tombstones']:,} empty" if t["tombstones"] else ""
     typer.echo(f"{t['read']:,} read = {' + '.join(parts)}{empty}")
-    for name, missing in outcome.blind.items():
-        typer.echo(f"Blind: {name} (no {', '.join(missing)} in any source)")
+    for line in in_short(outcome.seen, outcome.formats, with_state("doctor", state)):
+        typer.echo(line)
     page, warn = outcome.levels.get("page", 0), outcome.levels.get("warn", 0)
     found = f"{page + warn:,} finding{'' if page + warn == 1 else 's'}"
     typer.echo(f"{found}: {page} page, {warn} warn. Next: {with_state('findings', state)}")

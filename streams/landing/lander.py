@@ -18,9 +18,10 @@ import duckdb
 import polars as pl
 
 from detectors.detector import Detector
-from detectors.events import INSTANT, SCHEMA, STREAMS
+from detectors.events import INSTANT, STREAMS
 from detectors.table import Table
 from detectors.windows import DAY_US, HOUR_US, LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from streams.coverage import filled_fields
 from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.live.apart import Apart
@@ -199,8 +200,7 @@ class Lander:
             self._add("accounting", keys, NUMBERS, summed)
 
     def _land_coverage(self, stream: str, rows: pl.DataFrame) -> None:
-        nulls = rows.select(list(SCHEMA[stream])).null_count().row(0, named=True)
-        filled = [(stream, name, len(rows), len(rows) - n) for name, n in nulls.items()]
+        filled = [(stream, *count) for count in filled_fields(stream, rows)]
         frame = pl.DataFrame(filled, schema=["stream", "field", "rows", "filled"], orient="row")
         self._add("coverage", ["stream", "field"], ["rows", "filled"], frame)
 

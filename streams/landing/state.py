@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -22,6 +22,7 @@ from detectors.detector import Detector
 from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
 from detectors.windows import parse_coordinate
+from streams.coverage import OWN, Filled, Seen, format_of, seen
 from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
@@ -297,26 +298,25 @@ def land_settings(con: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, ...]
     land_rows(con, "settings", [r for r in rows if r[0] not in known])
 
 
-def land_sight(
-    con: duckdb.DuckDBPyConnection, detectors: Sequence[Detector], covered: Mapping[tuple[str, str], Sequence[int]]
-) -> dict[str, list[str]]:
-    """Which detectors run on the fields that are filled; of each the fields it lacks."""
-    sight = {d.name: _missing(d, covered) for d in detectors}
-    seen = [(d.name, d.version, "blind" if sight[d.name] else "runs", sight[d.name]) for d in detectors]
-    land_rows(con, "detectors", seen)
-    return sight
+def land_sight(con: duckdb.DuckDBPyConnection, detectors: Sequence[Detector], covered: Filled) -> list[Seen]:
+    """Which detectors run on the fields that are filled and the tables that were measured."""
+    every = [seen(d, covered, lambda table: has(con, table)) for d in detectors]
+    versions = [d.version for d in detectors]
+    land_rows(con, "detectors", [(s.detector, v, s.state, [*s.missing]) for s, v in zip(every, versions, strict=True)])
+    return every
 
 
-def _missing(detector: Detector, covered: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
-    """The fields without which a detector sees nothing: streams that are absent, columns that are never filled."""
-    streams = {s.stream for s in detector.reads.sources}
-    if not any(covered.get((s, "environment"), [0, 0])[0] for s in streams):
-        return sorted(streams)
+def has(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether anything of the kind was measured: a table exists from its first row on."""
+    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall())
 
-    def filled(needed: str) -> bool:
-        return any(covered.get((s, n), [0, 0])[1] for s in streams for n in needed.split(" or "))
 
-    return [n for n in detector.needs if not filled(n)]
+def formats_of(con: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """What each stream was read as; of what a lander takes our own events."""
+    found: dict[str, set[str]] = {}
+    for stream, read_by in con.execute("SELECT stream, read_by FROM recordings").fetchall():
+        found.setdefault(stream, set()).add(format_of(read_by))
+    return found or {stream: {OWN} for stream in STREAMS}
 
 
 def land_frame(con: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:

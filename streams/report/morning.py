@@ -16,6 +16,7 @@ import duckdb
 
 from detectors.catalog.timeout_ratio import timeout_ratio
 from detectors.clocks import MAJORITY
+from streams.landing.state import has
 from streams.outcome import TOTALS
 from streams.report.evidence import (
     SERVED_BY,
@@ -31,7 +32,7 @@ from streams.report.evidence import (
 )
 from streams.report.explain import quoted
 from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, named, removed_before
-from streams.report.reach import NO_OBSERVER, NOT_COMPARED, Reach, clocks_seen, compared, has, reaches, setting
+from streams.report.reach import NO_OBSERVER, NOT_COMPARED, Reach, clocks_seen, compared, reaches, setting
 from streams.report.sentences import ahead, count, impossible, sentence, share
 
 RULE = "━" * 43
@@ -191,7 +192,7 @@ def _clocks(s: Source) -> Section:
     found, stamps = s.of("clock_skew"), s.of("impossible_timestamp")
     lines = [("Impossible stamps:", f"{impossible(f)}, of {f.name} ({BADGE[f.level]})") for f in stamps]
     head = ("clock_skew", "⏰", "CLOCK SKEW")
-    why = s.blind("clock_skew") or ("" if has(s.con, "clocks") else "no heartbeats in any source")
+    why = s.blind("clock_skew")
     why = why or ("" if found else s.not_kept("node"))
     seen = clocks_seen(s.con, _whose(s), s.time())
     why = why or ("" if found or seen.nodes else s.nothing("message that tells of a clock"))

@@ -13,6 +13,7 @@ import duckdb
 from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, timeout_budget, timeout_ratio
 from detectors.clocks import MAX_ONE_WAY_DELAY_US
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
+from streams.landing.state import has
 from streams.report.found import Filter, Sight, named
 from streams.report.sentences import count
 
@@ -139,11 +140,6 @@ FROM reached GROUP BY environment, tenant, subject ORDER BY ALL
 def reaches(con: duckdb.DuckDBPyConnection, wanted: Filter) -> dict[str, Reach]:
     """Of each detector that needs a number of rows, where there are any; of the service and the time asked for."""
     return {d: _reach(con, d, m, wanted) for d, m in MEASURES.items() if has(con, m.table)}
-
-
-def has(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether anything of the kind was measured: a table exists from its first row on."""
-    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall())
 
 
 def setting(con: duckdb.DuckDBPyConnection, name: str, default: float) -> float:

@@ -116,8 +116,9 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @cached_property
     def digest(self) -> str:
-        """Another map reads the same file as something else."""
-        return xxhash.xxh3_64_hexdigest(msgspec.json.encode(self, order="sorted"))
+        """Another map reads the same file as something else; what it says to people changes nothing."""
+        read = msgspec.structs.replace(self, unlock={})
+        return xxhash.xxh3_64_hexdigest(msgspec.json.encode(read, order="sorted"))
 
     def recognises(self, event: Any) -> bool:
         return bool(self.has) and all(any(at(event, p) is not None for p in some) for some in self.has)

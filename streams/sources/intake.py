@@ -14,6 +14,7 @@ import polars as pl
 from detectors.engine import INSTANT
 from detectors.events import SCHEMA, Decoded
 from detectors.windows import PARTITION_BITS, event_time, place, running_arrival, stand_in_arrival
+from streams.coverage import filled_fields
 from streams.landing.lake import Writer
 from streams.live.canary import theirs
 from streams.problems import Exit, Problem
@@ -33,10 +34,10 @@ class Ledger:
 
     def cover(self, stream: str, rows: pl.DataFrame, times: int = 1) -> None:
         """Counts which fields are filled; times -1 takes rows back."""
-        for column, nulls in rows.select(list(SCHEMA[stream])).null_count().row(0, named=True).items():
-            filled = self.coverage.setdefault((stream, column), [0, 0])
-            filled[0] += times * len(rows)
-            filled[1] += times * (len(rows) - nulls)
+        for column, many, filled in filled_fields(stream, rows):
+            sums = self.coverage.setdefault((stream, column), [0, 0])
+            sums[0] += times * many
+            sums[1] += times * filled
 
     def reject(self, known: Known, rejects: pl.DataFrame) -> None:
         if len(rejects):

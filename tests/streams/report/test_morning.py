@@ -60,7 +60,7 @@ def test_what_nobody_logged_is_unknown_and_why_and_never_ok(tmp_path: Path) -> N
         assert re.search(r"unknown \(.+\)", line), line
         assert "OK" not in line and "✅" not in line and "None" not in line, heading
     assert "unknown (no retry_count or payload_hash in any source)" in lines["RETRY STORMS"]
-    assert "unknown (no heartbeats in any source)" in lines["CLOCK SKEW"]
+    assert "unknown (no heartbeats or calls logged by both sides in any source)" in lines["CLOCK SKEW"]
     assert "unknown (no write_log in any source)" in lines["RACE CONDITIONS"]
 
 

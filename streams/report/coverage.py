@@ -1,0 +1,35 @@
+"""What detectors can see enters, its lines on the screens leave: in short below a replay, whole for the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from streams.coverage import Seen, Unlock, unlocks
+from streams.report.sentences import count
+
+
+def in_short(every: Sequence[Seen], formats: Mapping[str, Collection[str]], doctor: str) -> Iterator[str]:
+    """How many run, which are blind for want of what, and what would unlock those."""
+    blind = [s for s in every if s.state == "blind"]
+    less = sum(s.state == "degraded" for s in every)
+    said = f"Runs: {len(every) - len(blind)} of {count(len(every), 'detector')}"
+    said += f", {less} with less than {'it' if less == 1 else 'they'} could use" if less else ""
+    yield f"{said}. More: {doctor}" if less or blind else f"{said}."
+    if blind:
+        yield f"Blind, as no source has it: {', '.join(_reasons(blind))}"
+        yield from unlock_lines(unlocks(blind, formats))
+
+
+def _reasons(blind: Sequence[Seen]) -> Iterator[str]:
+    """Those that lack the same together."""
+    for missing in dict.fromkeys(s.missing for s in blind):
+        names = ", ".join(s.detector for s in blind if s.missing == missing)
+        yield f"{names} ({', '.join(missing)})"
+
+
+def unlock_lines(every: Sequence[Unlock]) -> Iterator[str]:
+    """What is to be logged in our own events, or named in one's own map, is one line for all fields of a kind."""
+    for form in dict.fromkeys(u.format for u in every):
+        mine = [u for u in every if u.format == form]
+        yield f"  unlock with {form}: {mine[0].line}"
+        yield from (f"  {'':{len('unlock with ' + form)}}  {u.line}" for u in mine[1:])
