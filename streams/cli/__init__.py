@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from streams.cli import live, look, notify, up, work
+from streams.cli import doctor, live, look, notify, up, work
 from streams.problems import Exit, Problem
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 work.register(app)
 look.register(app)
+doctor.register(app)
 live.register(app)
 up.register(app)
 notify.register(app)

@@ -8,13 +8,13 @@ from streams.coverage import Seen, Unlock, unlocks
 from streams.report.sentences import count
 
 
-def in_short(every: Sequence[Seen], formats: Mapping[str, Collection[str]], doctor: str) -> Iterator[str]:
-    """How many run, which are blind for want of what, and what would unlock those."""
+def in_short(every: Sequence[Seen], formats: Mapping[str, Collection[str]], doctor: str = "") -> Iterator[str]:
+    """How many run, which are blind for want of what, what would unlock those. doctor: the command that says all."""
     blind = [s for s in every if s.state == "blind"]
     less = sum(s.state == "degraded" for s in every)
     said = f"Runs: {len(every) - len(blind)} of {count(len(every), 'detector')}"
     said += f", {less} with less than {'it' if less == 1 else 'they'} could use" if less else ""
-    yield f"{said}. More: {doctor}" if less or blind else f"{said}."
+    yield f"{said}. More: {doctor}" if doctor and (less or blind) else f"{said}."
     if blind:
         yield f"Blind, as no source has it: {', '.join(_reasons(blind))}"
         yield from unlock_lines(unlocks(blind, formats))
