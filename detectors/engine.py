@@ -18,7 +18,18 @@ import polars.selectors as cs
 import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
 
 from detectors.detector import ASSESSMENT, Detector, Settings, View
-from detectors.finding import LEVELS, Change, Episode, Episodes, Key, finding_id, fold, levels
+from detectors.finding import (
+    LEVELS,
+    Change,
+    Episode,
+    Episodes,
+    Key,
+    finding_id,
+    fold,
+    levels,
+    nearness,
+    one_a_subject,
+)
 from detectors.table import SPACE, Meet, Rows, Table, company
 from detectors.windows import HOUR_US
 
@@ -246,12 +257,31 @@ def judge(
 def _assessed(
     detector: Detector, history: Mapping[str, pl.DataFrame], lo: int, to: int, heard_us: int, settings: Settings
 ) -> pl.DataFrame:
+    seen = _said(detector, history, lo, to, heard_us, settings)
+    return NOTHING if seen is None else levels(detector, seen, settings)
+
+
+def near_misses(
+    detector: Detector, tables: Mapping[str, pl.DataFrame], lo: int, to: int, heard_us: int, settings: Settings
+) -> pl.DataFrame | None:
+    """How near each subject came to its thresholds in the windows lo ≤ w < to; None where nothing was measured.
+
+    tables: from the detector's past_us before lo on.
+    """
+    seen = _said(detector, tables, lo, to, heard_us, settings)
+    return None if seen is None else one_a_subject(nearness(detector, seen, settings))
+
+
+def _said(
+    detector: Detector, history: Mapping[str, pl.DataFrame], lo: int, to: int, heard_us: int, settings: Settings
+) -> pl.DataFrame | None:
+    """What a detector says, before anything is compared."""
     if detector.reads.name not in history:
-        return NOTHING
+        return None
     since = pl.col("window") >= lo - detector.past_us
     rows = history[detector.reads.name].filter(since)
     also = {t.name: history[t.name].filter(since) for t in detector.also if t.name in history}
-    return levels(detector, detector.assess(View(rows, also, lo, to, heard_us, settings)), settings)
+    return detector.assess(View(rows, also, lo, to, heard_us, settings))
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------

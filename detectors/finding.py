@@ -6,8 +6,10 @@ how the windows are batched does not matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -74,14 +76,10 @@ def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl
     irreversible pages; what is over a page threshold and merely possible is a warning.
     """
 
-    def wanted(threshold: Threshold) -> pl.Expr:
-        return settings.threshold(detector.name, threshold, detector.subject_kind)
-
-    def of(level: str) -> list[Threshold]:
-        return [t for t in detector.thresholds if t.level == level]
+    of, wanted = partial(_of_level, detector), partial(_wanted, detector, settings)
 
     def all_of(some: list[Threshold]) -> pl.Expr:
-        above = [~_meant(t) | (pl.col(t.of) > wanted(t)) for t in some]
+        above = [~_meant(t) | _over(t, wanted(t)) for t in some]
         return pl.all_horizontal(above) if above else pl.lit(True)
 
     def reached(level: str) -> pl.Expr:
@@ -103,8 +101,99 @@ def levels(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl
     return pack(complete(assessed).with_columns(level=level, opens=opens, threshold=threshold))
 
 
+def _of_level(detector: Detector, level: str) -> list[Threshold]:
+    return [t for t in detector.thresholds if t.level == level]
+
+
+def _wanted(detector: Detector, settings: Settings, threshold: Threshold) -> pl.Expr:
+    return settings.threshold(detector.name, threshold, detector.subject_kind)
+
+
 def _meant(threshold: Threshold) -> pl.Expr:
     return pl.lit(True) if not threshold.kind else pl.col("kind") == threshold.kind
+
+
+def _over(threshold: Threshold, wanted: pl.Expr) -> pl.Expr:
+    """The comparison."""
+    return pl.col(threshold.of) > wanted
+
+
+# ---- near misses ----------------------------------------------------------------------------------------------------
+
+WHO = [*SPACE, "kind", "subject"]
+JUST_OVER = math.nextafter(1.0, 2.0)
+NEAR: dict[str, Any] = {
+    "near": pl.Float64,  # amount / wanted of the threshold furthest from being reached; above 1 if all are
+    "by": pl.String,  # that threshold
+    "amount": pl.Float64,
+    "wanted": pl.Float64,
+    "window": pl.Int64,
+    "certain": pl.Boolean,
+}
+
+
+def nearness(detector: Detector, assessed: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """Assessments as `levels` gives them, and how near each came to opening an episode: structs of NEAR, warn, page.
+
+    near is above 1 if, and only if, `levels` has it over that level and lets it open. Null where it is unknown or
+    there is no such level. Only what is certain or irreversible pages with it.
+    """
+    page, own = (_nearest(detector, level, settings) for level in ("page", "warn"))
+    further = page.struct.field("near") > own.struct.field("near")
+    warn = pl.when(own.is_null() | further.fill_null(False)).then(page).otherwise(own)  # a page is a warning, too
+    known = [pl.when(~pl.col("unknown")).then(near).alias(n) for n, near in (("warn", warn), ("page", page))]
+    return pl.concat([levels(detector, assessed, settings), complete(assessed).select(known)], how="horizontal")
+
+
+def _nearest(detector: Detector, level: str, settings: Settings) -> pl.Expr:
+    """The furthest of all the thresholds that an episode of this level needs to open."""
+    own = _of_level(detector, level)
+    if not own:
+        return pl.lit(None, dtype=pl.Struct(NEAR))
+    some = [*own, *_of_level(detector, "both"), *_of_level(detector, "open")]
+    ratios = [_near(t, _wanted(detector, settings, t)) for t in some]
+    furthest = pl.min_horizontal(ratios)
+    nearest: pl.Expr = pl.lit(None, dtype=pl.Struct(NEAR))
+    for t, ratio in reversed([*zip(some, ratios, strict=True)]):
+        amount, wanted = pl.col(t.of).cast(pl.Float64), _wanted(detector, settings, t).cast(pl.Float64)
+        said = pl.struct(
+            furthest.alias("near"), pl.lit(t.name).alias("by"), amount.alias("amount"), wanted.alias("wanted"),
+            "window", "certain",
+        )  # fmt: skip
+        nearest = pl.when(_meant(t) & (ratio == furthest)).then(said).otherwise(nearest)
+    return pl.when(pl.any_horizontal(_meant(t) for t in own)).then(nearest)
+
+
+def _near(threshold: Threshold, wanted: pl.Expr) -> pl.Expr:
+    """amount / wanted; above 1 where it is over, whatever rounding says, and without bound where any is too many."""
+    amount = pl.col(threshold.of).cast(pl.Float64)
+    over = _over(threshold, wanted).fill_null(False)
+    ratio = pl.when(wanted > 0).then(amount / wanted).otherwise(pl.when(over).then(math.inf).otherwise(0.0))
+    above = pl.max_horizontal(ratio.fill_nan(math.inf), pl.lit(JUST_OVER))
+    below = ratio.fill_null(0.0).clip(0.0, 1.0)
+    return pl.when(_meant(threshold)).then(pl.when(over).then(above).otherwise(below)).otherwise(math.inf)
+
+
+def one_a_subject(near: pl.DataFrame) -> pl.DataFrame:
+    """Of what `nearness` gives: the nearest that each subject came to each level, the first time that it did.
+
+    judged, unknown: how many assessments there are, and how many for want of data; best: the highest level with which
+    an episode may have opened.
+    """
+    best = pl.when("opens").then("level").otherwise(0).alias("best")
+    counted = pl.lit(1, dtype=pl.Int64).alias("judged"), pl.col("unknown").cast(pl.Int64)
+    return joined([near.select(*WHO, *counted, best, "warn", "page")])
+
+
+def joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Of what `one_a_subject` gives for several spans: the same for all of them."""
+
+    def first(level: str) -> pl.Expr:
+        by = [pl.col(level).struct.field("near"), pl.col(level).struct.field("window")]
+        return pl.col(level).sort_by(by, descending=[True, False], nulls_last=True).first()
+
+    sums = pl.col("judged", "unknown").sum()
+    return pl.concat(parts).group_by(WHO).agg(sums, pl.col("best").max(), first("warn"), first("page")).sort(WHO)
 
 
 Spans = Sequence[tuple[int, int]]

@@ -87,7 +87,7 @@ def screen(d: Diagnosis, span: Span, invoke: Invoke) -> Iterator[str]:
     yield from _sampling(d)
     yield from _rejected(d, invoke)
     yield from _installed(d)
-    yield "blind = it can't judge there; degraded = it judges, and sees less; % = of a source's rows that fill the field."
+    yield "blind = it can't judge there; degraded = it judges, and sees less; % = of a source's rows that fill it."
     yield f"Next: {invoke('why-not')}"
 
 
