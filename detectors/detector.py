@@ -116,6 +116,7 @@ class Detector:
     needs: tuple[str, ...] = ()  # fields without which it is blind, "a or b" where one of them will do
     lacks: tuple[tuple[str, str], ...] = ()  # fields without which it sees less, and what is so then
     nothing_without: tuple[str, ...] = ()  # what no source has where what it reads has no row at all: it is blind then
+    unknown_when: str = "it had nothing to go by"  # when its assessments are unknown, for people
     irreversible: bool = False  # pages also on what is only possible: a double charge can't be waited out
     reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
     over_loss: Literal["unknown", "fires", "told"] = "unknown"  # fires: what is lost only takes away; told: it is of us
@@ -322,4 +323,5 @@ def ratio(
         numbers=("min_volume",),
         needs=needs,
         lacks=lacks,
+        unknown_when=f"fewer than {name}.min_volume lines in its last {over_us // MINUTE_US} min",
     )

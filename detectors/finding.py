@@ -189,8 +189,8 @@ def joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Of what `one_a_subject` gives for several spans: the same for all of them."""
 
     def first(level: str) -> pl.Expr:
-        by = [pl.col(level).struct.field("near"), pl.col(level).struct.field("window")]
-        return pl.col(level).sort_by(by, descending=[True, False], nulls_last=True).first()
+        by = [pl.col(level).struct.field(n) for n in ("near", "amount", "window")]
+        return pl.col(level).sort_by(by, descending=[True, True, False], nulls_last=True).first()
 
     sums = pl.col("judged", "unknown").sum()
     return pl.concat(parts).group_by(WHO).agg(sums, pl.col("best").max(), first("warn"), first("page")).sort(WHO)

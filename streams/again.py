@@ -18,8 +18,8 @@ from detectors.engine import JudgeState, finding, findings, judge, near_misses, 
 from detectors.events import STREAMS
 from detectors.finding import joined
 from detectors.table import Table
-from detectors.windows import HOUR_US, WINDOW_US
-from streams.settings import fingerprint
+from detectors.windows import HOUR_US, LATENESS_US, WINDOW_US
+from streams.settings import fingerprint, rows_of
 
 SPAN_US = 2 * HOUR_US  # of windows that are in memory at once, with the past that detectors look back on
 LAST = "SELECT max(last_arrival) FROM lake_parts WHERE stream IN (SELECT unnest(?))"
@@ -79,9 +79,11 @@ class Landed:
             end = min(begin + SPAN_US, to)
             yield begin, end, min(self.heard_us, end + self.lateness_us)
 
-    def near(self, settings: Settings, since: int, until: int) -> dict[str, pl.DataFrame]:
-        """Of each detector how near its subjects came, in the windows since ≤ w < until: see `one_a_subject`."""
-        lo, to = max(self.span[0], since), min(self.span[1], until)
+    def near(self, settings: Settings, since: int | None = None, until: int | None = None) -> dict[str, pl.DataFrame]:
+        """Of each detector how near its subjects came, in windows that begin within: see `one_a_subject`."""
+        first, last = self.span
+        lo = first if since is None else max(first, -(-since // WINDOW_US) * WINDOW_US)
+        to = last if until is None else min(last, -(-until // WINDOW_US) * WINDOW_US)
         found: dict[str, list[pl.DataFrame]] = {d.name: [] for d in self.detectors}
         past = max((d.past_us for d in self.detectors), default=0)
         for begin, end, heard in self.steps(lo, to):
@@ -103,3 +105,19 @@ class Landed:
                 rows |= {row["finding_id"]: row for row in changed}
         rows |= {row["finding_id"]: row for row in open_findings(self.detectors, config, state.episodes)}
         return findings([*rows.values()]).sort("onset", "finding_id")
+
+
+def lateness_of(con: duckdb.DuckDBPyConnection) -> int:
+    """What the state was judged with."""
+    runs = con.execute("SELECT lateness_us FROM runs ORDER BY started DESC LIMIT 1").fetchall()
+    return int(runs[0][0]) if runs else LATENESS_US
+
+
+def other_than(con: duckdb.DuckDBPyConnection, settings: Settings) -> str:
+    """What people should know where these are not the settings that the state's findings were made with."""
+    sql = "SELECT config FROM settings UNION SELECT config FROM findings"
+    used = {config for (config,) in con.execute(sql).fetchall()} or {fingerprint(Settings())}
+    if fingerprint(settings) in used:
+        return ""
+    own = ", ".join(f"{name} = {value}" for _, name, value in rows_of(settings)) or "the defaults"
+    return f"Judged with other settings than the findings were: {own}"

@@ -177,6 +177,7 @@ clock_skew = Detector(
     reads=CLOCKS,
     assess=assess,
     subject_kind="node",
+    unknown_when="its clock moved, or nothing was heard of it for a minute",
     thresholds=(
         Threshold("warn_ms", "warn", 100, "ms", 0, 1e9),
         Threshold("page_ms", "page", 500, "ms", 0, 1e9),

@@ -138,6 +138,7 @@ duplicate_key = Detector(
     also=(KEYS,),
     assess=assess,
     subject_kind="service",
+    unknown_when="its TTL reaches the 24 h for which uses are remembered",
     thresholds=(
         Threshold("warn_keys", "warn", 0, "keys", 0, 1e9),
         Threshold("page_keys", "page", 0, "keys", 0, 1e9, of="applied_twice"),

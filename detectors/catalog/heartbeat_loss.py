@@ -127,6 +127,7 @@ heartbeat_loss = Detector(
     reads=BEATS,
     assess=assess,
     subject_kind="node",
+    unknown_when=f"fewer than {GAPS_NEEDED} gaps known, no arrivals recorded, or its observer heard nobody",
     thresholds=(
         Threshold("warn_intervals", "warn", 3, "intervals", 0, 1e6),
         Threshold("page_intervals", "page", 10, "intervals", 0, 1e6),

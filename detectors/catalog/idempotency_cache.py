@@ -58,6 +58,7 @@ idempotency_cache = Detector(
     also=(CALLS,),
     assess=assess,
     subject_kind="service",
+    unknown_when="fewer than idempotency_cache.min_volume look-ups of known keys in five minutes",
     thresholds=(WARN, PAGE),
     unit="ratio",
     numbers=("min_volume",),

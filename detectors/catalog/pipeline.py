@@ -89,6 +89,7 @@ pipeline = Detector(
     reads=ACCOUNTS,
     assess=assess,
     subject_kind="partition",
+    unknown_when="fewer than pipeline.min_volume rows in ten minutes",
     thresholds=(
         Threshold("stepped_rows", "warn", 0, "rows", 0, 1e9, kind="append_back"),
         Threshold("parked_records", "page", 0, "records", 0, 1e9, kind=PARKED),

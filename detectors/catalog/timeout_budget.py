@@ -90,6 +90,7 @@ timeout_budget = Detector(
     reads=DURATIONS,
     assess=assess,
     subject_kind="service",
+    unknown_when="fewer than timeout_budget.min_volume calls with a timeout in the minute",
     thresholds=(WARN, PAGE),
     unit="% of timeout",
     numbers=("min_volume",),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from streams.cli.look import Ascii, Json, give, opened, say
-from streams.cli.work import STATE, State
+from streams.cli.look import Ascii, Json, Node, Service, Since, Until, asked, give, opened, say
+from streams.cli.work import STATE, Sets, State
+from streams.problems import Problem
 
 
 def register(app: typer.Typer) -> None:
     app.command()(doctor)
+    app.command()(why_not)
 
 
 def doctor(state: State = STATE, json: Json = False, ascii_only: Ascii = False) -> None:
@@ -27,3 +31,31 @@ def doctor(state: State = STATE, json: Json = False, ascii_only: Ascii = False) 
             give([ENCODER.encode(data(found)).decode()])
         else:
             say(screen(found, span, invoke), ascii_only)
+
+
+def why_not(
+    detector: Annotated[str, typer.Argument(metavar="[DETECTOR]", help="One of them, with all its subjects.")] = "",
+    since: Since = "", until: Until = "", service: Service = "", node: Node = "", set_: Sets = [],  # noqa: B006
+    json: Json = False, ascii_only: Ascii = False, state: State = STATE,
+) -> None:  # fmt: skip
+    """How near everything came to its thresholds, by which and when; what fired, what is unknown and why."""
+    from streams.again import Landed, lateness_of, other_than
+    from streams.catalog import all_detectors
+    from streams.report.answers import ENCODER
+    from streams.report.whynot import answers, data, screen
+    from streams.settings import load
+
+    every = all_detectors()
+    chosen = [d for d in every if detector in ("", d.name)]
+    if not chosen:
+        raise Problem(detector, "no such detector", "asynchealth detectors")
+    settings = load(every, set_)
+    with opened(state) as (con, found, span, sight, invoke):
+        wanted = asked(span, since, until, service, node)
+        begin, end = (int(at.timestamp()) * 1_000_000 if at else None for at in (wanted.since, wanted.until))
+        near = Landed(con, chosen, lateness_of(con)).near(settings, begin, end)
+        given = answers(con, chosen, near, found, sight, wanted)
+        if json:
+            give(ENCODER.encode(one).decode() for one in data(given))
+        else:
+            say(screen(given, span, wanted, other_than(con, settings), invoke), ascii_only)

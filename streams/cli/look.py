@@ -88,7 +88,7 @@ def opened(state: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Found]
         con.close()
 
 
-def _filter(span: Span, since: str, until: str, service: str, node: str, key: str, trace: str) -> Filter:
+def asked(span: Span, since: str, until: str, service: str, node: str, key: str = "", trace: str = "") -> Filter:
     from streams.report.found import Filter, when
 
     begin, end = (when(text, span) if text else None for text in (since, until))
@@ -113,7 +113,7 @@ def report(
     from streams.report.morning import gather, rendered
 
     with opened(state) as (con, every, span, sight, invoke):
-        wanted = _filter(span, since, until, service, node, key, trace)
+        wanted = asked(span, since, until, service, node, key, trace)
         known = gather(con, every, span, sight, wanted)
         if json:
             give([ENCODER.encode(known.data).decode()])
@@ -142,7 +142,7 @@ def findings(
             columns, rows = behind(con, one)
             give(comma_separated(columns, iter(rows)))
             return
-        wanted = _filter(span, since, until, service, node, key, trace)
+        wanted = asked(span, since, until, service, node, key, trace)
         found = about(con, [one] if one else every, wanted)
         if form == "json":
             give(ENCODER.encode(f.columns).decode() for f in found)

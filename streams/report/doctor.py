@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from detectors.detector import Detector
+from streams.again import lateness_of
 from streams.coverage import Seen, seen, unlocks
 from streams.landing.state import formats_of, has
 from streams.report.coverage import in_short
@@ -58,14 +59,13 @@ def diagnose(
     for some in grouped(every):
         mine = [d for d in detectors if some[0].stream in d.reads.streams]
         groups.append((some, [seen(d, some[0].covered) for d in mine]))
-    late = con.execute("SELECT lateness_us FROM runs ORDER BY started DESC LIMIT 1").fetchall()
     return Diagnosis(
         seen=[seen(d, filled, lambda table: has(con, table)) for d in detectors],
         of_group=groups,
         sources=every,
         formats=formats_of(con),
         unsaid=_unsaid(con, sight),
-        late_us=late[0][0] if late else 30 * US,
+        late_us=lateness_of(con),
         proposed_us=lateness_us(every),
         live=live,
         versions=installed[0],
