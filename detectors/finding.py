@@ -168,7 +168,8 @@ def _near(threshold: Threshold, wanted: pl.Expr) -> pl.Expr:
     """amount / wanted; above 1 where it is over, whatever rounding says, and without bound where any is too many."""
     amount = pl.col(threshold.of).cast(pl.Float64)
     over = _over(threshold, wanted).fill_null(False)
-    ratio = pl.when(wanted > 0).then(amount / wanted).otherwise(pl.when(over).then(math.inf).otherwise(0.0))
+    ratio = amount * (1.0 / wanted)  # polars divides one row and many rows by a constant differently
+    ratio = pl.when(wanted > 0).then(ratio).otherwise(pl.when(over).then(math.inf).otherwise(0.0))
     above = pl.max_horizontal(ratio.fill_nan(math.inf), pl.lit(JUST_OVER))
     below = ratio.fill_null(0.0).clip(0.0, 1.0)
     return pl.when(_meant(threshold)).then(pl.when(over).then(above).otherwise(below)).otherwise(math.inf)
