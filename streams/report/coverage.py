@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from streams.coverage import Seen, Unlock, unlocks
 from streams.report.sentences import count
+
+WIDTH = 118
 
 
 def in_short(every: Sequence[Seen], formats: Mapping[str, Collection[str]], doctor: str = "") -> Iterator[str]:
@@ -16,7 +19,8 @@ def in_short(every: Sequence[Seen], formats: Mapping[str, Collection[str]], doct
     said += f", {less} with less than {'it' if less == 1 else 'they'} could use" if less else ""
     yield f"{said}. More: {doctor}" if doctor and (less or blind) else f"{said}."
     if blind:
-        yield f"Blind, as no source has it: {', '.join(_reasons(blind))}"
+        reasons = f"Blind, as no source has it: {', '.join(_reasons(blind))}"
+        yield from textwrap.wrap(reasons, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         yield from unlock_lines(unlocks(blind, formats))
 
 

@@ -13,13 +13,12 @@ from detectors.detector import Detector
 from streams.again import lateness_of
 from streams.coverage import Seen, seen, unlocks
 from streams.landing.state import formats_of, has
-from streams.report.coverage import in_short
+from streams.report.coverage import WIDTH, in_short
 from streams.report.found import Filter, Invoke, Sight, Span
 from streams.report.reach import cannot_say
 from streams.report.sentences import count, duration, share
 from streams.report.sources import STEP_US, Delay, Source, grouped, lateness_us, sources, span_words
 
-WIDTH = 118
 SHOWN = 12  # sources with the longest delays, and gaps
 UNITS = {"s": "1 s", "ms": "1 ms", "us": "1 µs"}
 US = 1_000_000
