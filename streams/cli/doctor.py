@@ -1,8 +1,9 @@
-"""Commands about what was not found: doctor says what can't be seen, why-not how near the rest came."""
+"""Commands about what was not found: what can't be seen, how near the rest came, what else would have been found."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +11,14 @@ from streams.cli.look import Ascii, Json, Node, Service, Since, Until, asked, gi
 from streams.cli.work import STATE, Sets, State
 from streams.problems import Problem
 
+if TYPE_CHECKING:
+    from detectors.detector import Detector
+
 
 def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.command()(why_not)
+    app.command()(tune)
 
 
 def doctor(state: State = STATE, json: Json = False, ascii_only: Ascii = False) -> None:
@@ -46,9 +51,7 @@ def why_not(
     from streams.settings import load
 
     every = all_detectors()
-    chosen = [d for d in every if detector in ("", d.name)]
-    if not chosen:
-        raise Problem(detector, "no such detector", "asynchealth detectors")
+    chosen = _chosen(every, detector)
     settings = load(every, set_)
     with opened(state) as (con, found, span, sight, invoke):
         wanted = asked(span, since, until, service, node)
@@ -59,3 +62,39 @@ def why_not(
             give(ENCODER.encode(one).decode() for one in data(given))
         else:
             say(screen(given, span, wanted, other_than(con, settings), invoke), ascii_only)
+
+
+def _chosen(every: Sequence[Detector], name: str) -> list[Detector]:
+    chosen = [d for d in every if name in ("", d.name)]
+    if not chosen:
+        raise Problem(name, "no such detector", "asynchealth detectors")
+    return chosen
+
+
+def tune(
+    detector: Annotated[str, typer.Argument(help="A detector's name.")],
+    set_: Sets = [],  # noqa: B006
+    json: Json = False,
+    ascii_only: Ascii = False,
+    state: State = STATE,
+) -> None:
+    """What other thresholds would have found in what was measured, and the change of asynchealth.toml."""
+    from streams import tune as backtests
+    from streams.again import Landed, lateness_of
+    from streams.catalog import all_detectors
+    from streams.report.answers import ENCODER
+    from streams.report.tune import data, screen
+    from streams.settings import load
+
+    every = all_detectors()
+    (chosen,) = _chosen(every, detector)
+    now = load(every)
+    numbers = backtests.of_detector(chosen, load(every, set_), set_)
+    with opened(state) as (con, _, span, _, invoke):
+        landed = Landed(con, [chosen], lateness_of(con))
+        found = backtests.tried(landed, chosen, now, numbers) if set_ else backtests.proposed(landed, chosen, now)
+        change = backtests.difference(found.proposed) if found.proposed else []
+        if json:
+            give([ENCODER.encode({**data(found), "change": change}).decode()])
+        else:
+            say(screen(found, span, change, invoke), ascii_only)
