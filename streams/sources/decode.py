@@ -33,7 +33,7 @@ from streams.sources.formats import (
     of_text,
     quoted,
 )
-from streams.sources.mapping import Kin, about_of, column_text, kin_of, mapped, texts
+from streams.sources.mapping import OFFSET, SUB, Kin, about_of, column_text, kin_of, mapped, texts
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
@@ -58,6 +58,8 @@ class Reading(NamedTuple):
 
 def chunks(recording: Recording, reading: Reading, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
     """(records in the chunk, what they hold), from record number `skip` on."""
+    if reading.map:
+        reading = reading._replace(map=reading.map.within(recording.file.place))
     if recording.file.format == "parquet":
         yield from _parquet(recording, reading, skip)
     elif reading.map:
@@ -164,10 +166,10 @@ def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tupl
     else:
         wanted = frame.select(n for n in SCHEMA[stream] if n in shape).slice(skip)
     offset = skip
+    names = (OFFSET, SUB) if reading.map else ("offset", "sub")
     for batch in _batches(recording, wanted):
-        numbered = batch.with_columns(
-            offset=pl.int_range(offset, offset + len(batch), dtype=pl.Int64), sub=pl.lit(0, dtype=pl.Int64)
-        )
+        places = pl.int_range(offset, offset + len(batch), dtype=pl.Int64), pl.lit(0, dtype=pl.Int64)
+        numbered = batch.with_columns(place.alias(name) for place, name in zip(places, names, strict=True))
         yield len(batch), _of_columns(reading, numbered)
         offset += len(batch)
 
@@ -281,8 +283,10 @@ def _first_events(given: FieldMap, records: Sequence[bytes]) -> list[Any]:
 
 def _by_columns(file: File, columns: Sequence[str], format_: Literal["csv"] | None = None) -> Reading | None:
     """By a shipped map whose fields are columns, else by our own names."""
+    named = dict.fromkeys(columns, "")
     for given in shipped():
-        if given.recognises(dict.fromkeys(columns, "")) and (format_ is None or given.format == format_):
+        kind = given.format
+        if kind != "text" and (format_ is None or kind == format_) and given.recognises(named):
             return Reading(given.stream, given)
     stream = stream_of(file.name, columns=columns)
     if stream is None or format_ is None:

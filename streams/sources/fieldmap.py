@@ -7,15 +7,15 @@ service_name = { from = "upstream", capture = "^([^:]+)" }
 status = { from = "status", values = { "504" = "timeout", "429|503" = "rejected", "5.." = "error", ".*" = "ok" } }
 node_id = { value = "edge-1" }
 
-A rule takes one value (from, value, concat, hash, parent, child) and changes it in the order: capture, drop_dashes,
-values, missing, unit, format, zone, minus. Of several rules for a field the first that gives a value counts.
+A rule takes one value (from, value, concat, hash, file, parent, child) and changes it in the order: capture,
+drop_dashes, values, missing, unit, format, zone, minus. Of a field's rules the first that gives a value counts.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +32,7 @@ from streams.sources.formats import at
 
 Unit = Literal["s", "ms", "us", "ns"]
 FIXED = re.compile(r"[+-]\d\d:\d\d")
-ORIGINS = ("source", "value", "concat", "hash", "parent", "child")
+ORIGINS = ("source", "value", "concat", "hash", "file", "parent", "child")
 SHIPPED = files("streams.sources") / "shipped"
 
 
@@ -40,6 +40,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where one value comes from, and what is done to it.
 
     parent, child: the value at this path of the row whose span is this one's parent, or whose parent this one is.
+    file: a regular expression that is looked for in the path of the file, or the name of the topic: its first group.
     where: regular expressions that the values at these paths must match for the rule to hold.
     values: regular expressions of whole texts, the first that matches counts; what matches none has no value.
     unit: of a number: s, ms, us, ns. zone: of a time that has none. minus: a path to be taken off, in minus_unit.
@@ -50,6 +51,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     concat: list[str] = []
     between: str = ""
     hash: list[str] = []
+    file: str | None = None
     parent: str | None = None
     child: str | None = None
     where: dict[str, str] = {}
@@ -76,6 +78,7 @@ Given = str | Rule | list[str | Rule]
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """stream: what the rows become. fields: a path, a rule or several for each.
 
+    like: a shipped map whose words, and rules of fields, hold where this one has none.
     where: which rows it is about; the others hold nothing for us. nothing: texts that say that there is no value.
     members: where a document holds the list of events. line: a regular expression with named groups, for text; lines:
     how many make one record. has: of each list one path must be there, for a file to be recognised. unlock: for a field
@@ -85,6 +88,7 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stream: Literal["requests", "heartbeats", "write_log", "signals"]
     fields: dict[str, Given]
     name: str = ""
+    like: str = ""
     format: Literal["json", "otlp", "csv", "text"] = "json"
     files: str = "*"
     members: str = ""
@@ -120,8 +124,24 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         read = msgspec.structs.replace(self, unlock={})
         return xxhash.xxh3_64_hexdigest(msgspec.json.encode(read, order="sorted"))
 
+    def within(self, place: str) -> FieldMap:
+        """The map as it is for a file, or a topic: what its rules take from the name is a value."""
+        if not any(r.file is not None for rules in self.rules.values() for r in rules):
+            return self
+        known = {name: [*_known(rules, place)] for name, rules in self.rules.items()}
+        return msgspec.structs.replace(self, fields={name: rules for name, rules in known.items() if rules})
+
     def recognises(self, event: Any) -> bool:
         return bool(self.has) and all(any(at(event, p) is not None for p in some) for some in self.has)
+
+
+def _known(rules: Sequence[Rule], place: str) -> Iterator[Rule]:
+    """A rule whose expression is not found in the name gives nothing."""
+    for rule in rules:
+        if rule.file is None:
+            yield rule
+        elif (match := re.search(rule.file, place)) and match[1] is not None:
+            yield msgspec.structs.replace(rule, file=None, value=match[1])
 
 
 # ---- reading a map --------------------------------------------------------------------------------------------------
@@ -144,7 +164,7 @@ def shipped() -> list[FieldMap]:
 
 def parse(text: str, where: str, name: str = "") -> FieldMap:
     try:
-        given = tomllib.loads(text)
+        given = _like(tomllib.loads(text), where)
         found = msgspec.convert({"name": name, **given}, FieldMap)
     except tomllib.TOMLDecodeError as error:
         raise Problem(where, f"not TOML: {error}", EXAMPLE) from None
@@ -156,6 +176,19 @@ def parse(text: str, where: str, name: str = "") -> FieldMap:
     return found
 
 
+def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """With the words of the shipped map that it names."""
+    if "like" not in given:
+        return given
+    known = {f.name.removesuffix(".toml"): f for f in SHIPPED.iterdir() if f.name.endswith(".toml")}
+    if given["like"] not in known:
+        raise Problem(f"{where}: like", f"no shipped map {given['like']!r}; there are {', '.join(sorted(known))}", LIKE)
+    base = tomllib.loads(known[given["like"]].read_text())
+    mine = given.get("fields", {})
+    return {**base, **given, "fields": {**base["fields"], **mine} if isinstance(mine, dict) else mine}
+
+
+LIKE = 'write it as in: like = "debezium"'
 EXAMPLE = 'write it as in: service_name = "path.of.field", or { from = "path", capture = "^([^:]+)" }'
 
 
@@ -179,7 +212,7 @@ def _wrong(given: FieldMap) -> Iterator[tuple[str, str]]:
 def _wrong_rule(rule: Rule, given: FieldMap, name: str) -> Iterator[str]:
     origins = [o for o in ORIGINS if getattr(rule, o) not in (None, [])]
     if len(origins) != 1:
-        yield f"one of from, value, concat, hash, parent, child is needed, and there are {len(origins)}"
+        yield f"one of from, value, concat, hash, file, parent, child is needed, and there are {len(origins)}"
     if (rule.parent or rule.child) and not {"span_id", "parent_span_id"} <= given.rules.keys():
         yield "parent and child need the fields span_id and parent_span_id"
     timed = SCHEMA[given.stream].get(name) == INSTANT
@@ -191,7 +224,10 @@ def _wrong_rule(rule: Rule, given: FieldMap, name: str) -> Iterator[str]:
         yield "unit and minus are for times and for durations"
     if rule.zone and not _is_zone(rule.zone):
         yield f"{rule.zone!r} is no zone: write UTC, -04:00 or Europe/Berlin"
-    yield from _wrong_patterns([rule.capture, *rule.values, *rule.where.values()])
+    wrong = [*_wrong_patterns([rule.capture, rule.file or "", *rule.values, *rule.where.values()])]
+    yield from wrong
+    if rule.file is not None and not wrong and not re.compile(rule.file).groups:
+        yield f"{rule.file!r} has no group, in parentheses, to say which part of the name counts"
 
 
 def is_duration(name: str) -> bool:

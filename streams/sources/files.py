@@ -41,6 +41,12 @@ class File:
     format: str  # jsonl | parquet
     packed: str  # "" | gz | zst
 
+    @property
+    def place(self) -> str:
+        """Where people said it is: its path, or the name of what could be read only once."""
+        path = self.path.as_posix()
+        return path if path.endswith(self.name) else self.name
+
 
 @dataclass(frozen=True)
 class Known:

@@ -22,6 +22,7 @@ from streams.sources.formats import Unfolded, at
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
 CLOCKS = msgspec.json.Decoder(dict[str, Count])
+OFFSET, SUB = "record's offset", "record's sub"  # no paths: those may be called offset themselves
 
 
 class Kin(NamedTuple):
@@ -32,10 +33,10 @@ class Kin(NamedTuple):
 
 
 def texts(given: FieldMap, found: Unfolded) -> pl.DataFrame:
-    """Each path as a column of texts, with offset and sub; of the rows that the map is about."""
+    """Each path as a column of texts, with OFFSET and SUB; of the rows that the map is about."""
     columns = {p: [_text(at(e, p)) for e in found.events] for p in given.paths}
     frame = pl.DataFrame(columns, schema=dict.fromkeys(given.paths, pl.String())).with_columns(
-        offset=pl.Series(found.offsets, dtype=pl.Int64), sub=pl.Series(found.subs, dtype=pl.Int64)
+        pl.Series(OFFSET, found.offsets, dtype=pl.Int64), pl.Series(SUB, found.subs, dtype=pl.Int64)
     )
     return about_of(given, frame)
 
@@ -94,7 +95,7 @@ def mapped(given: FieldMap, frame: pl.DataFrame, kin: Kin | None = None) -> Deco
     shape = SCHEMA[given.stream]
     values = [_field(rules, name, shape[name]).alias(name) for name, rules in given.rules.items()]
     raw = [pl.coalesce(_held(r, _origin(r)) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
-    whole = frame.select("offset", "sub", *values, *raw)
+    whole = frame.select(pl.col(OFFSET).alias("offset"), pl.col(SUB).alias("sub"), *values, *raw)
     checked = [n for n, t in shape.items() if n in given.rules and (t in (INSTANT, CLOCK) or is_duration(n))]
     good, unread = _unread(given, whole, checked)
     events, rejects = conform(given.stream, good.select("offset", "sub", *given.rules))
@@ -235,7 +236,7 @@ def _span_keys(given: FieldMap, apart: bool) -> dict[str, pl.Expr]:
         return _field(given.rules[name], name, pl.String()) if name in given.rules else pl.lit("")
 
     trace = of("trace_id").fill_null("")
-    whole = pl.concat_str(pl.col("offset"), pl.lit(" "), trace) if apart else trace
+    whole = pl.concat_str(pl.col(OFFSET), pl.lit(" "), trace) if apart else trace
     return {TRACE: whole, OWN: of("span_id"), PARENT: of("parent_span_id")}
 
 

@@ -96,6 +96,31 @@ def test_a_rule_gives_a_value(rule: str, event: dict[str, Any], name: str, value
     assert one(rule, event, name, base) == value
 
 
+@pytest.mark.parametrize(
+    ("rule", "place", "region"),
+    [
+        ("{ file = '([a-z]+)-logs' }", "x/eu-logs/1.json", "eu"),
+        ("[{ file = '(us)' }, { file = '(eu)' }]", "eu.json", "eu"),
+        ("{ file = '(us)' }", "eu.json", None),
+        ("{ file = '(us)|eu' }", "eu.json", None),
+        ("{ file = '(.*)', values = { 'eu.*' = 'europe' } }", "eu.json", "europe"),
+    ],
+)
+def test_a_rule_takes_a_value_from_the_name_of_the_file(rule: str, place: str, region: str | None) -> None:
+    mapped = parse(REQUEST + f"region = {rule}", "map")
+    assert decoded(mapped.within(place), [EVENT]).events["region"].to_list() == [region]
+    assert mapped.within(place).within("another") == mapped.within(place)
+
+
+def test_a_map_says_only_what_is_other_than_in_a_shipped_one() -> None:
+    mine = parse('like = "envoy"\n[fields]\ntenant = "customer"\nservice_name = { value = "pay" }', "map", "mine")
+    envoy = next(m for m in shipped() if m.name == "envoy")
+    assert (mine.name, mine.has, mine.digest != envoy.digest) == ("mine", envoy.has, True)
+    assert {n: r for n, r in mine.rules.items() if envoy.rules.get(n) != r}.keys() == {"tenant", "service_name"}
+    done = decoded(mine, [{**ENVOY, "customer": "acme"}])
+    assert done.events.select("service_name", "tenant", "status").rows() == [("pay", "acme", "rejected")]
+
+
 def test_a_unit_in_the_map_beats_the_rule_of_magnitude() -> None:
     number = {"t": 256824341944726}
     assert one("", number, "timestamp", REQUEST).year == 1978  # as µs, by its magnitude
@@ -163,7 +188,7 @@ def test_what_cannot_be_read_is_a_reject_that_names_the_path(event: dict[str, An
         ('stream = "requests"\n[fields]\nservice_name = "s"\nnode_id = "n"', "map: fields.timestamp: missing"),
         (REQUEST + 'colour = "c"', "map: fields.colour: requests have no such field"),
         (REQUEST + 'region = { from = "x", to = "y" }', "unknown field `to`"),
-        (REQUEST + "region = { capture = 'x' }", "one of from, value, concat, hash, parent, child is needed"),
+        (REQUEST + "region = { capture = 'x' }", "one of from, value, concat, hash, file, parent, child is needed"),
         (REQUEST + 'region = { from = "x", value = "y" }', "and there are 2"),
         (REQUEST + "region = { from = 'x', capture = '(' }", "is no regular expression"),
         (REQUEST + "region = { from = 'x', capture = '(?<=a)b' }", "is no regular expression"),
@@ -171,6 +196,8 @@ def test_what_cannot_be_read_is_a_reject_that_names_the_path(event: dict[str, An
         (REQUEST + 'region = { from = "x", zone = "UTC" }', "zone and format are for times"),
         (REQUEST.replace('"t"', '{ from = "t", zone = "Mars" }'), "'Mars' is no zone"),
         (REQUEST.replace('"t"', '{ from = "t", unit = "m" }'), "Invalid enum value 'm'"),
+        (REQUEST + "region = { file = 'web' }", "'web' has no group, in parentheses, to say which part"),
+        ('like = "apache"\n' + REQUEST, "map: like: no shipped map 'apache'; there are chrony_statistics, "),
         (REQUEST + 'caller = { parent = "s" }', "need the fields span_id and parent_span_id"),
         (REQUEST.replace("[fields]", 'format = "text"\n[fields]'), "needs a pattern"),
         (REQUEST.replace("[fields]", "line = '(?P<t>x)'\n[fields]"), "no other has one"),
@@ -310,6 +337,17 @@ def test_variables_of_nginx_that_have_no_value_are_none_and_cost_no_row(nothing:
     assert done.rejects.is_empty(), done.rejects
     told = done.events.select("retry_count", "idempotency_key", "timeout_ms", "cache", "request_id").rows()
     assert told == [(None, None, None, None, None), (2, "k", None, None, None)]
+
+
+def test_fields_called_as_our_coordinates_are_fields(tmp_path: Path) -> None:
+    mapped = parse(REQUEST + 'retry_count = "offset"\nregion = "sub"\n', "map")
+    done = decoded(mapped, [{**EVENT, "offset": 7, "sub": "eu"}, {**EVENT, "offset": 9, "sub": "us"}])
+    said = done.events.select("offset", "sub", "retry_count", "region")
+    assert said.rows() == [(0, 0, 7, "eu"), (1, 0, 9, "us")]
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({**EVENT, "offset": [7, 9], "sub": ["eu", "us"]}).write_parquet(path)
+    (only,) = [d for _, d in chunks(Recording(look(path, "x")), Reading("requests", mapped))]
+    assert only.events.select(said.columns).equals(said)
 
 
 def test_a_rule_that_does_not_hold_rejects_nothing() -> None:

@@ -112,6 +112,27 @@ def test_a_host_whose_stamps_are_of_2099_is_found_among_the_hosts(tmp_path: Path
     assert ("impossible_timestamp", "planted", "warn", "certain") in found(folder)
 
 
+CHRONY = {"tracking": 6, "statistics": 4}  # log, and the column of its offset
+
+
+@pytest.mark.parametrize(("log", "column"), CHRONY.items())
+def test_each_line_of_chrony_is_a_signal_with_the_offset_that_stands_there(
+    tmp_path: Path, log: str, column: int
+) -> None:
+    paths = sorted(p for p in DATA.rglob("*.log*") if "chrony" in p.as_posix() and log in p.name)
+    if not paths:
+        pytest.skip(f"no {log}.log of chrony under {DATA.resolve()}: set ASYNCHEALTH_DATA to a folder with some")
+    for i, path in enumerate(paths):
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+        told = [line.split() for line in text.splitlines() if line[:1].isdigit()]
+        folder = replayed(path, tmp_path / str(i))
+        by_hand = Counter((cells[2], float(cells[column])) for cells in told if cells[7] != "?")
+        ours = asked(folder, "SELECT text, value FROM signals WHERE value IS NOT NULL")
+        assert Counter(ours) == by_hand and by_hand
+        assert asked(folder, "SELECT count(*) FROM rejects") == [(0,)]
+
+
 # ---- vector clocks --------------------------------------------------------------------------------------------------
 
 
