@@ -80,9 +80,9 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     like: a shipped map whose words, and rules of fields, hold where this one has none.
     where: which rows it is about; the others hold nothing for us. nothing: texts that say that there is no value.
-    members: where a document holds the list of events. line: a regular expression with named groups, for text; lines:
-    how many make one record. has: of each list one path must be there, for a file to be recognised. unlock: for a field
-    that a source may lack, how to get it logged.
+    members: where a document holds its events, or its only one. line: a regular expression with named groups, for
+    text; lines: how many make one record. has: of each list one path must be there, for a file to be recognised.
+    unlock: for a field that a source may lack, how to get it logged.
     """
 
     stream: Literal["requests", "heartbeats", "write_log", "signals"]

@@ -91,13 +91,15 @@ def _why(error: Exception) -> str:
 
 
 def of_json(members: str = "") -> Unfold:
-    """An object, a list of them, or null. members: where an object holds the list (CloudTrail's `Records`)."""
+    """An object, a list of them, or null.
+
+    members: where an object may hold them instead, as CloudTrail's `Records` and the `payload` of Kafka Connect do.
+    """
 
     def unfold(record: bytes) -> list[Any]:
         value = msgspec.json.decode(record)
-        inside = at(value, members) if members else None
-        if isinstance(inside, list):
-            return inside
+        if members and (inside := at(value, members, ABSENT)) is not ABSENT:
+            value = inside
         return [] if value is None else value if isinstance(value, list) else [value]
 
     return unfold
@@ -211,13 +213,16 @@ def grouped(blocks: Iterable[list[bytes]], lines: int) -> Iterator[list[bytes]]:
         yield [b"\n".join(rest)]
 
 
-def at(value: Any, path: str) -> Any:
-    """What lies at a path, or None. A key may hold dots itself, as attributes' do: the longest rest is tried first."""
+ABSENT = object()
+
+
+def at(value: Any, path: str, absent: Any = None) -> Any:
+    """What lies at a path, if anything. A key may hold dots itself, as attributes' do: the longest rest comes first."""
     while isinstance(value, dict):
         if path in value:
             return value[path]
         key, dot, path = path.partition(".")
         if not dot or key not in value:
-            return None
+            return absent
         value = value[key]
-    return None
+    return absent
