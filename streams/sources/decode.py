@@ -19,10 +19,12 @@ import polars as pl
 
 from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
 from streams.problems import Exit, Problem
-from streams.sources.fieldmap import FieldMap, shipped
+from streams.sources.decoders import decoder
+from streams.sources.fieldmap import FieldMap, Given, shipped
 from streams.sources.files import File, Recording, stream_of
 from streams.sources.formats import (
     Cells,
+    NotOne,
     Unfold,
     Unfolded,
     grouped,
@@ -117,18 +119,31 @@ def from_fields(given: FieldMap, found: Unfolded, kin: Kin | None = None) -> Dec
 def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfolded]]:
     """(the number after the last, events) of each block; in formats without a mark for it, a last line without an end
     may be half a line."""
-    number, unfold = 0, None if given.format == "csv" else unfold_of(given)
+    if recording.file.format == "avro":
+        yield from _contained(recording)
+        return
+    number, unfold = 0, None if given.kind == "csv" else unfold_of(given)
     for records in _framed(recording, given):
         if unfold is None and records:
             unfold = _header(recording.file, records.pop(0)).unfold
         if unfold is None:
             continue
-        cut = recording.torn and given.format in ("csv", "text") and records
+        cut = recording.torn and given.kind in ("csv", "text") and records
         number, found = of_file(unfold, records[:-1] if cut else records, number)
         if cut:
             found.bad.append((number, 0, NO_END, "", excerpt(records[-1])))
             number += 1
         yield number, found
+
+
+def _contained(recording: Recording) -> Iterator[tuple[int, Unfolded]]:
+    from streams.sources.avro import of_container  # none of the others needs its library
+
+    with recording.open_whole() as source:
+        try:
+            yield from of_container(source)
+        except NotOne as error:
+            recording.broken = f"damaged: {error}"
 
 
 def _header(file: File, first: bytes) -> Cells:
@@ -140,16 +155,22 @@ def _header(file: File, first: bytes) -> Cells:
 
 def unfold_of(given: FieldMap) -> Unfold:
     """How its records are read; a CSV file needs its header, see formats.Cells."""
-    if given.format == "otlp":
-        return of_otlp
-    return of_text(given.line) if given.format == "text" else of_json(given.members)
+    match given.kind:
+        case "json":
+            return of_json(given.members)
+        case "otlp":
+            return of_otlp
+        case "text":
+            return of_text(given.line)
+        case _:
+            return decoder(given.form)
 
 
 NO_END = "the last line has no end, so it may be half a line: end the file with a newline if it is whole"
 
 
 def _framed(recording: Recording, given: FieldMap) -> Iterator[list[bytes]]:
-    if given.format == "csv":
+    if given.kind == "csv":
         return quoted(recording.lines())
     return grouped(recording.lines(), given.lines) if given.lines > 1 else recording.lines()
 
@@ -235,7 +256,9 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
     """
     if asked := next((m for m in maps if fnmatch(file.name, m.files)), None):
         return Reading(asked.stream, asked)
-    if file.format == "parquet":
+    if file.format == "avro":
+        found = _by_container(file)
+    elif file.format == "parquet":
         columns = Recording(file).open_parquet().collect_schema().names()
         found = _by_columns(file, columns)
     else:
@@ -272,9 +295,25 @@ def _by_lines(file: File) -> Reading | None:
 def by_content(first: Sequence[bytes]) -> Reading | None:
     """What a shipped map recognises in the first records."""
     for given in shipped():
-        if given.format != "csv" and any(map(given.recognises, _first_events(given, first))):
+        if given.kind != "csv" and any(map(given.recognises, _first_events(given, first))):
             return Reading(given.stream, given)
     return None
+
+
+def _by_container(file: File) -> Reading | None:
+    """By a shipped map that knows its records, else by our own names."""
+    recording = Recording(file)
+    some = next(_contained(recording), None)
+    if some is None:
+        reason = f"not a whole Avro container file: {recording.broken}"
+        raise Problem(file.name, reason, "write it again, or leave it out", Exit.NOTHING)
+    events = some[1].events[:LOOKED_AT]
+    for given in shipped():
+        if given.kind == "json" and any(map(given.recognises, events)):
+            return Reading(given.stream, given)
+    names = dict.fromkeys(name for event in events if isinstance(event, dict) for name in event)
+    stream = stream_of(file.name, columns=[*names])
+    return _own_names(file, stream, [*names], "avro") if stream else None
 
 
 def _first_events(given: FieldMap, records: Sequence[bytes]) -> list[Any]:
@@ -285,14 +324,19 @@ def _by_columns(file: File, columns: Sequence[str], format_: Literal["csv"] | No
     """By a shipped map whose fields are columns, else by our own names."""
     named = dict.fromkeys(columns, "")
     for given in shipped():
-        kind = given.format
+        kind = given.kind
         if kind != "text" and (format_ is None or kind == format_) and given.recognises(named):
             return Reading(given.stream, given)
     stream = stream_of(file.name, columns=columns)
     if stream is None or format_ is None:
         return Reading(stream) if stream else None
-    own = {n: n for n in SCHEMA[stream] if n in columns}
+    return _own_names(file, stream, columns, format_)
+
+
+def _own_names(file: File, stream: str, columns: Sequence[str], name: str) -> Reading:
+    """Our own fields, each under its name, in a form that is not ours."""
+    own: dict[str, Given] = {n: n for n in SCHEMA[stream] if n in columns}
     if missing := [f.name for f in fields(stream) if f.required and f.name not in own]:
         reason = f"has no column {', '.join(missing)}, which {stream} need"
         raise Problem(file.name, reason, "rename the columns, or say with --map MAP.toml what is what", Exit.NOTHING)
-    return Reading(stream, FieldMap(stream=stream, name="csv", format=format_, fields=own))  # type: ignore[arg-type]
+    return Reading(stream, FieldMap(stream=stream, name=name, format=name, fields=own))  # type: ignore[arg-type]

@@ -28,11 +28,13 @@ import xxhash
 
 from detectors.events import INSTANT, SCHEMA, fields
 from streams.problems import Problem
+from streams.sources.decoders import OF_MAPS, Format, decoder
 from streams.sources.formats import at
 
 Unit = Literal["s", "ms", "us", "ns"]
 FIXED = re.compile(r"[+-]\d\d:\d\d")
 ORIGINS = ("source", "value", "concat", "hash", "file", "parent", "child")
+HERE = Path()
 SHIPPED = files("streams.sources") / "shipped"
 
 
@@ -78,7 +80,8 @@ Given = str | Rule | list[str | Rule]
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """stream: what the rows become. fields: a path, a rule or several for each.
 
-    like: a shipped map whose words, and rules of fields, hold where this one has none.
+    like: a shipped map whose words, and rules of fields, hold where this one has none. format: json, otlp, csv or text,
+    or a table that says with which decoder records are read (see decoders).
     where: which rows it is about; the others hold nothing for us. nothing: texts that say that there is no value.
     members: where a document holds its events, or its only one. line: a regular expression with named groups, for
     text; lines: how many make one record. has: of each list one path must be there, for a file to be recognised.
@@ -89,7 +92,7 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fields: dict[str, Given]
     name: str = ""
     like: str = ""
-    format: Literal["json", "otlp", "csv", "text"] = "json"
+    format: str | Format = "json"
     files: str = "*"
     members: str = ""
     line: str = ""
@@ -98,6 +101,16 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nothing: list[str] = []
     has: list[list[str]] = []
     unlock: dict[str, str] = {}
+
+    @cached_property
+    def form(self) -> Format:
+        """The format as a table."""
+        return Format(kind=self.format) if isinstance(self.format, str) else self.format
+
+    @property
+    def kind(self) -> str:
+        """The format's name."""
+        return self.form.kind
 
     @cached_property
     def rules(self) -> dict[str, list[Rule]]:
@@ -153,7 +166,7 @@ def load(path: Path) -> FieldMap:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Problem(str(path), f"not readable: {reason}", "asynchealth replay PATH… --map FILE.toml") from None
-    return parse(text, str(path), path.stem)
+    return parse(text, str(path), path.stem, path.parent)
 
 
 def shipped() -> list[FieldMap]:
@@ -162,7 +175,8 @@ def shipped() -> list[FieldMap]:
     return [parse(f.read_text(), f.name, f.name.removesuffix(".toml")) for f in found]
 
 
-def parse(text: str, where: str, name: str = "") -> FieldMap:
+def parse(text: str, where: str, name: str = "", folder: Path = HERE) -> FieldMap:
+    """A map of that name; the schemas that it names lie in the folder."""
     try:
         given = _like(tomllib.loads(text), where)
         found = msgspec.convert({"name": name, **given}, FieldMap)
@@ -170,10 +184,16 @@ def parse(text: str, where: str, name: str = "") -> FieldMap:
         raise Problem(where, f"not TOML: {error}", EXAMPLE) from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        raise Problem(f"{where}: {path.rstrip('`')}" if path else where, reason, EXAMPLE) from None
+        raise Problem(f"{where}: {path.rstrip('`')}" if path else where, reason, _example(path)) from None
+    if isinstance(found.format, Format):
+        found = msgspec.structs.replace(found, format=found.format.loaded(folder, where))
     for field, reason in _wrong(found):
-        raise Problem(f"{where}: {field}", reason, EXAMPLE)
+        raise Problem(f"{where}: {field}", reason, _example(field))
     return found
+
+
+def _example(field: str) -> str:
+    return FORMATS if field.startswith("format") else EXAMPLE
 
 
 def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
@@ -189,6 +209,7 @@ def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 LIKE = 'write it as in: like = "debezium"'
+FORMATS = 'write it as in: format = "csv", or: format = { kind = "avro", schema = "order.avsc" }'
 EXAMPLE = 'write it as in: service_name = "path.of.field", or { from = "path", capture = "^([^:]+)" }'
 
 
@@ -203,10 +224,22 @@ def _wrong(given: FieldMap) -> Iterator[tuple[str, str]]:
     for name, field in known.items():
         if field.required and name not in given.rules:
             yield f"fields.{name}", f"missing, and {given.stream} need it"
-    if (given.format == "text") != bool(given.line):
+    yield from (("format", why) for why in _wrong_format(given))
+    if (given.kind == "text") != bool(given.line):
         yield "line", 'a map of text (format = "text") needs a pattern with named groups, and no other has one'
     yield from (("where", why) for why in _wrong_patterns(given.where.values()))
     yield from (("line", why) for why in _wrong_patterns([given.line]))
+
+
+def _wrong_format(given: FieldMap) -> Iterator[str]:
+    if given.kind in OF_MAPS:
+        if given.form.schema or given.form.options:
+            yield f"{given.kind} takes no schema and no options"
+        return
+    try:
+        decoder(given.form)
+    except ValueError as error:
+        yield str(error)
 
 
 def _wrong_rule(rule: Rule, given: FieldMap, name: str) -> Iterator[str]:

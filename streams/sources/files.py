@@ -23,11 +23,12 @@ import zstandard
 from detectors.events import SCHEMA, STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".log")
+ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".avro", ".csv", ".log")
 PACKED = ("", ".gz", ".zst")
 BLOCK = 1 << 22
 PACKED_BLOCK = 1 << 16  # a packed byte may stand for a thousand
 BOM = b"\xef\xbb\xbf"
+MARKS = {b"PAR1": "parquet", b"Obj\x01": "avro"}  # of files that hold no lines
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
 READABLE = "asynchealth.duckdb"  # a folder with this file is a state folder: what it holds is no recording
 
@@ -38,7 +39,7 @@ class File:
 
     path: Path
     name: str
-    format: str  # jsonl | parquet
+    format: str  # jsonl | parquet | avro
     packed: str  # "" | gz | zst
 
     @property
@@ -129,8 +130,8 @@ def look(path: Path, name: str) -> File:
         raise Problem(name, "no such file or folder", f"ls {path.parent}", Exit.NOTHING) from None
     except OSError as error:
         raise Problem(name, f"not readable: {error.strerror}", f"ls -l {path}", Exit.NOTHING) from None
-    if head == b"PAR1":
-        return File(path, name, "parquet", "")
+    if head in MARKS:
+        return File(path, name, MARKS[head], "")
     packed = "gz" if head[:2] == b"\x1f\x8b" else "zst" if head == b"\x28\xb5\x2f\xfd" else ""
     return File(path, name, "jsonl", packed)
 
@@ -264,11 +265,17 @@ class Recording:
             self._took(block)
         return frame
 
+    def open_whole(self) -> BinaryIO:
+        """For readers that find their own way in it."""
+        for block in decoded(self.file):
+            self._took(block)
+        return self.file.path.open("rb")
+
 
 def head(file: File) -> str:
-    """The hash of a file's first line; none of a Parquet file, of which no part can be read."""
+    """The hash of a file's first line; none where there are no lines."""
     recording = Recording(file)
-    if file.format != "parquet":
+    if file.format == "jsonl":
         next(recording.lines(), None)
     return recording.head
 

@@ -8,6 +8,7 @@ read is a reject that names the field and the paths it is made from.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ def _text(value: Any) -> str | None:
             return "true" if value else "false"
         case int():
             return str(value)
+        case bytes():
+            return b64encode(value).decode()
         case _:
             return msgspec.json.encode(value).decode()
 

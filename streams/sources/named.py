@@ -53,7 +53,7 @@ def _reading(topic: str, how: object, path: Path) -> Reading:
 
 def reading(given: FieldMap, where: str) -> Reading:
     """A map for messages, each of which must tell by itself what it holds."""
-    if given.format == "csv":
+    if given.kind == "csv":
         then = "write JSON to the topic, or read it as text with a pattern: asynchealth replay --map"
         raise Problem(where, "a message of Kafka has no line of names before it, and CSV needs one", then)
     return Reading(given.stream, given)
