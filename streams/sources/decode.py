@@ -19,7 +19,6 @@ import polars as pl
 
 from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
 from streams.problems import Exit, Problem
-from streams.sources.decoders import decoder
 from streams.sources.fieldmap import FieldMap, Given, shipped
 from streams.sources.files import File, Recording, stream_of
 from streams.sources.formats import (
@@ -163,7 +162,7 @@ def unfold_of(given: FieldMap) -> Unfold:
         case "text":
             return of_text(given.line)
         case _:
-            return decoder(given.form)
+            return given.decoder
 
 
 NO_END = "the last line has no end, so it may be half a line: end the file with a newline if it is whole"

@@ -29,7 +29,7 @@ import xxhash
 from detectors.events import INSTANT, SCHEMA, fields
 from streams.problems import Problem
 from streams.sources.decoders import OF_MAPS, Format, decoder
-from streams.sources.formats import at
+from streams.sources.formats import Unfold, at
 
 Unit = Literal["s", "ms", "us", "ns"]
 FIXED = re.compile(r"[+-]\d\d:\d\d")
@@ -111,6 +111,11 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def kind(self) -> str:
         """The format's name."""
         return self.form.kind
+
+    @cached_property
+    def decoder(self) -> Unfold:
+        """How records are read, where the map's own words do not say it; made once, for messages come in small lots."""
+        return decoder(self.form)
 
     @cached_property
     def rules(self) -> dict[str, list[Rule]]:
@@ -237,7 +242,7 @@ def _wrong_format(given: FieldMap) -> Iterator[str]:
             yield f"{given.kind} takes no schema and no options"
         return
     try:
-        decoder(given.form)
+        _ = given.decoder
     except ValueError as error:
         yield str(error)
 

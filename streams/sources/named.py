@@ -48,15 +48,15 @@ def _reading(topic: str, how: object, path: Path) -> Reading:
     if how not in ours and not how.endswith(".toml"):
         known = ", ".join((*ours, *STREAMS))
         raise Problem(where, f"no map {how!r}: known are {known}, and files that end with .toml", EXAMPLE)
-    return reading(ours[how] if how in ours else load(path.parent / how), where)
+    return reading(ours[how] if how in ours else load(path.parent / how), topic, where)
 
 
-def reading(given: FieldMap, where: str) -> Reading:
-    """A map for messages, each of which must tell by itself what it holds."""
+def reading(given: FieldMap, topic: str, where: str) -> Reading:
+    """A map for a topic's messages, each of which must tell by itself what it holds."""
     if given.kind == "csv":
         then = "write JSON to the topic, or read it as text with a pattern: asynchealth replay --map"
         raise Problem(where, "a message of Kafka has no line of names before it, and CSV needs one", then)
-    return Reading(given.stream, given)
+    return Reading(given.stream, given.within(topic))
 
 
 def sources(prefix: str = "", path: Path = Path(CONFIG)) -> list[SourceTopic]:

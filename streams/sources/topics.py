@@ -214,7 +214,9 @@ def topics(
             consumer = open_.enter_context(_consumer(at))
             logs = _logs(client, consumer, at.broker, there, since)
             for topic in names:
-                asked = next((reading(m, f"topic {topic}") for m in maps if fnmatch(topic, m.files)), named.get(topic))
+                asked = next(
+                    (reading(m, topic, f"topic {topic}") for m in maps if fnmatch(topic, m.files)), named.get(topic)
+                )
                 found += _openings([log for log in logs if log.at.topic == topic], topic, arrival, since, asked)
         yield found
 
@@ -322,8 +324,8 @@ def _empty(topic: str) -> Partition:
 def _reading(logs: Sequence[Log], topic: str) -> Reading:
     """By the first records where a shipped map knows them, by the topic's name behind any prefix, by our own fields."""
     first = [value for log in logs for value in _first(log)]
-    if found := by_content(first):
-        return found
+    if (found := by_content(first)) and found.map:
+        return reading(found.map, topic, f"topic {topic}")
     cuts = [0, *(m.end() for m in re.finditer(r"[._-]", topic))]
     by_name = next(filter(None, (stream_of(topic[cut:]) for cut in cuts)), None)
     if stream := by_name or next(filter(None, (stream_of("", value) for value in first)), None):

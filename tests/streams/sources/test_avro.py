@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from detectors.events import Decoded
 from streams.problems import Exit, Problem
+from streams.sources import decode
 from streams.sources.avro import confluent, of_container
 from streams.sources.decode import Reading, chunks, from_fields, recognise, unfold_of
 from streams.sources.fieldmap import FieldMap, load, parse
 from streams.sources.files import Recording, look
 from streams.sources.formats import NotOne, of_messages
+from streams.sources.named import sources
 from tests.streams.tape import accounting, asynchealth
 
 NOON = datetime(2026, 1, 26, 12, tzinfo=UTC)
@@ -94,6 +96,15 @@ def test_a_message_is_read_by_the_schema_that_the_map_names(tmp_path: Path) -> N
         (NOON, "pay", 2, "Af8="),
         (NOON.replace(microsecond=1_000), "cart", None, "Af8="),
     ]
+
+
+def test_a_topic_that_the_configuration_names_is_read_so_wherever_it_is_read(tmp_path: Path) -> None:
+    mapped(tmp_path, MAP + 'region = { file = "^(..)-" }\n')
+    (tmp_path / "asynchealth.toml").write_text('[topics]\neu-orders = "orders.toml"\n')
+    (topic,) = [s for s in sources(path=tmp_path / "asynchealth.toml") if s.reading.stream == "requests"]
+    done = decode.messages(topic.reading, [framed(order()), None, b"no avro", framed(order(tries=1))])
+    assert done.events.select("offset", "service_name", "region").rows() == [(0, "pay", "eu"), (3, "pay", "eu")]
+    assert (done.rejects["offset"].to_list(), done.tombstones) == ([2], 1)
 
 
 def test_each_id_may_have_a_schema_of_its_own(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from streams.replay import replay
 from tests.kafka import Broker
 from tests.streams.conftest import started
 from tests.streams.live.test_worker import tape
+from tests.streams.sources.test_avro import MAP, framed, mapped, order
+from tests.streams.sources.test_debezium import change
 from tests.streams.tape import T0, accounting, asynchealth, contents, differing, lines, storm, write
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -314,6 +316,35 @@ def test_a_topic_of_any_name_is_known_by_its_first_records(topics: Topics, tmp_p
     topics.send("noise", [b'{"a": 1}'])
     with pytest.raises(Problem, match="noise: not recognised"):
         run(tmp_path / "noise", topics.address("noise"))
+
+
+def test_change_events_of_a_topic_are_known_and_its_tombstones_are_nothing(topics: Topics, tmp_path: Path) -> None:
+    topics.make("shop.public.orders")
+    changes = [change("c", None, {"id": 1}), change("d", {"id": 1}), None, {"schema": None, "payload": change("r")}]
+    topics.send("shop.public.orders", [*encoded(changes), b"{"])
+    outcome = run(tmp_path, topics.address("shop.public.orders"))
+    assert f"{topics.prefix}shop.public.orders/0: debezium → write_log, 3 events, 1 rejected" in outcome.notes[0]
+    rows = contents(tmp_path)["write_log"].sort("offset").select("offset", "entity_id", "op", "told").rows()
+    assert rows == [(0, "1", "create", True), (1, "1", "delete", True), (3, None, "read", True)]
+    assert {"read": 5, "tombstones": 1, "rejected": 1}.items() <= accounting(tmp_path).items()
+    assert "nothing new in it" in run(tmp_path, topics.address("shop.public.orders")).notes[0]
+
+
+def test_avro_messages_are_read_by_a_map_and_by_another_once_more(topics: Topics, tmp_path: Path) -> None:
+    topics.make("orders")
+    events = [order(round(time.time() * 1_000), f"pay-{i}") for i in range(20)]
+    topics.send("orders", [*map(framed, events[:10]), b"no avro", None])
+    by = mapped(tmp_path)
+    outcome = run(tmp_path / "state", topics.address("orders"), maps=[by])
+    assert "0: orders → requests, 10 events, 1 rejected (1 times: no message in Confluent's frame" in outcome.notes[0]
+    topics.send("orders", [*map(framed, events[10:])])
+    run(tmp_path / "state", topics.address("orders"), maps=[by])
+    assert [o for _, o in offsets(tmp_path / "state")] == [*range(10), *range(12, 22)]
+    other = mapped(tmp_path, MAP + 'region = { file = "(ders)" }\n')
+    outcome = run(tmp_path / "state", topics.address("orders"), maps=[other])
+    assert any("read again with another field map" in note for note in outcome.notes)
+    found = contents(tmp_path / "state")["requests"]
+    assert {*found["service_name"]} == {e["who"]["svc"] for e in events} and {*found["region"]} == {"ders"}
 
 
 def test_nothing_is_made_in_kafka_and_what_is_missing_is_named(tmp_path: Path) -> None:
