@@ -294,6 +294,24 @@ def test_a_bad_record_of_a_container_costs_its_block_and_no_other(tmp_path: Path
     assert names[:4] == ["svc-0", "svc-1", "svc-2", "svc-3"] and names[-1] == "svc-8"
 
 
+@given(st.data())
+def test_no_damage_to_a_container_raises_anything_else(data: st.DataObject) -> None:
+    whole = BytesIO()
+    writer(whole, ORDER, [order(NOON_MS + i) for i in range(20)], sync_interval=60)
+    raw = bytearray(whole.getvalue())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    parts = of_container(BytesIO(bytes(raw[: data.draw(st.integers(0, len(raw)))])))
+    end = 0
+    try:
+        for number, found in parts:
+            told = sorted([*found.offsets, *found.empty, *(b[0] for b in found.bad)])
+            assert told == [*range(end, number)]
+            end = number
+    except NotOne as error:
+        assert str(error)
+
+
 def test_replay_reads_on_where_a_container_ended(tmp_path: Path) -> None:
     path, state = tmp_path / "logs" / "x.avro", tmp_path / "state"
     path.parent.mkdir()

@@ -79,7 +79,7 @@ def test_what_is_not_there_says_so_and_stops_no_other(tmp_path: Path) -> None:
             reasons.append(str(problem).splitlines()[0].removeprefix(str(tmp_path)))
     assert reasons == [
         "/no*.jsonl: no such file or folder",
-        "/empty: no .jsonl, .ndjson, .json, .parquet, .csv, .log files in this folder",
+        "/empty: no .jsonl, .ndjson, .json, .parquet, .avro, .csv, .log files in this folder",
         "/requests.jsonl/below: not readable: Not a directory",
     ]
 
