@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import random
+import struct
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from fastavro import schemaless_writer
 
 from detectors.events import Decoded, encode_json
 from streams.problems import Problem
@@ -58,7 +60,16 @@ def targets() -> list[Target]:
     found += [Target(m.name, _by(Reading(m.stream, m)), SAMPLES[m.name]) for m in shipped()]
     threads, spans = (load(MAPS / f"{name}.toml") for name in ("threads", "spans"))
     found.append(Target("text", _by(Reading(threads.stream, threads)), THREADS))
-    return [*found, Target("csv", _by_cells(spans), SPANS)]
+    return [*found, Target("csv", _by_cells(spans), SPANS), Target("avro", _by(_avro()), ORDERS)]
+
+
+def _avro() -> Reading:
+    """Messages in Confluent's frame, by a map with a schema beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "order.avsc").write_text(json.dumps(ORDER))
+        (Path(folder) / "orders.toml").write_text(ORDER_MAP)
+        given = load(Path(folder) / "orders.toml")
+    return Reading(given.stream, given)
 
 
 def _by(reading: Reading) -> Decode:
@@ -122,7 +133,25 @@ NGINX = {
     "proxy_host": "pay:80",
     "remote_addr": "10.0.0.9",
 }
+CHANGE = {
+    "before": None,
+    "after": {"id": 1001, "total": 5},
+    "source": {"connector": "postgresql", "name": "shop", "ts_ms": 1_769_428_800_000, "db": "shop", "table": "orders"},
+    "op": "c",
+    "ts_ms": 1_769_428_800_250,
+}
 SAMPLES: dict[str, list[bytes]] = {
+    "chrony_statistics": [
+        b"=" * 120,
+        b"2026-01-26 12:00:00 192.0.2.7        6.261e-03 -3.247e-03  2.220e-03  1.874e-06  1.080e-06 7.8e-02",
+        b"   Date (UTC) Time     IP Address    Std dev'n Est offset  Offset sd  Diff freq   Est skew  Stress",
+    ],
+    "chrony_tracking": [
+        b"=" * 120,
+        b"2026-01-26 12:00:00 192.0.2.7        2     -3.541      0.075 -8.621e-06 N  2  2.940e-03 -2.084e-04",
+        b"2026-01-26 12:00:16 0.0.0.0          0     -3.541      0.075  0.000e+00 ?  0  2.940e-03 -2.084e-04",
+    ],
+    "debezium": _lines(CHANGE, {"schema": {"type": "struct"}, "payload": CHANGE}, {**CHANGE, "op": "t"}),
     "cloudtrail": _lines(TRAIL, {"Records": [TRAIL, TRAIL]}, {"Records": []}),
     "envoy": _lines(ENVOY, {**ENVOY, "duration": "12", "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
     "nginx": _lines(NGINX, {**NGINX, "msec": "1769428801.250", "time_local": "26/Jan/2026:12:00:01 +0000"}),
@@ -135,6 +164,36 @@ SAMPLES: dict[str, list[bytes]] = {
 THREADS = [
     b'1000000000000 Write 5 to x (ptr=0x1)\nt1 {"t1":3, "t2":1}',
     b'1000000000500 Read 5 from x (ptr=0x1)\nt2 {"t2":2}',
+]
+ORDER = {
+    "type": "record",
+    "name": "Order",
+    "fields": [
+        {"name": "at", "type": "long"},
+        {"name": "service", "type": "string"},
+        {"name": "tries", "type": ["null", "int"]},
+        {"name": "tags", "type": {"type": "map", "values": {"type": "array", "items": "string"}}},
+    ],
+}
+ORDER_MAP = """stream = "requests"
+format = { kind = "avro", schema = "order.avsc" }
+[fields]
+timestamp = { from = "at", unit = "ms" }
+service_name = "service"
+node_id = { value = "n" }
+retry_count = "tries"
+"""
+
+
+def _framed(**event: object) -> bytes:
+    body = io.BytesIO()
+    schemaless_writer(body, ORDER, event)
+    return struct.pack(">bI", 0, 7) + body.getvalue()
+
+
+ORDERS = [
+    _framed(at=1_769_428_800_000, service="pay", tries=2, tags={"a": ["x", "y"], "b": []}),
+    _framed(at=1_769_428_800_000, service="", tries=None, tags={}),
 ]
 HEADER = b"TraceID,SpanID,ParentID,PodName,OperationName,StartTimeUnixNano,EndTimeUnixNano,Duration"
 SPANS = [

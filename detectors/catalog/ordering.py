@@ -49,6 +49,7 @@ ordering = Detector(
     reads=ORDERS,
     assess=assess,
     subject_kind="node",
+    unknown_when="fewer than ordering.min_lines lines with vector clocks compared in an hour",
     thresholds=(
         Threshold("warn_ratio", "warn", 0.01, "ratio", 0, 1),
         Threshold("page_ratio", "page", 0.05, "ratio", 0, 1),
