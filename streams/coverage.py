@@ -66,7 +66,7 @@ def seen(detector: Detector, filled: Filled, measured: Callable[[str], bool] = l
 
 @dataclass(frozen=True)
 class Unlock:
-    """How a field gets logged: the line of a format's configuration."""
+    """How a field gets logged: the line of a format's configuration. Where the format is one's own there is none."""
 
     field: str
     format: str
@@ -98,7 +98,6 @@ def _unlock(wanted: str, form: str) -> Unlock | None:
     """By the first of its alternatives that the format can log."""
     fields = [f for f in wanted.split(" or ") if any(f in shape for shape in SCHEMA.values())]
     if form in (OWN, MAPPED):
-        where = "" if form == OWN else ", named below [fields] of the map"
-        return Unlock(fields[0], form, f'the field "{fields[0]}"{where}') if fields else None
+        return Unlock(fields[0], form, "") if fields else None
     lines = {m.name: m.unlock for m in shipped()}.get(form, {})
     return next((Unlock(f, form, lines[f]) for f in fields if f in lines), None)

@@ -32,8 +32,11 @@ def _reasons(blind: Sequence[Seen]) -> Iterator[str]:
 
 
 def unlock_lines(every: Sequence[Unlock]) -> Iterator[str]:
-    """What is to be logged in our own events, or named in one's own map, is one line for all fields of a kind."""
+    """The lines of each format; of what people write as they like, the names of the fields."""
     for form in dict.fromkeys(u.format for u in every):
         mine = [u for u in every if u.format == form]
-        yield f"  unlock with {form}: {mine[0].line}"
-        yield from (f"  {'':{len('unlock with ' + form)}}  {u.line}" for u in mine[1:])
+        head = f"  unlock with {form}: "
+        if own := ", ".join(u.field for u in mine if not u.line):
+            yield from textwrap.wrap(f"{head}the fields {own}", WIDTH, subsequent_indent="    ")
+        for i, u in enumerate(u for u in mine if u.line):
+            yield f"{' ' * len(head) if i else head}{u.line}"

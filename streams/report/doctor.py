@@ -114,10 +114,11 @@ def _of_detector(d: Diagnosis, whole: Seen) -> Iterator[str]:
         return
     for state, want in sorted({(s.state, _want(s)) for _, s in parts}, key=lambda x: (x[0] != "runs", x)):
         alike = [(some, s) for some, s in parts if (s.state, _want(s)) == (state, want)]
-        yield f"{state:<8}  {', '.join(label(some) for some, _ in alike)}{': ' if want else ''}{want}"
+        told = f"{state:<8}  {', '.join(label(some) for some, _ in alike)}{': ' if want else ''}{want}"
+        yield from textwrap.wrap(told, WIDTH - 22, subsequent_indent=" " * 10, break_on_hyphens=False)
         formats = {some[0].stream: {some[0].format} for some, _ in alike}
         if state != "runs":
-            yield from (f"{'':<10}{u.words}" for u in unlocks([s for _, s in alike], formats))
+            yield from (f"{'':<10}{u.words}" for u in unlocks([s for _, s in alike], formats) if u.line)
 
 
 def _want(s: Seen) -> str:
@@ -262,7 +263,7 @@ def data(d: Diagnosis) -> dict[str, Any]:
             {"detector": s.detector, "state": s.state, "missing": s.missing, "lacks": dict(s.lacks)} for s in d.seen
         ],
         "sources": [_source(s, d) for s in d.sources],
-        "unlock": [{"field": u.field, "format": u.format, "line": u.line} for u in unlocks(d.seen, d.formats)],
+        "unlock": [{"field": u.field, "format": u.format, "line": u.line or None} for u in unlocks(d.seen, d.formats)],
         "cannot_say": d.unsaid,
         "lateness_s": d.late_us / US,
         "proposed_lateness_s": None if d.proposed_us is None else d.proposed_us / US,

@@ -53,7 +53,10 @@ class Reach:
     @property
     def why(self) -> str:
         """49 calls a minute, 50 needed."""
-        most = max((v.most for v in self.short), default=0)
+        return self.why_of(max((v.most for v in self.short), default=0))
+
+    def why_of(self, most: int) -> str:
+        """Of so many at most in the detector's span."""
         if most < self.needed:
             return f"{'at most ' if most else ''}{most:,} {self.unit}, {self.needed:,} needed"
         return f"mostly fewer than {self.needed:,} {self.unit}"

@@ -99,7 +99,7 @@ def answers(
     """near: see `again.Landed.near`; found: what landed; sight: who was blind."""
     about = _About(con, wanted)
     known = wanted.in_time(found)
-    why = {d: {v.subject: r.why for v in r.short} for d, r in reaches(con, wanted).items()}
+    why = {d: {v.subject: r.why_of(v.most) for v in r.short} for d, r in reaches(con, wanted).items()}
     unsaid = cannot_say(con, dict(sight), wanted)
     of_subject = {(f.detector, f.kind, f.subject, f.environment, f.tenant): f for f in sorted(known, key=_gravest)}
     given = []
@@ -245,8 +245,8 @@ def _how_near(n: Near, span: Span) -> str:
     at = span.clock(n.at)
     if n.near > 1:  # over the numbers, and yet not of this level
         return f"over {n.level} at {at} ({_numbers(n)}), but only possible, so it warns"
-    if n.wanted <= 0 and n.amount <= 0:
-        return f"nothing of the kind ({n.level}: any)"
+    if n.near <= 0 and n.amount <= 0:
+        return f"nothing of the kind ({n.level}: {_number(n.wanted) if n.wanted > 0 else 'any'} {n.unit})"
     return f"{_share(n.near)} of {n.level} at {at} ({_numbers(n)})"
 
 
