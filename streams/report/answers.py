@@ -83,19 +83,23 @@ def _exact(value: Any) -> Any:
 
 def table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
     """For eyes: the first rows, and how many there are."""
-    rows = list(_rows(answer.slice(0, ON_SCREEN)))
-    grid = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(answer.column_names):
-        numeric = any(isinstance(r[i], NUMBERS) and not isinstance(r[i], bool) for r in rows)
-        grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(_cell(v) for v in row))
-    out = io.StringIO()
-    Console(file=out, width=10_000, markup=False, highlight=False, color_system=None).print(grid)
-    yield from (line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+    yield from grid(answer.column_names, [*_rows(answer.slice(0, ON_SCREEN))], ascii_only)
     total = answer.num_rows
     more = f" (the first {ON_SCREEN}; all: --csv)" if total > ON_SCREEN else ""
     yield f"{total:,} row{'' if total == 1 else 's'}{more}"
+
+
+def grid(names: Sequence[str], rows: Sequence[Sequence[Any]], ascii_only: bool) -> Iterator[str]:
+    """Rows under the names of their columns."""
+    drawn = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(names):
+        numeric = any(isinstance(r[i], NUMBERS) and not isinstance(r[i], bool) for r in rows)
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(_cell(v) for v in row))
+    out = io.StringIO()
+    Console(file=out, width=10_000, markup=False, highlight=False, color_system=None).print(drawn)
+    yield from (line.rstrip() for line in out.getvalue().splitlines() if line.strip())
 
 
 def _cell(value: Any) -> str:

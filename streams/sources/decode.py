@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import islice
@@ -20,7 +20,7 @@ import polars as pl
 from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
 from streams.problems import Exit, Problem
 from streams.sources.fieldmap import FieldMap, Given, shipped
-from streams.sources.files import File, Recording, stream_of
+from streams.sources.files import File, Recording, line_numbers, stream_of
 from streams.sources.formats import (
     Cells,
     NotOne,
@@ -34,7 +34,7 @@ from streams.sources.formats import (
     of_text,
     quoted,
 )
-from streams.sources.mapping import OFFSET, SUB, Kin, about_of, column_text, kin_of, mapped, texts
+from streams.sources.mapping import Kin, about_of, column_text, kin_of, mapped, texts
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
@@ -145,6 +145,23 @@ def _contained(recording: Recording) -> Iterator[tuple[int, Unfolded]]:
             recording.broken = f"damaged: {error}"
 
 
+def lines_of(file: File, given: FieldMap, numbers: Container[int]) -> dict[int, int]:
+    """Of events that are known by their numbers the line, from 1, on which their record begins."""
+    recording, found, number = Recording(file), dict[int, int](), 0
+    unfold = None if given.kind == "csv" else unfold_of(given)
+    places = line_numbers(file)
+    for records in _framed(recording, given):
+        for record in records:
+            line, *_ = islice(places, 1 + record.count(b"\n"))
+            if unfold is None:
+                unfold = _header(file, record).unfold
+                continue
+            end, _ = of_file(unfold, [record], number)
+            found |= {n: line for n in range(number, end) if n in numbers}
+            number = end
+    return found
+
+
 def _header(file: File, first: bytes) -> Cells:
     if cells := Cells.of(first):
         return cells
@@ -186,10 +203,9 @@ def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tupl
     else:
         wanted = frame.select(n for n in SCHEMA[stream] if n in shape).slice(skip)
     offset = skip
-    names = (OFFSET, SUB) if reading.map else ("offset", "sub")
     for batch in _batches(recording, wanted):
         places = pl.int_range(offset, offset + len(batch), dtype=pl.Int64), pl.lit(0, dtype=pl.Int64)
-        numbered = batch.with_columns(place.alias(name) for place, name in zip(places, names, strict=True))
+        numbered = batch.with_columns(place.alias(name) for place, name in zip(places, ("offset", "sub"), strict=True))
         yield len(batch), _of_columns(reading, numbered)
         offset += len(batch)
 
@@ -275,7 +291,8 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
     )
 
 
-def _by_lines(file: File) -> Reading | None:
+def first_lines(file: File) -> list[bytes]:
+    """What tells what a file is of; a problem where they say that it can't be read as it is."""
     recording = Recording(file)
     first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
     if first and (form := other_form(first[0])):
@@ -283,20 +300,23 @@ def _by_lines(file: File) -> Reading | None:
     if not first or (recording.torn and len(first) == 1):
         reason = recording.broken or ("its only record has no end" if first else "empty")
         raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
-    if found := by_content(first):
-        return found
+    return first
+
+
+def _by_lines(file: File) -> Reading | None:
+    first = first_lines(file)
+    if given := shipped_of(first):
+        return Reading(given.stream, given)
     if cells := Cells.of(first[0]):
         return _by_columns(file, cells.header, "csv")
     stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
     return Reading(stream) if stream else None
 
 
-def by_content(first: Sequence[bytes]) -> Reading | None:
-    """What a shipped map recognises in the first records."""
-    for given in shipped():
-        if given.kind != "csv" and any(map(given.recognises, _first_events(given, first))):
-            return Reading(given.stream, given)
-    return None
+def shipped_of(first: Sequence[bytes]) -> FieldMap | None:
+    """The shipped map that recognises the first records."""
+    known = (m for m in shipped() if m.kind != "csv")
+    return next((m for m in known if any(map(m.recognises, _first_events(m, first)))), None)
 
 
 def _by_container(file: File) -> Reading | None:

@@ -170,7 +170,7 @@ def load(path: Path) -> FieldMap:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Problem(str(path), f"not readable: {reason}", "asynchealth replay PATH… --map FILE.toml") from None
+        raise Problem(str(path), f"not readable: {reason}", "asynchealth map --infer LOG > MAP.toml") from None
     return parse(text, str(path), path.stem, path.parent)
 
 
@@ -178,6 +178,11 @@ def shipped() -> list[FieldMap]:
     """The maps of formats that are known by their fields."""
     found = sorted((f for f in SHIPPED.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     return [parse(f.read_text(), f.name, f.name.removesuffix(".toml")) for f in found]
+
+
+def shipped_text(name: str) -> str:
+    """A shipped map as it is written, with its comments."""
+    return (SHIPPED / f"{name}.toml").read_text()
 
 
 def parse(text: str, where: str, name: str = "", folder: Path = HERE) -> FieldMap:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -270,6 +271,25 @@ class Recording:
         for block in decoded(self.file):
             self._took(block)
         return self.file.path.open("rb")
+
+
+def line_numbers(file: File) -> Iterator[int]:
+    """Of each record that Recording.lines gives the number of its line, from 1; blank lines count, and are none."""
+    number, says = 1, False
+    with suppress(*DAMAGED):
+        for at, block in enumerate(decoded(file)):
+            first, *others = (block if at else block.removeprefix(BOM)).split(b"\n")
+            says = says or not _blank(first)
+            for line in others:
+                if says:
+                    yield number
+                number, says = number + 1, not _blank(line)
+    if says:
+        yield number
+
+
+def _blank(line: bytes) -> bool:
+    return not line or line.isspace()
 
 
 def head(file: File) -> str:

@@ -226,3 +226,28 @@ def at(value: Any, path: str, absent: Any = None) -> Any:
             return absent
         value = value[key]
     return absent
+
+
+def paths_of(events: Iterable[Any], leaf: Callable[[str], bool] = lambda path: False) -> list[str]:
+    """All paths at which an event holds a value that is no object, in the order in which they are met.
+
+    leaf: of a path whether an object there is one value, as a vector clock is.
+    """
+    found: dict[str, None] = {}
+    for event in events:
+        found.update(dict.fromkeys(_paths(event, "", leaf)))
+        if len(found) >= PATHS_MAX:
+            break
+    return [*found][:PATHS_MAX]
+
+
+PATHS_MAX = 500  # a document with more has keys that are data
+DEEPEST = 8
+
+
+def _paths(value: Any, path: str, leaf: Callable[[str], bool]) -> Iterator[str]:
+    if not isinstance(value, dict) or path.count(".") >= DEEPEST or (path and leaf(path)):
+        yield from [path] if path else []
+        return
+    for key, inside in value.items():
+        yield from _paths(inside, f"{path}.{key}" if path else key, leaf)

@@ -23,7 +23,6 @@ from streams.sources.formats import Unfolded, at
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
 CLOCKS = msgspec.json.Decoder(dict[str, Count])
-OFFSET, SUB = "record's offset", "record's sub"  # no paths: those may be called offset themselves
 
 
 class Kin(NamedTuple):
@@ -34,17 +33,33 @@ class Kin(NamedTuple):
 
 
 def texts(given: FieldMap, found: Unfolded) -> pl.DataFrame:
-    """Each path as a column of texts, with OFFSET and SUB; of the rows that the map is about."""
-    columns = {p: [_text(at(e, p)) for e in found.events] for p in given.paths}
-    frame = pl.DataFrame(columns, schema=dict.fromkeys(given.paths, pl.String())).with_columns(
-        pl.Series(OFFSET, found.offsets, dtype=pl.Int64), pl.Series(SUB, found.subs, dtype=pl.Int64)
-    )
-    return about_of(given, frame)
+    """Each path as a column of texts, with offset and sub; of the rows that the map is about."""
+    return about_of(given, columns_of(given.paths, found))
+
+
+def columns_of(paths: Sequence[str], found: Unfolded) -> pl.DataFrame:
+    """Each path as a column of texts, with offset and sub."""
+    places = {
+        "offset": pl.Series(found.offsets, dtype=pl.Int64),
+        "sub": pl.Series(found.subs, dtype=pl.Int64),
+    }
+    texts = {held_in(p): pl.Series([_text(at(e, p)) for e in found.events], dtype=pl.String) for p in paths}
+    return pl.DataFrame({**places, **texts})
+
+
+def held_in(path: str) -> str:
+    """The column of a path: logs have fields named offset and sub, too, and * is a pattern to polars."""
+    return f"at {path}"
+
+
+def _at(path: str) -> pl.Expr:
+    return pl.col(held_in(path))
 
 
 def about_of(given: FieldMap, frame: pl.DataFrame) -> pl.DataFrame:
     """The rows that the map is about, without the texts that say nothing."""
-    said = frame.with_columns(pl.col(given.paths).replace(given.nothing, None)) if given.nothing else frame
+    told = pl.col([held_in(p) for p in given.paths])
+    said = frame.with_columns(told.replace(given.nothing, None)) if given.nothing else frame
     return said.filter(_matches(given.where)) if given.where else said
 
 
@@ -52,16 +67,16 @@ def column_text(path: str, shape: pl.Schema) -> pl.Expr:
     """A column, or a field of a struct column, as texts; nulls where there is none."""
     name = path if path in shape else path.partition(".")[0]
     if name not in shape:
-        return pl.lit(None, dtype=pl.String).alias(path)
+        return pl.lit(None, dtype=pl.String).alias(held_in(path))
     column, rest = pl.col(name), path[len(name) + 1 :]
     kind: Any = shape[name]
     while rest:
         inside = {f.name: f.dtype for f in kind.fields} if isinstance(kind, pl.Struct) else {}
         name = rest if rest in inside else rest.partition(".")[0]
         if name not in inside:
-            return pl.lit(None, dtype=pl.String).alias(path)
+            return pl.lit(None, dtype=pl.String).alias(held_in(path))
         column, kind, rest = column.struct.field(name), inside[name], rest[len(name) + 1 :]
-    return _column(column, kind).alias(path)
+    return _column(column, kind).alias(held_in(path))
 
 
 def _column(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
@@ -98,7 +113,7 @@ def mapped(given: FieldMap, frame: pl.DataFrame, kin: Kin | None = None) -> Deco
     shape = SCHEMA[given.stream]
     values = [_field(rules, name, shape[name]).alias(name) for name, rules in given.rules.items()]
     raw = [pl.coalesce(_held(r, _origin(r)) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
-    whole = frame.select(pl.col(OFFSET).alias("offset"), pl.col(SUB).alias("sub"), *values, *raw)
+    whole = frame.select("offset", "sub", *values, *raw)
     checked = [n for n, t in shape.items() if n in given.rules and (t in (INSTANT, CLOCK) or is_duration(n))]
     good, unread = _unread(given, whole, checked)
     events, rejects = conform(given.stream, good.select("offset", "sub", *given.rules))
@@ -138,11 +153,11 @@ def _where(given: FieldMap, name: pl.Expr) -> pl.Expr:
 
 
 def _matches(where: dict[str, str]) -> pl.Expr:
-    return pl.all_horizontal(pl.col(p).fill_null("").str.contains(f"^(?:{x})$") for p, x in where.items())
+    return pl.all_horizontal(_at(p).fill_null("").str.contains(f"^(?:{x})$") for p, x in where.items())
 
 
 def _field(rules: Sequence[Rule], name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.coalesce(_held(r, _value(r, name, dtype)) for r in rules)
+    return pl.coalesce(_held(r, value_of(r, name, dtype)) for r in rules)
 
 
 def _held(rule: Rule, value: pl.Expr) -> pl.Expr:
@@ -150,7 +165,8 @@ def _held(rule: Rule, value: pl.Expr) -> pl.Expr:
     return pl.when(_matches(rule.where)).then(value) if rule.where else value
 
 
-def _value(rule: Rule, name: str, dtype: pl.DataType) -> pl.Expr:
+def value_of(rule: Rule, name: str, dtype: pl.DataType) -> pl.Expr:
+    """What a rule makes of a row, whether it holds there or not; null where that can't be read."""
     text = _changed(rule, _origin(rule))
     if dtype == CLOCK:
         return text.map_elements(_clock, return_dtype=CLOCK)
@@ -158,17 +174,17 @@ def _value(rule: Rule, name: str, dtype: pl.DataType) -> pl.Expr:
         return text
     us = _time(rule, text).cast(pl.Int64) if dtype == INSTANT else _us(text, rule.unit or "ms")
     if rule.minus is not None:
-        us = us - _us(pl.col(rule.minus), rule.minus_unit or rule.unit or "ms")
+        us = us - _us(_at(rule.minus), rule.minus_unit or rule.unit or "ms")
     return us.cast(INSTANT) if dtype == INSTANT else us * MS
 
 
 def _origin(rule: Rule) -> pl.Expr:
     if rule.source is not None:
-        return pl.col(rule.source)
+        return _at(rule.source)
     if rule.concat:
-        return pl.concat_str(rule.concat, separator=rule.between)
+        return pl.concat_str([_at(p) for p in rule.concat], separator=rule.between)
     if rule.hash:
-        whole = pl.concat_str([pl.col(p).fill_null("") for p in rule.hash], separator="\0")
+        whole = pl.concat_str([_at(p).fill_null("") for p in rule.hash], separator="\0")
         return whole.nchash.xxh3_64().cast(pl.String)  # type: ignore[attr-defined, no-any-return]
     if rule.parent is not None:
         return pl.col(f"parent {rule.parent}")
@@ -239,17 +255,17 @@ def _span_keys(given: FieldMap, apart: bool) -> dict[str, pl.Expr]:
         return _field(given.rules[name], name, pl.String()) if name in given.rules else pl.lit("")
 
     trace = of("trace_id").fill_null("")
-    whole = pl.concat_str(pl.col(OFFSET), pl.lit(" "), trace) if apart else trace
+    whole = pl.concat_str(pl.col("offset"), pl.lit(" "), trace) if apart else trace
     return {TRACE: whole, OWN: of("span_id"), PARENT: of("parent_span_id")}
 
 
 def kin_of(given: FieldMap, frames: Sequence[pl.DataFrame], apart: bool = False) -> Kin:
     """By span what is taken of it, by parent what is taken of its first child."""
-    every = pl.concat([f.select(**_span_keys(given, apart), **{p: pl.col(p) for p in given.kin}) for f in frames])
+    every = pl.concat([f.select(*map(_at, given.kin), **_span_keys(given, apart)) for f in frames])
 
     def by(key: str, named: str) -> pl.DataFrame:
-        some = every.filter(pl.col(key).is_not_null()).group_by(TRACE, key).agg(pl.col(given.kin).min())
-        return some.rename({p: f"{named} {p}" for p in given.kin})
+        some = every.filter(pl.col(key).is_not_null()).group_by(TRACE, key).agg(_at(p).min() for p in given.kin)
+        return some.rename({held_in(p): f"{named} {p}" for p in given.kin})
 
     return Kin(by(OWN, "parent").rename({OWN: PARENT}), by(PARENT, "child").rename({PARENT: OWN}))
 

@@ -31,7 +31,7 @@ from streams.live.connect import Connection, connection
 from streams.live.topics import admin, altered
 from streams.problems import Exit, Problem
 from streams.settings import span_us
-from streams.sources.decode import LOOKED_AT, Reading, by_content, messages
+from streams.sources.decode import LOOKED_AT, Reading, messages, shipped_of
 from streams.sources.fieldmap import FieldMap
 from streams.sources.files import Known, stream_of
 from streams.sources.named import reading, readings
@@ -324,8 +324,8 @@ def _empty(topic: str) -> Partition:
 def _reading(logs: Sequence[Log], topic: str) -> Reading:
     """By the first records where a shipped map knows them, by the topic's name behind any prefix, by our own fields."""
     first = [value for log in logs for value in _first(log)]
-    if (found := by_content(first)) and found.map:
-        return reading(found.map, topic, f"topic {topic}")
+    if given := shipped_of(first):
+        return reading(given, topic, f"topic {topic}")
     cuts = [0, *(m.end() for m in re.finditer(r"[._-]", topic))]
     by_name = next(filter(None, (stream_of(topic[cut:]) for cut in cuts)), None)
     if stream := by_name or next(filter(None, (stream_of("", value) for value in first)), None):

@@ -121,6 +121,14 @@ def test_a_map_says_only_what_is_other_than_in_a_shipped_one() -> None:
     assert done.events.select("service_name", "tenant", "status").rows() == [("pay", "acme", "rejected")]
 
 
+@pytest.mark.parametrize("path", ["offset", "sub", "*", "^t$", "span's own", ""])
+def test_a_path_may_have_a_name_that_means_something_to_us(path: str) -> None:
+    rules = f'region = "{path}"\nspan_id = "t"\nparent_span_id = "t"\ncaller = {{ parent = "{path}" }}\nseq = "n"'
+    done = decoded(parse(REQUEST + rules, "map"), [{**EVENT, path: "eu", "n": 1}, {**EVENT, path: "eu", "n": "x"}])
+    assert done.events.select("offset", "sub", "region", "caller").rows() == [(0, 0, "eu", "eu")]
+    assert done.rejects.select("offset", "field").rows() == [(1, "seq (from n)")]
+
+
 def test_a_unit_in_the_map_beats_the_rule_of_magnitude() -> None:
     number = {"t": 256824341944726}
     assert one("", number, "timestamp", REQUEST).year == 1978  # as µs, by its magnitude

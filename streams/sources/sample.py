@@ -1,0 +1,136 @@
+"""A file enters, its first events leave as columns of texts by path: all that a field map could name."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+
+from streams.problems import Exit, Problem
+from streams.sources.decode import first_lines
+from streams.sources.files import File, Recording
+from streams.sources.formats import Cells, Unfold, Unfolded, at, of_file, of_json, paths_of, quoted
+from streams.sources.infer import Draft, infer
+from streams.sources.mapping import column_text, columns_of
+from streams.sources.words import matched
+
+EVENTS = 5_000
+READ = 0.5  # of the records must be of the format that the first of them look like
+LISTS_DEEP = 3
+
+
+class Sample(NamedTuple):
+    """The first events of a file.
+
+    columns: as mapping.columns_of gives them for these paths. members: where its documents hold the list of events.
+    unread: how many records are not of its format. whole: whether it holds no more events.
+    """
+
+    columns: pl.DataFrame
+    paths: list[str]
+    format: Literal["json", "csv"]
+    members: str
+    unread: int
+    whole: bool
+
+
+def drafted(file: File) -> tuple[Sample, Draft]:
+    """A draft of its map; where documents hold lists of objects, of what makes the better draft."""
+    several = ((s, infer(s.columns, s.paths, s.format, s.members)) for s in _samples(file))
+    return max(several, key=lambda one: one[1].rank)
+
+
+def _samples(file: File) -> Iterator[Sample]:
+    if file.format == "parquet":
+        yield _of_parquet(file)
+        return
+    first = first_lines(file)
+    refuse_binary(file)
+    if cells := Cells.of(first[0]):
+        yield _columns(_read(file, cells.unfold, "csv"), "csv", "")
+        return
+    found = _read(file, of_json(), "json")
+    yield _columns(found, "json", "")
+    for members in _lists(found.events):
+        yield _columns(_read(file, of_json(members), "json"), "json", members)
+
+
+def refuse_binary(file: File) -> None:
+    """What holds a zero byte is no text: the lines of its beginning are nothing to show."""
+    if file.format == "parquet":
+        return
+    first = next(Recording(file).lines(), [])
+    if any(b"\0" in line for line in first[:EVENTS]):
+        then = f"file {shlex.quote(str(file.path))} says what it is; text, Parquet, and .gz or .zst of text can be read"
+        raise Problem(file.name, "binary: it holds no lines of text", then, Exit.NOTHING)
+
+
+def _read(file: File, unfold: Unfold, format_: Literal["json", "csv"]) -> Unfolded:
+    """The first events, or a problem where most records are of another format."""
+    records = [*islice(_records(file, format_), EVENTS + 1)]
+    _, found = of_file(unfold, records)
+    if not found.events or len(found.bad) > (1 - READ) * len(records):
+        _, _, reason, _, raw = found.bad[0] if found.bad else (0, 0, "no record holds an event", "", "")
+        kind = "JSON, and its first line is no header of CSV" if format_ == "json" else "CSV"
+        most = f"{len(found.bad):,} of its first {len(records):,} records are no {kind} ({reason})"
+        raise Problem(file.name, f"{most}: {raw[:60]}" if found.bad else reason, TEXT, Exit.NOTHING)
+    if not any(isinstance(e, dict) for e in found.events):
+        raise Problem(file.name, "its records are no objects, so no field has a name", TEXT, Exit.NOTHING)
+    return found
+
+
+TEXT = """for lines of text write a map with format = "text" and line = '(?P<name>…) …', a regular expression"""
+
+
+def _records(file: File, format_: Literal["json", "csv"]) -> Iterator[bytes]:
+    lines = Recording(file).lines()
+    records = (record for block in (quoted(lines) if format_ == "csv" else lines) for record in block)
+    return islice(records, 1 if format_ == "csv" else 0, None)
+
+
+def _columns(found: Unfolded, format_: Literal["json", "csv"], members: str) -> Sample:
+    """Of the events that are objects."""
+    kept = [i for i, event in enumerate(found.events[:EVENTS]) if isinstance(event, dict)]
+    events = Unfolded([found.events[i] for i in kept], [found.offsets[i] for i in kept], [found.subs[i] for i in kept])
+    paths = paths_of(events.events, _is_one_value)
+    return Sample(columns_of(paths, events), paths, format_, members, len(found.bad), len(found.events) <= EVENTS)
+
+
+def _is_one_value(path: str) -> bool:
+    return matched("vector_clock", path) is not None
+
+
+def _lists(events: Sequence[Any]) -> list[str]:
+    """Where the first documents hold lists of objects."""
+
+    def inside(value: Any, path: str, depth: int) -> Iterator[str]:
+        if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+            yield path
+        elif isinstance(value, dict) and depth < LISTS_DEEP:
+            for key, other in value.items():
+                yield from inside(other, f"{path}.{key}" if path else key, depth + 1)
+
+    every = dict.fromkeys(path for event in events[:10] for path in inside(event, "", 0))
+    return [path for path in every if any(isinstance(at(event, path), list) for event in events[:10])]
+
+
+def _of_parquet(file: File) -> Sample:
+    frame = Recording(file).open_parquet()
+    shape = frame.collect_schema()
+    paths = [path for name, kind in shape.items() for path in _inside(name, kind)]
+    some = frame.head(EVENTS + 1).select(column_text(p, shape) for p in paths).collect()
+    if some.is_empty():
+        raise Problem(file.name, "holds no rows", "leave it out, or wait until it has some", Exit.NOTHING)
+    numbered = some.head(EVENTS).with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64), sub=pl.lit(0, pl.Int64))
+    return Sample(numbered, paths, "json", "", 0, len(some) <= EVENTS)
+
+
+def _inside(path: str, kind: Any) -> Iterator[str]:
+    if not isinstance(kind, pl.Struct) or _is_one_value(path):
+        yield path
+        return
+    for field in kind.fields:
+        yield from _inside(f"{path}.{field.name}", field.dtype)
