@@ -74,7 +74,7 @@ def _infer(path: Path) -> None:
         )
     keep = f"{program()} map --infer {quoted(path)} > MAP.toml, then " if sys.stdout.isatty() else ""
     sys.stderr.write(f"Next: {keep}{program()} {check}\n")
-    if draft.tried is None or draft.tried.events.is_empty():
+    if not draft.usable:
         raise typer.Exit(Exit.NOTHING)
 
 

@@ -259,9 +259,13 @@ ENCODINGS = {
 
 def _to_lines(file: File, command: str, first: Sequence[bytes]) -> str:
     """The command that writes a file as it can be read, beside the one that is there."""
-    name = "FILE" if file.name == "-" else shlex.quote(str(file.path))
+    name = _typed(file)
     given = f"{UNPACK[file.packed]} {name} | {command}" if file.packed else f"{command} {name}"
     return f"{given} > {stream_of(file.name, b''.join(first).replace(BLANK, b'')) or 'requests'}-lines.jsonl"
+
+
+def _typed(file: File) -> str:
+    return "FILE" if file.name == "-" else shlex.quote(str(file.path))
 
 
 def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
@@ -285,8 +289,8 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
         "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
         "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name), nor of "
         + ", ".join(m.name for m in shipped() if m.has),
-        "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl, or say with --map "
-        "MAP.toml which of its fields is what",
+        "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl, or draft a field map: "
+        f"asynchealth map --infer {_typed(file)} > MAP.toml",
         Exit.NOTHING,
     )
 
@@ -357,5 +361,7 @@ def _own_names(file: File, stream: str, columns: Sequence[str], name: str) -> Re
     own: dict[str, Given] = {n: n for n in SCHEMA[stream] if n in columns}
     if missing := [f.name for f in fields(stream) if f.required and f.name not in own]:
         reason = f"has no column {', '.join(missing)}, which {stream} need"
-        raise Problem(file.name, reason, "rename the columns, or say with --map MAP.toml what is what", Exit.NOTHING)
+        draft = f"asynchealth map --infer {_typed(file)} > MAP.toml"
+        then = draft if name == "csv" else "rename the columns, or say with --map MAP.toml what is what"
+        raise Problem(file.name, reason, then, Exit.NOTHING)
     return Reading(stream, FieldMap(stream=stream, name=name, format=name, fields=own))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ WHAT = {
     "signals": "what people and platforms did or measured",
 }
 LISTED = 60  # paths that are not used
-EXAMPLE = 40  # characters of a value
+EXAMPLE, DOUBT = 40, 160  # characters
 
 
 def written(draft: Draft, name: str, check: str, about: str) -> Iterator[str]:
@@ -80,8 +80,7 @@ def _rest(draft: Draft) -> Iterator[str]:
     if unused := draft.unused:
         yield from comment("Not used, with an example each:")
         for column in unused[:LISTED]:
-            doubt = draft.doubts.get(column.path, "")
-            yield from comment(f"  {column.path} = {_example(column)}" + (f" ({doubt})" if doubt else ""))
+            yield from comment(f"  {column.path} = {_example(column)}{_doubt(draft, column)}")
         if len(unused) > LISTED:
             yield from comment(f"  and {len(unused) - LISTED:,} more")
 
@@ -92,6 +91,12 @@ def _example(column: Column) -> str:
         return "not shown"
     value = column.values[0]
     return toml(value if len(value) <= EXAMPLE else value[:EXAMPLE] + "…")
+
+
+def _doubt(draft: Draft, column: Column) -> str:
+    """Why it was not taken; that quotes a value, too."""
+    doubt = "" if SECRET.search(column.path) else draft.doubts.get(column.path, "")
+    return f" ({doubt if len(doubt) <= DOUBT else doubt[:DOUBT] + '…'})" if doubt else ""
 
 
 def comment(text: str) -> list[str]:

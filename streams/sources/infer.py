@@ -79,6 +79,15 @@ class Column:
         part = "all" if len(self.values) == len(self.texts) else f"{len(self.values):,} of"
         return f"in {part} {len(self.texts):,} rows"
 
+    @cached_property
+    def times(self) -> Times | None:
+        """How most of its values can be read as times."""
+        return _times(self) if self.values else None
+
+    def times_of(self, most: float) -> Times | None:
+        """The same, if that is this share of its values or more."""
+        return self.times if self.times and self.times.read >= most * len(self.values) else None
+
     def all_match(self, pattern: re.Pattern[str]) -> bool:
         return all(map(pattern.fullmatch, self.counts))
 
@@ -130,9 +139,9 @@ class Draft:
         return [c for path, c in self.columns.items() if path not in taken and c.values]
 
     @property
-    def rank(self) -> tuple[bool, int]:
-        """The better of two drafts of one log has more."""
-        return self.tried is not None and len(self.tried.events) > 0, self.score
+    def usable(self) -> bool:
+        """Whether it makes any row of the sample."""
+        return self.tried is not None and len(self.tried.events) > 0
 
 
 def infer(sample: pl.DataFrame, paths: Sequence[str], format_: Literal["json", "csv"], members: str = "") -> Draft:
@@ -232,7 +241,7 @@ def _choice(one: Field, column: Column, match: Match) -> Choice | str:
     return Choice(column.path, [Rule(source=column.path)], [column.share])
 
 
-class _Times(NamedTuple):
+class Times(NamedTuple):
     """How a column is read as times: by which rule, how many of its values, from when to when."""
 
     rule: Rule
@@ -249,9 +258,9 @@ def _attempts(path: str) -> Iterator[Rule]:
     yield from (Rule(source=path, format=f, zone="" if "%z" in f else "UTC") for f in FORMATS)
 
 
-def _times(column: Column, most: float) -> _Times | None:
+def _times(column: Column) -> Times | None:
     """By the first of the rules that read most of its values as times of our years."""
-    if not column.values or not any(sum(map(str.isdigit, v)) >= 6 for v in column.values[:20]):
+    if not any(sum(map(str.isdigit, v)) >= 6 for v in column.values[:20]):
         return None
     rules = [*_attempts(column.path)]
     texts = column.texts.drop_nulls().to_frame(held_in(column.path))
@@ -261,39 +270,36 @@ def _times(column: Column, most: float) -> _Times | None:
     )
     counts = [read[str(i)].count() for i in range(len(rules))]
     best = counts.index(max(counts))
-    if not counts[best] or counts[best] < most * len(texts):
+    if not counts[best]:
         return None
     times: Any = read[str(best)]
     whole = [i for i, n in enumerate(counts) if n == counts[best] and rules[best].format and rules[i].format]
     others = [rules[i].format for i in whole if i != best and not read[str(i)].equals(times)]
-    return _Times(rules[best], counts[best], times.min(), times.max(), others)
+    return Times(rules[best], counts[best], times.min(), times.max(), others)
 
 
 def _as_time(column: Column, most: float) -> Choice | str:
-    found = _times(column, most)
+    found = column.times_of(most)
     if not found:
         return f"not times from {FIRST.year} on: {column.values[0]}"
     rule, told = found.rule, bool(FORMATS.get(found.rule.format))
-    kind = (
-        f"numbers that are an epoch in {rule.unit}"
-        if rule.unit
-        else f"times as {rule.format}"
-        if rule.format
-        else "RFC 3339 times with a zone"
-        if not rule.zone
-        else "times without a zone"
-    )
-    why = [f"{kind}, {found.first:%Y-%m-%d %H:%M:%S} to {found.last:%Y-%m-%d %H:%M:%S}", column.share]
+    why = [f"{_kind(rule)}, {found.first:%Y-%m-%d %H:%M:%S} to {found.last:%Y-%m-%d %H:%M:%S}", column.share]
     todo = []
     if rule.zone and not told:
-        todo.append(
-            'zone: the times have none; "UTC" is a guess. Write the zone of the log: UTC, -04:00, Europe/Berlin'
-        )
+        todo.append('zone: the times have none; "UTC" is a guess. Write that of the log: UTC, -04:00, Europe/Berlin')
     if found.others:
         todo.append(f"format: all values can also be read as {', '.join(found.others)}")
     if unread := len(column.values) - found.read:
         todo.append(f"{unread:,} values can't be read so; their rows will be rejects")
     return Choice(column.path, [rule], why, todo)
+
+
+def _kind(rule: Rule) -> str:
+    if rule.unit:
+        return f"numbers that are an epoch in {rule.unit}"
+    if rule.format:
+        return f"times as {rule.format}"
+    return "times without a zone" if rule.zone else "RFC 3339 times with a zone"
 
 
 def _by_value_time(column: Column) -> Choice | None:
@@ -526,7 +532,7 @@ def _duration_of_end(choices: Choices, columns: Columns) -> None:
     when, took = choices.get("timestamp"), choices.get("duration_ms")
     taken = {c.path for c in choices.values()}
     ends = (c for p, c in columns.items() if p not in taken and (m := matched("finished", p)) and m.name in ENDED)
-    if not when or (column := next(ends, None)) is None or not (end := _times(column, 1.0)):
+    if not when or (column := next(ends, None)) is None or not (end := column.times_of(1.0)):
         return
     start = columns[when.path]
     if took and any(t.startswith(GUESSED) for t in took.todo):
@@ -554,7 +560,7 @@ def _other_clocks(choices: Choices, columns: Columns) -> None:
         return
     taken = {p for c in choices.values() for r in c.rules for p in r.paths}
     free = (c for p, c in columns.items() if p not in taken and not ((m := matched("finished", p)) and m.name in ENDED))
-    others = [c.path for c in free if _times(c, 1.0)]
+    others = [c.path for c in free if c.times_of(1.0)]
     if others:
         todo = (
             "whose clock? It must be that of the node which node_id names; a collector's can be arrival. Times are in"

@@ -8,6 +8,7 @@ read is a reject that names the field and the paths it is made from.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from streams.sources.formats import Unfolded, at
 
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
+ZONED = re.compile("%[:#]*z")  # a format that reads a zone; %#z, without minutes, too
 CLOCKS = msgspec.json.Decoder(dict[str, Count])
 
 
@@ -210,7 +212,7 @@ def _time(rule: Rule, text: pl.Expr) -> pl.Expr:
     """A unit in the map beats the rule of magnitude; a zone counts only where the text has none."""
     if rule.unit:
         return _us(text, rule.unit).cast(INSTANT)
-    if rule.format and "%z" in rule.format:
+    if ZONED.search(rule.format):
         return text.str.to_datetime(rule.format, time_unit="us", time_zone="UTC", strict=False)
     naive = text.str.to_datetime(rule.format, time_unit="us", strict=False) if rule.format else _naive(text)
     if not rule.zone:

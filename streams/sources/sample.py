@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from streams.sources.words import matched
 
 EVENTS = 5_000
 READ = 0.5  # of the records must be of the format that the first of them look like
-LISTS_DEEP = 3
+LOOKED_AT, LISTS, LISTS_DEEP = 10, 5, 3  # documents, lists of objects in them, and how far down
 
 
 class Sample(NamedTuple):
@@ -38,9 +39,15 @@ class Sample(NamedTuple):
 
 
 def drafted(file: File) -> tuple[Sample, Draft]:
-    """A draft of its map; where documents hold lists of objects, of what makes the better draft."""
-    several = ((s, infer(s.columns, s.paths, s.format, s.members)) for s in _samples(file))
-    return max(several, key=lambda one: one[1].rank)
+    """A draft of its map; where the records make no row and hold lists of objects, of the first list that does."""
+    first = None
+    for sample in _samples(file):
+        draft = infer(sample.columns, sample.paths, sample.format, sample.members)
+        first = first or (sample, draft)
+        if draft.usable:
+            return sample, draft
+    assert first, "a file that gives no sample is a problem"
+    return first
 
 
 def _samples(file: File) -> Iterator[Sample]:
@@ -113,8 +120,11 @@ def _lists(events: Sequence[Any]) -> list[str]:
             for key, other in value.items():
                 yield from inside(other, f"{path}.{key}" if path else key, depth + 1)
 
-    every = dict.fromkeys(path for event in events[:10] for path in inside(event, "", 0))
-    return [path for path in every if any(isinstance(at(event, path), list) for event in events[:10])]
+    every = Counter(path for event in events[:LOOKED_AT] for path in inside(event, "", 0))
+    reached = (
+        path for path, _ in every.most_common() if any(isinstance(at(e, path), list) for e in events[:LOOKED_AT])
+    )
+    return [*islice(reached, LISTS)]
 
 
 def _of_parquet(file: File) -> Sample:

@@ -82,6 +82,12 @@ def one(rules: str, event: dict[str, Any], name: str, stream_map: str = REQUEST)
             "timestamp",
             NOON,
         ),
+        (
+            'timestamp = { from = "x", format = "%Y-%m-%d %H:%M:%S%.f%#z" }',
+            {"x": "2026-01-26 12:00:00+00"},
+            "timestamp",
+            NOON,
+        ),
         ('timestamp = { from = "x", format = "%Y%m%d %H%M", zone = "UTC" }', {"x": "20260126 1200"}, "timestamp", NOON),
         (
             'timestamp = { from = "x", minus = "d", minus_unit = "s" }',
