@@ -50,6 +50,7 @@ fuzz: setup  ## a million broken records of every format (SEED=2 for others): wh
 
 bench: setup  ## events per second, memory, and the same work in DuckDB and polars
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.formats
 
 bench/peers/.venv/installed: bench/peers/peers.lock
 	$(PYTHON) -m venv bench/peers/.venv
@@ -72,6 +73,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m tests.fuzz > docs/fuzz.txt
 	$(BIN)/python -m bench > docs/bench.md
+	$(BIN)/python -m bench.formats > docs/bench-formats.md
 	$(MAKE) --silent bench-live > docs/bench-live.md
 	$(BIN)/python -m bench.day > docs/bench-day.md
 

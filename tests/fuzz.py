@@ -98,7 +98,7 @@ def _lines(*values: object) -> list[bytes]:
     return [json.dumps(v).encode() for v in values]
 
 
-def _span(kind: object, name: str, own: str, parent: str) -> dict[str, object]:
+def span(kind: object, name: str, own: str, parent: str) -> dict[str, object]:
     keys = {"service.name": name, "k8s.pod.name": f"{name}-1"}
     values = [{"key": k, "value": {"stringValue": v}} for k, v in keys.items()]
     status = [{"key": "http.response.status_code", "value": {"intValue": "503"}}]
@@ -156,8 +156,8 @@ SAMPLES: dict[str, list[bytes]] = {
     "envoy": _lines(ENVOY, {**ENVOY, "duration": "12", "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
     "nginx": _lines(NGINX, {**NGINX, "msec": "1769428801.250", "time_local": "26/Jan/2026:12:00:01 +0000"}),
     "otlp": _lines(
-        {"resourceSpans": [_span(3, "web", "a", ""), _span("SPAN_KIND_SERVER", "pay", "b", "a")]},
-        _span(2, "pay", "b", "a"),
+        {"resourceSpans": [span(3, "web", "a", ""), span("SPAN_KIND_SERVER", "pay", "b", "a")]},
+        span(2, "pay", "b", "a"),
         {"resourceSpans": []},
     ),
 }
