@@ -26,7 +26,7 @@ from tests.cases import cases
 from tests.fuzz import CHANGE, ENVOY, HEADER, MAPS, NGINX, ORDER, ORDER_MAP, SAMPLES, THREADS, TRAIL, span
 
 TIMES = 3
-ABOUT = """Reading an event in each format, in CPU µs. polars and DuckDB read the same file to columns, whatever its fields
+ABOUT = """Reading an event in each format, in CPU µs. polars and DuckDB read the same file to columns, whatever they
 mean; we make rows of our schema of it, each field checked, rejects with their places. No table, no landing.
 """
 HEAD = "| format | bytes | ours | M events/s of a core | polars (ours is × of it) | DuckDB (ours is × of it) |"
@@ -37,7 +37,8 @@ def _duckdb(reader: str) -> Read:
     def read(path: str) -> pl.DataFrame:
         found = duckdb.connect().sql(f"SELECT * FROM {reader}('{path}')")
         assert found is not None
-        return found.pl()
+        frame: pl.DataFrame = found.pl()
+        return frame
 
     return read
 
