@@ -23,7 +23,8 @@ from streams.sources.decode import chunks, recognise
 from streams.sources.fieldmap import FieldMap, load
 from streams.sources.files import Recording, look
 from tests.cases import cases
-from tests.fuzz import CHANGE, ENVOY, HEADER, MAPS, NGINX, ORDER, ORDER_MAP, SAMPLES, THREADS, TRAIL, span
+from tests.fuzz import CHANGE, HEADER, MAPS, ORDER, ORDER_MAP, SAMPLES, THREADS, span
+from tests.records import ENVOY, NGINX, TRAIL
 
 TIMES = 3
 ABOUT = """Reading an event in each format, in CPU µs. polars and DuckDB read the same file to columns, whatever they

@@ -32,6 +32,7 @@ from streams.sources.fieldmap import FieldMap, load, shipped
 from streams.sources.files import Recording, look
 from streams.sources.formats import Cells, of_messages
 from tests.cases import cases
+from tests.records import ENVOY, NGINX, TRAIL
 
 KEPT = Path(__file__).parent / "streams" / "sources" / "fuzzed"
 MAPS = Path(__file__).parent / "maps"
@@ -107,32 +108,6 @@ def span(kind: object, name: str, own: str, parent: str) -> dict[str, object]:
     return {"resource": {"attributes": values}, "scopeSpans": [{"spans": [one]}]}
 
 
-TRAIL = {
-    "eventVersion": "1.08",
-    "eventTime": "2026-01-26T12:00:00Z",
-    "eventSource": "s3.amazonaws.com",
-    "eventName": "GetObject",
-    "errorCode": "SlowDown",
-    "requestID": "r1",
-    "requestParameters": {"clientToken": "c", "bucket": {"name": "b"}},
-    "userIdentity": {"arn": "a"},
-}
-ENVOY = {
-    "start_time": "2026-01-26T12:00:00.000Z",
-    "response_code": 429,
-    "duration": 12,
-    "upstream_cluster": "outbound|80||pay.shop",
-    "response_flags": "-",
-    "upstream_request_attempt_count": 3,
-    "upstream_host": "10.0.0.1:80",
-}
-NGINX = {
-    "time_iso8601": "2026-01-26T12:00:01+00:00",
-    "request_time": "1.000",
-    "status": "504",
-    "proxy_host": "pay:80",
-    "remote_addr": "10.0.0.9",
-}
 CHANGE = {
     "before": None,
     "after": {"id": 1001, "total": 5},
@@ -140,6 +115,7 @@ CHANGE = {
     "op": "c",
     "ts_ms": 1_769_428_800_250,
 }
+NESTED = {**TRAIL, "requestParameters": {"clientToken": "c", "bucket": {"name": "b"}}, "userIdentity": {"arn": "a"}}
 SAMPLES: dict[str, list[bytes]] = {
     "chrony_statistics": [
         b"=" * 120,
@@ -152,7 +128,7 @@ SAMPLES: dict[str, list[bytes]] = {
         b"2026-01-26 12:00:16 0.0.0.0          0     -3.541      0.075  0.000e+00 ?  0  2.940e-03 -2.084e-04",
     ],
     "debezium": _lines(CHANGE, {"schema": {"type": "struct"}, "payload": CHANGE}, {**CHANGE, "op": "t"}),
-    "cloudtrail": _lines(TRAIL, {"Records": [TRAIL, TRAIL]}, {"Records": []}),
+    "cloudtrail": _lines(NESTED, {"Records": [TRAIL, NESTED]}, {"Records": []}),
     "envoy": _lines(ENVOY, {**ENVOY, "duration": "12", "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
     "nginx": _lines(NGINX, {**NGINX, "msec": "1769428801.250", "time_local": "26/Jan/2026:12:00:01 +0000"}),
     "otlp": _lines(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from streams.report.answers import ON_SCREEN, grid
+from streams.report.sentences import count
 from streams.sources.fieldmap import FieldMap
 from streams.sources.trial import Trial
 
@@ -16,7 +17,7 @@ def screen(trial: Trial, given: FieldMap, log: str, next_: str, ascii_only: bool
     """next_: the command to go on with, where there is a row to go on with, else to come back."""
     shown = [n for n in trial.rows.columns if trial.filled[n]]
     if trial.usable:
-        first = f"the first {len(trial.rows)} of {_many(trial.usable, 'row')}"
+        first = f"the first {len(trial.rows)} of {count(trial.usable, 'row')}"
         yield f"{log} as {given.name} reads it: {given.stream}, {first}"
         yield from grid(shown, [*map(_cut, trial.rows.select(shown).iter_rows())], ascii_only)
     never = [n for n in trial.rows.columns if not trial.filled[n]]
@@ -28,7 +29,7 @@ def screen(trial: Trial, given: FieldMap, log: str, next_: str, ascii_only: bool
     yield from trial.notes
     if many := len(trial.rejects):
         some = trial.rejects.head(ON_SCREEN)
-        yield f"{_many(many, 'reject')}" + (f" (the first {ON_SCREEN}; all: --json)" if many > ON_SCREEN else "")
+        yield count(many, "reject") + (f" (the first {ON_SCREEN}; all: --json)" if many > ON_SCREEN else "")
         yield from grid(some.columns, [*map(_cut, some.iter_rows())], ascii_only)
     c = trial.counts
     empty = f" + {c['empty']:,} empty" if c["empty"] else ""
@@ -48,10 +49,6 @@ def for_machines(trial: Trial, given: FieldMap, log: str) -> dict[str, Any]:
         "rows": trial.rows.to_dicts(),
         "rejects": trial.rejects.to_dicts(),
     }
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _with_paths(name: str, given: FieldMap) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import HEADER, NGINX, SAMPLES, SPANS, TRAIL
+from tests.fuzz import HEADER, SAMPLES, SPANS
+from tests.records import NGINX, TRAIL
 from tests.streams.tape import COMMAND, ROOT, accounting, lines, storm
 
 ROWS = 60

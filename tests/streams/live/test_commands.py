@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ LARGE = 10_000_000  # bytes; a fetch asks for a tenth of it
 def begun(*arguments: str) -> subprocess.Popen[bytes]:
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     return subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def ended(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """One signal ends each, as it should."""
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    assert [process.wait(PATIENCE_S) for process in running] == [0] * len(running)
 
 
 def wait_landed(folder: Path, rows: int) -> None:
@@ -86,9 +94,7 @@ def test_what_services_send_is_in_duckdb_while_both_run_and_one_signal_ends_each
         producer.produce(topic, event(node_id="n2"), partition=1)
         assert producer.flush(PATIENCE_S) == 0
         wait_landed(tmp_path / "state", ROWS + 3)
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        assert [process.wait(PATIENCE_S) for process in running] == [0, 0]
+        ended(running)
     finally:
         for process in running:
             process.kill()

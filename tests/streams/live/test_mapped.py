@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 import uuid
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.streams.live.test_commands import PATIENCE_S, accounted, wait_landed
+from tests.streams.live.test_commands import PATIENCE_S, accounted, ended, wait_landed
 from tests.streams.live.test_own_detectors import begun
 from tests.streams.tape import asynchealth, contents
 
@@ -52,9 +51,7 @@ def test_a_worker_reads_spans_by_the_map_of_their_topic_and_replay_reads_the_sam
         wait_landed(tmp_path / "live", 2 * TRACES + 2)
         behind = asynchealth("lag", *where, cwd=tmp_path)
         assert behind.returncode == 0 and topic.encode() in behind.stdout
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        assert [process.wait(PATIENCE_S) for process in running] == [0, 0]
+        ended(running)
     finally:
         for process in running:
             process.kill()

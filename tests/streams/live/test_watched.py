@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from confluent_kafka import Producer
 from streams.live.connect import Connection
 from streams.live.topics import admin, create, topics
 from tests.kafka import Broker, free_port
-from tests.streams.live.test_commands import begun
+from tests.streams.live.test_commands import begun, ended
 from tests.streams.watch.test_metrics import Samples, asked, of, samples
 
 PATIENCE_S = 90
@@ -74,9 +73,7 @@ def test_a_worker_and_a_lander_count_what_they_read_and_are_ready_when_they_are(
         published = of(landed, "asynchealth_publication_timestamp_seconds")
         assert published is not None and time.time() - published < PATIENCE_S
         assert [asked(p, path) for p in ports for path in ("/health", "/ready")] == [(200, "ok\n")] * 4
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        assert [process.wait(PATIENCE_S) for process in running] == [0, 0]
+        ended(running)
     finally:
         for process in running:
             process.kill()

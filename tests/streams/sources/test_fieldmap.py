@@ -20,6 +20,7 @@ from streams.sources.decode import Reading, chunks, from_fields, recognise
 from streams.sources.fieldmap import FieldMap, parse, shipped
 from streams.sources.files import Recording, look
 from streams.sources.formats import Unfolded
+from tests.records import ENVOY, NGINX, TRAIL
 from tests.streams.tape import accounting, asynchealth
 
 REQUEST = 'stream = "requests"\n[fields]\ntimestamp = "t"\nservice_name = "s"\nnode_id = { value = "n" }\n'
@@ -266,30 +267,6 @@ def test_a_row_takes_from_its_parent_and_its_child_wherever_they_stand(tmp_path:
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
-
-NGINX = {
-    "time_iso8601": "2026-01-26T12:00:01+00:00",
-    "request_time": "1.000",
-    "status": "504",
-    "proxy_host": "pay:80",
-    "remote_addr": "10.0.0.9",
-}
-ENVOY = {
-    "start_time": "2026-01-26T12:00:00.000Z",
-    "response_code": 429,
-    "duration": 12,
-    "upstream_cluster": "outbound|80||pay.shop",
-    "response_flags": "-",
-    "upstream_request_attempt_count": 3,
-}
-TRAIL = {
-    "eventVersion": "1.08",
-    "eventTime": "2026-01-26T12:00:00Z",
-    "eventSource": "s3.amazonaws.com",
-    "eventName": "GetObject",
-    "errorCode": "SlowDown",
-    "requestID": "r1",
-}
 
 
 def span(kind: Any, name: str, number: str, parent: str, **attributes: Any) -> dict[str, Any]:

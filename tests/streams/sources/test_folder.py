@@ -14,7 +14,8 @@ import zstandard
 from fastavro import writer
 
 from streams.problems import Exit
-from tests.fuzz import CHANGE, ENVOY, NGINX, SAMPLES, TRAIL
+from tests.fuzz import CHANGE, SAMPLES
+from tests.records import ENVOY, NGINX, TRAIL
 from tests.streams.tape import accounting, asynchealth, lines, storm
 
 T = "2026-01-26T12:00:00Z"
