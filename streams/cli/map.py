@@ -56,6 +56,9 @@ def _infer(path: Path) -> None:
 
     file = look(path, str(path))
     check = f"map --check MAP.toml {quoted(path)}"
+    if file.format == "avro":
+        reason = "an Avro container: drafts are of JSON, CSV and Parquet"
+        raise Problem(str(path), reason, f"write MAP.toml by hand, then asynchealth {check}", Exit.NOTHING)
     if file.format != "parquet" and (known := shipped_of(first_lines(file))):
         known_as = (
             f"{path.name} is {known.name} by its fields: `replay` reads it without a map. This is its own, to change:"

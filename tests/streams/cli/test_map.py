@@ -169,3 +169,11 @@ def test_an_empty_log_has_no_usable_row(log: Path) -> None:
     Path("empty.log").touch()
     shown = run("--check", "my.toml", "empty.log")
     assert shown.exit_code == Exit.NOTHING and "0 read = 0 usable + 0 rejected\nNext: change my.toml" in shown.stdout
+
+
+def test_an_avro_container_is_named_as_what_it_is_and_drafts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.avro").write_bytes(b"Obj\x01 and more")
+    done = asynchealth("map", "--infer", tmp_path / "x.avro")
+    assert done.returncode == Exit.NOTHING and not done.stdout
+    said = done.stderr.decode()
+    assert said.startswith(f"{tmp_path / 'x.avro'}: an Avro container: drafts are of JSON, CSV and Parquet\nNext: ")
