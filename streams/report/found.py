@@ -136,7 +136,12 @@ def _shared(a: str, b: str) -> int:
 
 def all_findings(con: duckdb.DuckDBPyConnection) -> list[Found]:
     """Pages before warnings, then in the order in which they began."""
-    rows = con.execute("FROM findings ORDER BY level, onset, detector, subject, finding_id")  # 'page' < 'warn'
+    return found_in(con, "FROM findings ORDER BY level, onset, detector, subject, finding_id")  # 'page' < 'warn'
+
+
+def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
+    """The rows of a query that has the columns of `findings`."""
+    rows = con.execute(sql)
     names = [d[0] for d in rows.description or ()]
     every = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
     short = shortest([r["finding_id"] for r in every])

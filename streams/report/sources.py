@@ -41,7 +41,7 @@ FROM {stream} WHERE told GROUP BY ALL ORDER BY ALL
 GAPS = """
 WITH minutes AS (
     SELECT stream, source, minute FROM accounting
-    WHERE minute IS NOT NULL AND read > rejected + tombstones GROUP BY ALL),
+    WHERE minute < $end AND read > rejected + tombstones GROUP BY ALL),
 next AS (
     SELECT *, minute + INTERVAL 1 MINUTE AS since,
            coalesce(lead(minute) OVER (PARTITION BY stream, source ORDER BY minute), $end) AS until
@@ -144,9 +144,7 @@ def sources(con: duckdb.DuckDBPyConnection, end: datetime) -> list[Source]:
     formats = {
         (s, n): format_of(by) for s, n, by in con.execute("SELECT stream, name, read_by FROM recordings").fetchall()
     }
-    gaps: dict[tuple[str, str], list[Gap]] = {}
-    for stream, source, since, until in con.execute(GAPS, {"end": end, "least": GAP}).fetchall():
-        gaps.setdefault((stream, source), []).append(Gap(since, until))
+    gaps = silences(con, end)
     rejects = _rejects(con)
     return [
         Source(
@@ -162,6 +160,14 @@ def sources(con: duckdb.DuckDBPyConnection, end: datetime) -> list[Source]:
         for stream in STREAMS
         for name, measured, delay in _of_stream(con, stream)
     ]
+
+
+def silences(con: duckdb.DuckDBPyConnection, end: datetime) -> dict[tuple[str, str], list[Gap]]:
+    """Of each source (stream, name) the stretches before `end`, a whole minute, in which it said nothing."""
+    gaps: dict[tuple[str, str], list[Gap]] = {}
+    for stream, source, since, until in con.execute(GAPS, {"end": end, "least": GAP}).fetchall():
+        gaps.setdefault((stream, source), []).append(Gap(since, until))
+    return gaps
 
 
 def _of_stream(con: duckdb.DuckDBPyConnection, stream: str) -> Iterator[tuple[str, dict[str, Any], Delay | None]]:
