@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
+from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -80,15 +81,21 @@ def _own(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int, De
 
 
 def _mapped(recording: Recording, given: FieldMap, skip: int) -> Iterator[tuple[int, Decoded]]:
-    kin = None
-    if given.kin:
-        before = [texts(given, found) for _, found in _unfolded(Recording(recording.file), given)]
-        kin = kin_of(given, before) if before else None
-    number = 0
+    """A row's parent and children may come after it: where a map takes from them, all is read before a row leaves."""
+    number, before, waiting = 0, list[pl.DataFrame](), deque[tuple[int, Decoded]]()
     for end, found in _unfolded(recording, given):
-        if end > skip:
-            yield end - max(number, skip), from_fields(given, found.since(skip), kin)
+        fresh, told = end - max(number, skip), _told(given, found.since(skip))
+        if given.kin:
+            before.append(texts(given, found.before(skip)))
+            waiting.append((max(fresh, 0), told))
+        elif fresh > 0:
+            yield fresh, _rows(given, told)
         number = end
+    kin = kin_of(given, [*before, *(told.events for _, told in waiting)]) if waiting else None
+    while waiting:
+        fresh, told = waiting.popleft()
+        if fresh:
+            yield fresh, _rows(given, told, kin)
 
 
 def messages(reading: Reading, values: Sequence[bytes | None]) -> Decoded:
@@ -106,13 +113,21 @@ def empty(decoded: Decoded, records: int) -> npt.NDArray[np.bool_]:
     return nothing
 
 
-def from_fields(given: FieldMap, found: Unfolded, kin: Kin | None = None) -> Decoded:
+def from_fields(given: FieldMap, found: Unfolded) -> Decoded:
     """Events of any format as those of a stream; rows that the map is not about count as empty."""
+    return _rows(given, _told(given, found))
+
+
+def _told(given: FieldMap, found: Unfolded) -> Decoded:
+    """As events the texts of those that the map is about."""
     about = texts(given, found)
-    decoded = mapped(given, about, kin)
     bad = pl.DataFrame(found.bad, schema=REJECTS, orient="row")
-    nothing = len(found.empty) + len(found.events) - len(about)
-    return replace(decoded, rejects=pl.concat([bad, decoded.rejects]), tombstones=nothing)
+    return Decoded(about, bad, len(found.empty) + len(found.events) - len(about))
+
+
+def _rows(given: FieldMap, told: Decoded, kin: Kin | None = None) -> Decoded:
+    decoded = mapped(given, told.events, kin)
+    return replace(told, events=decoded.events, rejects=pl.concat([told.rejects, decoded.rejects]))
 
 
 def _unfolded(recording: Recording, given: FieldMap) -> Iterator[tuple[int, Unfolded]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ import xxhash
 from detectors.events import INSTANT, SCHEMA, fields
 from streams.problems import Problem
 from streams.sources.decoders import OF_MAPS, Format, decoder
-from streams.sources.formats import Unfold, at
+from streams.sources.formats import Paths, Unfold
 
 Unit = Literal["s", "ms", "us", "ns"]
 FIXED = re.compile(r"[+-]\d\d:\d\d")
@@ -125,10 +125,15 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {f: [one(g) for g in (v if isinstance(v, list) else [v])] for f, v in self.fields.items()}
 
     @cached_property
-    def paths(self) -> list[str]:
+    def paths(self) -> Paths:
         """What is taken of a row."""
-        every = [p for rules in self.rules.values() for r in rules for p in r.paths]
-        return list(dict.fromkeys([*every, *self.where, *self.kin]))
+        every = (p for rules in self.rules.values() for r in rules for p in r.paths)
+        return Paths([*every, *self.where, *self.kin])
+
+    @cached_property
+    def signs(self) -> Paths:
+        """What a file is recognised by."""
+        return Paths(p for some in self.has for p in some)
 
     @cached_property
     def kin(self) -> list[str]:
@@ -150,7 +155,8 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.structs.replace(self, fields={name: rules for name, rules in known.items() if rules})
 
     def recognises(self, event: Any) -> bool:
-        return bool(self.has) and all(any(at(event, p) is not None for p in some) for some in self.has)
+        said = self.signs.of(event)
+        return bool(self.has) and all(any(said.get(p) is not None for p in some) for some in self.has)
 
 
 def _known(rules: Sequence[Rule], place: str) -> Iterator[Rule]:
@@ -174,10 +180,11 @@ def load(path: Path) -> FieldMap:
     return parse(text, str(path), path.stem, path.parent)
 
 
-def shipped() -> list[FieldMap]:
+@cache
+def shipped() -> tuple[FieldMap, ...]:
     """The maps of formats that are known by their fields."""
     found = sorted((f for f in SHIPPED.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return [parse(f.read_text(), f.name, f.name.removesuffix(".toml")) for f in found]
+    return tuple(parse(f.read_text(), f.name, f.name.removesuffix(".toml")) for f in found)
 
 
 def shipped_text(name: str) -> str:

@@ -47,6 +47,11 @@ class Unfolded:
         empty = [at for at in self.empty if at >= offset]
         return Unfolded(self.events[first:], self.offsets[first:], self.subs[first:], bad, empty)
 
+    def before(self, offset: int) -> Unfolded:
+        """Of events in their order those before an offset."""
+        first = bisect_left(self.offsets, offset)
+        return Unfolded(self.events[:first], self.offsets[:first], self.subs[:first])
+
 
 def of_messages(unfold: Unfold, records: Iterable[bytes | None], first_offset: int = 0) -> Unfolded:
     """An event's offset is that of its record, its sub the place in it."""
@@ -87,6 +92,71 @@ def _why(error: Exception) -> str:
     return str(error) if isinstance(error, NotOne) else reason_of(error)[0]
 
 
+# ---- where values lie in an event ------------------------------------------------------------------------------------
+
+
+class Paths:
+    """Paths of values, looked up in one walk of an event. A key may hold dots itself, as attributes' do: of the keys
+    that a path can be read as the one with the longest rest counts."""
+
+    def __init__(self, paths: Iterable[str], under: str = "") -> None:
+        self.under = under
+        self.whole = {path: under + path for path in paths}
+        self.tails: dict[str, list[str]] = {}
+        for path in self.whole:
+            head, dot, tail = path.partition(".")
+            if dot:
+                self.tails.setdefault(head, []).append(tail)
+        self.heads: dict[str, Paths] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+    def of(self, event: Any) -> dict[str, Any]:
+        """By path what lies there, of those at which something does."""
+        found: dict[str, Any] = {}
+        todo = [(self, event)]
+        for paths, value in todo:
+            if isinstance(value, dict):
+                for key, inside in value.items():
+                    if key in paths.whole:
+                        found.setdefault(paths.whole[key], inside)
+                    if key in paths.tails:
+                        todo.append((paths._below(key), inside))
+        return found
+
+    def _below(self, head: str) -> Paths:
+        """Made when an object is met there, for a key may be all dots."""
+        if head not in self.heads:
+            self.heads[head] = Paths(self.tails[head], f"{self.under}{head}.")
+        return self.heads[head]
+
+
+def paths_of(events: Iterable[Any], leaf: Callable[[str], bool] = lambda path: False) -> list[str]:
+    """All paths at which an event holds a value that is no object, in the order in which they are met.
+
+    leaf: of a path whether an object there is one value, as a vector clock is.
+    """
+    found: dict[str, None] = {}
+    for event in events:
+        found.update(dict.fromkeys(_paths(event, "", leaf)))
+        if len(found) >= PATHS_MAX:
+            break
+    return [*found][:PATHS_MAX]
+
+
+PATHS_MAX = 500  # a document with more has keys that are data
+DEEPEST = 8
+
+
+def _paths(value: Any, path: str, leaf: Callable[[str], bool]) -> Iterator[str]:
+    if not isinstance(value, dict) or path.count(".") >= DEEPEST or (path and leaf(path)):
+        yield from [path] if path else []
+        return
+    for key, inside in value.items():
+        yield from _paths(inside, f"{path}.{key}" if path else key, leaf)
+
+
 # ---- what a record holds --------------------------------------------------------------------------------------------
 
 
@@ -95,11 +165,11 @@ def of_json(members: str = "") -> Unfold:
 
     members: where an object may hold them instead, as CloudTrail's `Records` and the `payload` of Kafka Connect do.
     """
+    held = Paths([members] if members else [])
 
     def unfold(record: bytes) -> list[Any]:
-        value = msgspec.json.decode(record)
-        if members and (inside := at(value, members, ABSENT)) is not ABSENT:
-            value = inside
+        document = msgspec.json.decode(record)
+        value = held.of(document).get(members, document)
         return [] if value is None else value if isinstance(value, list) else [value]
 
     return unfold
@@ -123,22 +193,23 @@ def of_otlp(record: bytes) -> list[Any]:
 
 def _spans(several: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for one in _maps(several):
-        resource = attributes(at(one, "resource.attributes"))
+        resource = _attributes(one.get("resource"))
         for scope in _maps(one.get("scopeSpans") or one.get("instrumentationLibrarySpans")):
             for span in _maps(scope.get("spans")):
-                yield {**span, "attributes": attributes(span.get("attributes")), "resource": resource}
+                span["attributes"] = _attributes(span)
+                span["resource"] = resource
+                yield span
 
 
 def _maps(values: Any) -> list[dict[str, Any]]:
     return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
 
 
-def attributes(pairs: Any) -> dict[str, Any]:
+def _attributes(owner: Any) -> dict[str, Any]:
     """OTLP's list of {key, value: {stringValue: …}} as a map; 64-bit integers come as texts."""
     found = {}
-    for pair in _maps(pairs):
-        value = pair.get("value")
-        key = pair.get("key")
+    for pair in _maps(owner.get("attributes")) if isinstance(owner, dict) else ():
+        key, value = pair.get("key"), pair.get("value")
         if isinstance(value, dict) and isinstance(key, str):
             found[key] = next(iter(value.values()), None)
     return found
@@ -211,43 +282,3 @@ def grouped(blocks: Iterable[list[bytes]], lines: int) -> Iterator[list[bytes]]:
         rest = rest[many:]
     if rest:
         yield [b"\n".join(rest)]
-
-
-ABSENT = object()
-
-
-def at(value: Any, path: str, absent: Any = None) -> Any:
-    """What lies at a path, if anything. A key may hold dots itself, as attributes' do: the longest rest comes first."""
-    while isinstance(value, dict):
-        if path in value:
-            return value[path]
-        key, dot, path = path.partition(".")
-        if not dot or key not in value:
-            return absent
-        value = value[key]
-    return absent
-
-
-def paths_of(events: Iterable[Any], leaf: Callable[[str], bool] = lambda path: False) -> list[str]:
-    """All paths at which an event holds a value that is no object, in the order in which they are met.
-
-    leaf: of a path whether an object there is one value, as a vector clock is.
-    """
-    found: dict[str, None] = {}
-    for event in events:
-        found.update(dict.fromkeys(_paths(event, "", leaf)))
-        if len(found) >= PATHS_MAX:
-            break
-    return [*found][:PATHS_MAX]
-
-
-PATHS_MAX = 500  # a document with more has keys that are data
-DEEPEST = 8
-
-
-def _paths(value: Any, path: str, leaf: Callable[[str], bool]) -> Iterator[str]:
-    if not isinstance(value, dict) or path.count(".") >= DEEPEST or (path and leaf(path)):
-        yield from [path] if path else []
-        return
-    for key, inside in value.items():
-        yield from _paths(inside, f"{path}.{key}" if path else key, leaf)

@@ -19,7 +19,7 @@ import polars_hash  # noqa: F401  (registers nchash)
 
 from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, UNREADABLE, Count, Decoded, conform, decimal, instant
 from streams.sources.fieldmap import FIXED, FieldMap, Rule, Unit, is_duration
-from streams.sources.formats import Unfolded, at
+from streams.sources.formats import Paths, Unfolded
 
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
@@ -39,14 +39,17 @@ def texts(given: FieldMap, found: Unfolded) -> pl.DataFrame:
     return about_of(given, columns_of(given.paths, found))
 
 
-def columns_of(paths: Sequence[str], found: Unfolded) -> pl.DataFrame:
+def columns_of(paths: Paths, found: Unfolded) -> pl.DataFrame:
     """Each path as a column of texts, with offset and sub."""
     places = {
         "offset": pl.Series(found.offsets, dtype=pl.Int64),
         "sub": pl.Series(found.subs, dtype=pl.Int64),
     }
-    texts = {held_in(p): pl.Series([_text(at(e, p)) for e in found.events], dtype=pl.String) for p in paths}
-    return pl.DataFrame({**places, **texts})
+    texts: dict[str, list[str | None]] = {p: [None] * len(found.events) for p in paths}
+    for row, event in enumerate(found.events):
+        for path, value in paths.of(event).items():
+            texts[path][row] = value if isinstance(value, str) else _text(value)
+    return pl.DataFrame({**places, **{held_in(p): pl.Series(some, dtype=pl.String) for p, some in texts.items()}})
 
 
 def held_in(path: str) -> str:

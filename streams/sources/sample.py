@@ -13,7 +13,7 @@ import polars as pl
 from streams.problems import Exit, Problem
 from streams.sources.decode import first_lines
 from streams.sources.files import File, Recording
-from streams.sources.formats import Cells, Unfold, Unfolded, at, of_file, of_json, paths_of, quoted
+from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, paths_of, quoted
 from streams.sources.infer import Draft, infer
 from streams.sources.mapping import column_text, columns_of
 from streams.sources.words import matched
@@ -102,8 +102,8 @@ def _columns(found: Unfolded, format_: Literal["json", "csv"], members: str) -> 
     """Of the events that are objects."""
     kept = [i for i, event in enumerate(found.events[:EVENTS]) if isinstance(event, dict)]
     events = Unfolded([found.events[i] for i in kept], [found.offsets[i] for i in kept], [found.subs[i] for i in kept])
-    paths = paths_of(events.events, _is_one_value)
-    return Sample(columns_of(paths, events), paths, format_, members, len(found.bad), len(found.events) <= EVENTS)
+    paths, whole = paths_of(events.events, _is_one_value), len(found.events) <= EVENTS
+    return Sample(columns_of(Paths(paths), events), paths, format_, members, len(found.bad), whole)
 
 
 def _is_one_value(path: str) -> bool:
@@ -121,10 +121,8 @@ def _lists(events: Sequence[Any]) -> list[str]:
                 yield from inside(other, f"{path}.{key}" if path else key, depth + 1)
 
     every = Counter(path for event in events[:LOOKED_AT] for path in inside(event, "", 0))
-    reached = (
-        path for path, _ in every.most_common() if any(isinstance(at(e, path), list) for e in events[:LOOKED_AT])
-    )
-    return [*islice(reached, LISTS)]
+    reached = {p for e in events[:LOOKED_AT] for p, value in Paths(every).of(e).items() if isinstance(value, list)}
+    return [*islice((path for path, _ in every.most_common() if path in reached), LISTS)]
 
 
 def _of_parquet(file: File) -> Sample:

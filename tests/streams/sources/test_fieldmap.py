@@ -251,7 +251,7 @@ peer_node = { child = "s" }
 def test_a_row_takes_from_its_parent_and_its_child_wherever_they_stand(tmp_path: Path) -> None:
     spans = [("c", "b", "third"), ("b", "a", "second"), ("a", None, "first"), ("d", "gone", "orphan")]
     path = tmp_path / "spans.jsonl"
-    filler = b'{"t": "2026-01-26T08:00:00Z", "s": "x"}\n' * 130_000  # a block of decoded bytes apart
+    filler = (json.dumps({**EVENT, "long": "x" * 10_000}).encode() + b"\n") * 500  # a block of decoded bytes apart
     rows = [json.dumps({**EVENT, "s": s, "id": i, "of": of}).encode() + b"\n" for i, of, s in spans]
     path.write_bytes(rows[0] + filler + b"".join(rows[1:]))
     reading = Reading("requests", parse(SPANS, "map"))
@@ -264,6 +264,11 @@ def test_a_row_takes_from_its_parent_and_its_child_wherever_they_stand(tmp_path:
         ("second", "first", "third"),
         ("third", "second", None),
     ]
+    whole = pl.concat(parts)
+    for skip in (1, 300, 502, 504):  # from where a file has grown: the parents may be behind it
+        some = [*chunks(Recording(look(path, "spans.jsonl")), reading, skip)]
+        assert sum(count for count, _ in some) == len(whole) - skip
+        assert [*pl.concat([whole.clear(), *(d.events for _, d in some)]).rows()] == whole[skip:].rows()
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from streams.sources.formats import (
     Cells,
+    Paths,
     Unfold,
-    at,
     grouped,
     of_file,
     of_json,
@@ -153,4 +153,37 @@ def test_what_is_no_header_is_none(line: bytes) -> None:
     ],
 )
 def test_a_path_leads_to_a_value_whose_key_may_hold_dots(value: Any, path: str, found: Any) -> None:
-    assert at(value, path) == found
+    assert Paths([path]).of(value).get(path) == found
+
+
+ABSENT = object()
+
+
+def at(value: Any, path: str) -> Any:
+    """What one path leads to, key by key: the whole rest of it may be one."""
+    while isinstance(value, dict):
+        if path in value:
+            return value[path]
+        key, dot, path = path.partition(".")
+        if not dot or key not in value:
+            return ABSENT
+        value = value[key]
+    return ABSENT
+
+
+KEYS = st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=4).map(".".join)
+DOCUMENTS = st.recursive(
+    st.sampled_from([None, 0, "x", [{"a": 1}]]), lambda inside: st.dictionaries(KEYS, inside, max_size=4), max_leaves=12
+)
+
+
+@given(st.dictionaries(KEYS, DOCUMENTS), st.lists(KEYS, min_size=1))
+def test_paths_in_one_walk_lead_where_each_leads_alone(document: dict[str, Any], paths: list[str]) -> None:
+    alone = {path: value for path in paths if (value := at(document, path)) is not ABSENT}
+    assert Paths(paths).of(document) == alone
+
+
+def test_some_random_paths_lead_somewhere() -> None:
+    document = {"a.b": {"": 1}, "a": {"b": {"c": 2}, "b.c": 3}, "b": 4}
+    assert Paths(["a.b", "a.b.c", "a.b.", "b", "b.a"]).of(document) == {"a.b": {"": 1}, "a.b.c": 3, "b": 4}
+    assert Paths(["." * 50_000]).of({"." * 50_000: 5}) == {"." * 50_000: 5}
