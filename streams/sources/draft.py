@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from detectors.events import fields
+from streams.sources.columns import Choice, Column
 from streams.sources.fieldmap import Rule
-from streams.sources.infer import TELLING, Choice, Column, Draft
+from streams.sources.infer import TELLING, Draft
 from streams.sources.words import SECRET
 
 WIDTH = 118
