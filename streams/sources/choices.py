@@ -11,9 +11,9 @@ import polars as pl
 
 from detectors.events import INSTANT, Field
 from streams.sources.columns import FIRST, FORMATS, Choice, Column
-from streams.sources.fieldmap import Rule, Unit, is_duration
+from streams.sources.fieldmap import Rule, is_duration
 from streams.sources.meanings import as_status, as_words, by_value_status
-from streams.sources.words import IDS, Match
+from streams.sources.words import IDS, Match, Unit
 
 NUMBER = re.compile(r"\d+(\.\d*)?")
 PORT = re.compile(r"\S+:\d+")

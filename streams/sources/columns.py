@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from detectors.events import INSTANT
-from streams.sources.fieldmap import Rule, Unit
+from streams.sources.fieldmap import Rule
 from streams.sources.mapping import held_in, value_of
+from streams.sources.words import Unit
 
 UNITS: tuple[Unit, ...] = ("s", "ms", "us", "ns")
 FIRST, LAST = datetime(2000, 1, 1), datetime(2100, 1, 1)  # a number outside these years is no time

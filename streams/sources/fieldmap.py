@@ -30,8 +30,8 @@ from detectors.events import INSTANT, SCHEMA, fields
 from streams.problems import Problem
 from streams.sources.decoders import OF_MAPS, Format, decoder
 from streams.sources.formats import Paths, Unfold
+from streams.sources.words import STATUS_OF, Unit
 
-Unit = Literal["s", "ms", "us", "ns"]
 FIXED = re.compile(r"[+-]\d\d:\d\d")
 ORIGINS = ("source", "value", "concat", "hash", "file", "parent", "child")
 HERE = Path()
@@ -44,7 +44,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     parent, child: the value at this path of the row whose span is this one's parent, or whose parent this one is.
     file: a regular expression that is looked for in the path of the file, or the name of the topic: its first group.
     where: regular expressions that the values at these paths must match for the rule to hold.
-    values: regular expressions of whole texts, the first that matches counts; what matches none has no value.
+    values: regular expressions of whole texts, the first that matches counts; what matches none has no value. "http"
+    and "grpc" are the tables of those codes.
     unit: of a number: s, ms, us, ns. zone: of a time that has none. minus: a path to be taken off, in minus_unit.
     """
 
@@ -195,7 +196,7 @@ def shipped_text(name: str) -> str:
 def parse(text: str, where: str, name: str = "", folder: Path = HERE) -> FieldMap:
     """A map of that name; the schemas that it names lie in the folder."""
     try:
-        given = _like(tomllib.loads(text), where)
+        given = _with_codes(_like(tomllib.loads(text), where))
         found = msgspec.convert({"name": name, **given}, FieldMap)
     except tomllib.TOMLDecodeError as error:
         raise Problem(where, f"not TOML: {error}", EXAMPLE) from None
@@ -223,6 +224,23 @@ def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
     base = tomllib.loads(known[given["like"]].read_text())
     mine = given.get("fields", {})
     return {**base, **given, "fields": {**base["fields"], **mine} if isinstance(mine, dict) else mine}
+
+
+def _with_codes(given: dict[str, Any]) -> dict[str, Any]:
+    """With tables of codes in the place of their names."""
+    if not isinstance(given.get("fields"), dict):
+        return given
+    return {**given, "fields": {field: _coded(rules) for field, rules in given["fields"].items()}}
+
+
+def _coded(rules: Any) -> Any:
+    match rules:
+        case list():
+            return [*map(_coded, rules)]
+        case {"values": str(name)} if name in STATUS_OF:
+            return {**rules, "values": STATUS_OF[name]}
+        case _:
+            return rules
 
 
 LIKE = 'write it as in: like = "debezium"'

@@ -18,8 +18,9 @@ import polars as pl
 import polars_hash  # noqa: F401  (registers nchash)
 
 from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, UNREADABLE, Count, Decoded, conform, decimal, instant
-from streams.sources.fieldmap import FIXED, FieldMap, Rule, Unit, is_duration
+from streams.sources.fieldmap import FIXED, FieldMap, Rule, is_duration
 from streams.sources.formats import Paths, Unfolded
+from streams.sources.words import Unit
 
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs

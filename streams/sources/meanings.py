@@ -9,7 +9,7 @@ from dataclasses import replace
 from detectors.events import Field, fields
 from streams.sources.columns import Choice, Column
 from streams.sources.fieldmap import Rule
-from streams.sources.words import CODES, FAILURE, OF_GRPC, OF_HTTP, meaning
+from streams.sources.words import CODES, FAILURE, STATUS_OF, meaning
 
 STATUSES = next(f.values for f in fields("requests") if f.name == "status")
 WORTH = 0.5  # of the values must have a meaning, else it is no status
@@ -43,7 +43,7 @@ def as_status(column: Column, name: str) -> Choice | str:
         return Choice(path, [Rule(source=path, values={ok: "ok", error: "error"})], why)
     if all(re.fullmatch(r"\d{1,2}", v) for v in column.counts) and "0" in column.counts:
         if "grpc" in path.lower():
-            return Choice(path, [Rule(source=path, values=OF_GRPC)], ["gRPC's codes", *why])
+            return Choice(path, [Rule(source=path, values=STATUS_OF["grpc"])], ["gRPC's codes", *why])
         todo = ["0 is taken for ok and all else for an error: say which code is a timeout, which a rejection"]
         return Choice(path, [Rule(source=path, values={"0": "ok", ".*": "error"})], why, todo)
     if len(column.counts) > 50 and not {*column.counts} <= CODES:
@@ -62,9 +62,8 @@ def _by_meaning(column: Column, name: str, why: list[str]) -> Choice | str:
         return f"its values mean none of {', '.join(STATUSES)}: {column.some()}"
     codes, todo = len(meant) < len(column.counts), []
     if codes:
-        why = ["looks like HTTP's status codes", *why]
-        todo.append("4xx are errors here; where the callers' mistakes are none of yours, let 4.. be ok")
-    values = {**(OF_HTTP if codes else {}), **_patterns(meant)}
+        why = ["looks like HTTP's status codes; what was refused did nothing, so 4xx are errors", *why]
+    values = {**(STATUS_OF["http"] if codes else {}), **_patterns(meant)}
     if failure:
         if len(column.values) == rows:
             return "all rows have it, so no row would be ok"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from streams.sources.fieldmap import Unit
+Unit = Literal["s", "ms", "us", "ns"]
 
 END = ("end_time", "end", "ended_at", "ended", "finished_at", "finish_time", "completed_at", "stop_time", "stopped_at")
 START = ("start_time", "start", "started_at", "started", "begin_time", "begin", "began_at")
@@ -154,8 +154,10 @@ NOTHING = ("", "-", "null", "NULL", "None", "nil", "N/A", "n/a", "(null)", "unde
 SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|authoriz|cookie|api_?key|credential|session|signature", re.I)
 
 CODES = {f"{s.value}" for s in HTTPStatus} | {"499", *(f"{n}" for n in range(520, 528))}
-OF_HTTP = {"408|504": "timeout", "429|503": "rejected", "499": "cancelled", "[123]..": "ok", "[45]..": "error"}
-OF_GRPC = {"0": "ok", "1": "cancelled", "4": "timeout", "8|14": "rejected", r"\d+": "error"}
+STATUS_OF = {  # what was refused (4xx) did nothing, so it is not ok: that counts as applied
+    "http": {"408|504": "timeout", "429|503": "rejected", "499": "cancelled", "[123]..": "ok", "[45]..": "error"},
+    "grpc": {"0": "ok", "1": "cancelled", "4": "timeout", "8|14": "rejected", r"\d+": "error"},
+}
 
 MEANT: dict[str, dict[str, str]] = {  # by field: what a whole value means, in whatever case; the first that fits counts
     "status": {

@@ -211,6 +211,7 @@ def test_what_cannot_be_read_is_a_reject_that_names_the_path(event: dict[str, An
         (REQUEST + 'region = { from = "x", zone = "UTC" }', "zone and format are for times"),
         (REQUEST.replace('"t"', '{ from = "t", zone = "Mars" }'), "'Mars' is no zone"),
         (REQUEST.replace('"t"', '{ from = "t", unit = "m" }'), "Invalid enum value 'm'"),
+        (REQUEST + 'status = { from = "c", values = "ftp" }', "Expected `object"),
         (REQUEST + "region = { file = 'web' }", "'web' has no group, in parentheses, to say which part"),
         ('like = "apache"\n' + REQUEST, "map: like: no shipped map 'apache'; there are chrony_statistics, "),
         (REQUEST + 'caller = { parent = "s" }', "need the fields span_id and parent_span_id"),
@@ -323,6 +324,33 @@ def test_a_shipped_format_is_known_by_its_fields(
     assert found.rows() == rows and only.rejects.is_empty()
     assert only.events["timestamp"].unique().to_list() == [NOON]
     assert only.tombstones == (1 if by == "otlp" else 0)  # the span inside is no call
+
+
+HTTP = {200: "ok", 304: "ok", 404: "error", 409: "error", 408: "timeout", 504: "timeout", 429: "rejected"}
+HTTP |= {503: "rejected", 499: "cancelled", 500: "error"}
+
+
+def test_a_code_of_http_has_one_meaning_in_all_maps() -> None:
+    """What was refused is not ok: an ok line of a server with a key counts as an effect."""
+    maps = {m.name: m for m in shipped()}
+    span = {
+        "spanId": "a",
+        "kind": 2,
+        "startTimeUnixNano": "1769428800000000000",
+        "endTimeUnixNano": "1769428800000000000",
+    }
+    known: dict[str, list[dict[str, Any]]] = {
+        "nginx": [{**NGINX, "status": code} for code in HTTP],
+        "envoy": [{**ENVOY, "response_flags": "-", "response_code": code} for code in HTTP],
+        "otlp": [{**span, "attributes": {"http.response.status_code": code}} for code in HTTP],
+    }
+    for name, events in known.items():
+        done = decoded(maps[name], events)
+        assert done.events["status"].to_list() == [*HTTP.values()] and done.rejects.is_empty(), name
+    by_name = parse(REQUEST + 'status = { from = "c", values = "http" }', "map")
+    assert decoded(by_name, [{**EVENT, "c": code} for code in HTTP]).events["status"].to_list() == [*HTTP.values()]
+    failed = decoded(maps["otlp"], [{**span, "attributes": {"http.status_code": 200}, "status": {"code": 2}}])
+    assert failed.events["status"].to_list() == ["error"]
 
 
 @pytest.mark.parametrize("nothing", ["", "-"])

@@ -254,6 +254,7 @@ def test_attempts_count_from_one_and_retries_from_none(tmp_path: Path, values: l
         ("is_error", [False, True, False, False], ["ok", "error", "ok", "ok"]),
         ("status", ["200", "0", "429", "weird (x)"], ["ok", None, "rejected", None]),
         ("odd", [200, 204, 404, 503], ["ok", "ok", "error", "rejected"]),
+        ("statusCode", [200, 409, 408, 499], ["ok", "error", "timeout", "cancelled"]),
     ],
 )
 def test_a_status_is_known_by_codes_words_and_names(
