@@ -34,10 +34,13 @@ def written(draft: Draft, name: str, check: str, about: str) -> Iterator[str]:
     why = f"since there is {', '.join(tells)}" if tells else "for want of fields that tell of another stream"
     yield from comment(f"{draft.stream}, {why}: {WHAT[draft.stream]}.")
     yield f"stream = {toml(draft.stream)}"
-    if draft.format != "json":
-        yield f"format = {toml(draft.format)}"
-    if draft.members:
-        yield f"members = {toml(draft.members)} # where a document holds the list of events"
+    if draft.shape.format != "json":
+        yield f"format = {toml(draft.shape.format)}"
+    if draft.shape.members:
+        yield f"members = {toml(draft.shape.members)} # where a document holds the list of events"
+    if draft.shape.line:
+        yield from comment(f"{draft.shape.why}:")
+        yield f"line = '{draft.shape.line}'"
     if draft.nothing:
         yield f"nothing = {toml(draft.nothing)} # texts that say that there is no value"
     yield from ["", "[fields]"]
@@ -88,9 +91,9 @@ def _rest(draft: Draft) -> Iterator[str]:
 
 def _example(column: Column) -> str:
     """One value; none of what may let somebody in, since drafts are kept and shown."""
-    if SECRET.search(column.path):
-        return "not shown"
     value = column.values[0]
+    if SECRET.search(column.path) or SECRET.search(value):
+        return "not shown"
     return toml(value if len(value) <= EXAMPLE else value[:EXAMPLE] + "…")
 
 

@@ -85,7 +85,8 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     or a table that says with which decoder records are read (see decoders).
     where: which rows it is about; the others hold nothing for us. nothing: texts that say that there is no value.
     members: where a document holds its events, or its only one. line: a regular expression with named groups, for
-    text; lines: how many make one record. has: of each list one path must be there, for a file to be recognised.
+    text; one called pairs holds key=value. lines: how many make one record. has: of each list one path must be there,
+    for a file to be recognised.
     unlock: for a field that a source may lack, how to get it logged.
     """
 

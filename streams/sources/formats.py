@@ -216,16 +216,27 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 
 def of_text(pattern: str) -> Unfold:
-    """The named groups of a regular expression that the whole record matches."""
+    """The named groups of a regular expression that the whole record matches; one called pairs holds key=value."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def unfold(record: bytes) -> list[Any]:
         match = compiled.fullmatch(record.decode().rstrip("\r\n"))
         if not match:
             raise NotOne("the line does not match the map's pattern")
-        return [match.groupdict()]
+        said: dict[str, Any] = match.groupdict()
+        if said.get("pairs"):
+            said["pairs"] = {key: text if text is not None else word for key, text, word in _pairs(said["pairs"])}
+        return [said]
 
     return unfold
+
+
+PAIR = re.compile(r'([A-Za-z_][\w.-]*)=(?:"((?:[^"\\]|\\.)*)"|(\S*?)[,;]?(?=\s|$))')
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str | None, str]]:
+    """Each key with its text in quotes, or its word."""
+    return ((m[1], m[2], m[3]) for m in PAIR.finditer(text))
 
 
 class Cells(NamedTuple):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 import polars as pl
 
 from detectors.events import INSTANT, SCHEMA, STREAMS, Decoded, Field, fields
@@ -18,6 +19,7 @@ from streams.sources.choices import BY_VALUE, choice_of
 from streams.sources.columns import Choice, Column
 from streams.sources.fieldmap import FieldMap, Given, Rule
 from streams.sources.mapping import about_of, held_in, mapped
+from streams.sources.shapes import Shape
 from streams.sources.together import add_from_others
 from streams.sources.words import NOTHING, Match, matched
 
@@ -39,8 +41,7 @@ class Draft:
     """
 
     stream: str
-    format: Literal["json", "csv"]
-    members: str
+    shape: Shape
     nothing: list[str]
     columns: dict[str, Column]
     choices: dict[str, Choice]
@@ -52,7 +53,9 @@ class Draft:
     def map(self) -> FieldMap:
         named: dict[str, Given] = {name: [*choice.rules] for name, choice in self.choices.items()}
         stream: Any = self.stream
-        return FieldMap(stream=stream, format=self.format, members=self.members, nothing=self.nothing, fields=named)
+        given = FieldMap(stream=stream, nothing=self.nothing, fields=named)
+        read = self.shape
+        return msgspec.structs.replace(given, format=read.format, members=read.members, line=read.line)
 
     @property
     def score(self) -> int:
@@ -72,13 +75,13 @@ class Draft:
         return self.tried is not None and len(self.tried.events) > 0
 
 
-def infer(sample: pl.DataFrame, paths: Sequence[str], format_: Literal["json", "csv"], members: str = "") -> Draft:
+def infer(sample: pl.DataFrame, paths: Sequence[str], shape: Shape) -> Draft:
     """sample: the columns of these paths, as mapping.columns_of gives them."""
     seen = {v for p in paths for v in sample[held_in(p)].unique().to_list()}
     nothing = [word for word in NOTHING if word in seen]
     said = about_of(FieldMap(stream="requests", fields={p: p for p in paths}, nothing=nothing), sample)
     columns = {p: Column(p, said[held_in(p)]) for p in paths}
-    drafts = [_Search(stream, columns, said).draft(format_, members, nothing) for stream in STREAMS]
+    drafts = [_Search(stream, columns, said).draft(shape, nothing) for stream in STREAMS]
     eligible = [d for d in drafts if d.stream in ("requests", "write_log") or len(d.missing) == 0]
     best = max(eligible, key=lambda d: (d.score, not d.missing))
     return best if best.missing else replace(best, tried=mapped(best.map, about_of(best.map, sample)))
@@ -93,14 +96,14 @@ class _Search:
         self.choices: dict[str, Choice] = {}
         self.doubts: dict[str, str] = {}
 
-    def draft(self, format_: Literal["json", "csv"], members: str, nothing: list[str]) -> Draft:
+    def draft(self, shape: Shape, nothing: list[str]) -> Draft:
         known = fields(self.stream)
         for one in sorted(known, key=lambda f: not f.required):
             self._look_for(one)
         add_from_others(self.stream, self.choices, self.columns)
         missing = [f.name for f in known if f.required and f.name not in self.choices]
         order = {f.name: self.choices[f.name] for f in known if f.name in self.choices}
-        return Draft(self.stream, format_, members, nothing, {**self.every}, order, missing, self.doubts)
+        return Draft(self.stream, shape, nothing, {**self.every}, order, missing, self.doubts)
 
     def _look_for(self, one: Field) -> None:
         taken = {c.path for c in self.choices.values()}

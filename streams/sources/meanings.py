@@ -60,7 +60,7 @@ def _by_meaning(column: Column, name: str, why: list[str]) -> Choice | str:
     rows, failure = len(column.texts), name in FAILURE
     if known < WORTH * len(column.values) and not failure:
         return f"its values mean none of {', '.join(STATUSES)}: {column.some()}"
-    codes, todo = len(meant) < len(column.counts), []
+    codes, todo = len(meant) < len(column.counts), list[str]()
     if codes:
         why = ["looks like HTTP's status codes; what was refused did nothing, so 4xx are errors", *why]
     values = {**(STATUS_OF["http"] if codes else {}), **_patterns(meant)}

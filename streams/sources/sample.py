@@ -13,10 +13,13 @@ import polars as pl
 from streams.problems import Exit, Problem
 from streams.sources.decode import first_lines
 from streams.sources.files import File, Recording
-from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, paths_of, quoted
+from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
 from streams.sources.infer import Draft, infer
 from streams.sources.mapping import column_text, columns_of
+from streams.sources.shapes import Shape, nearest, shape_of
 from streams.sources.words import matched
+
+Kind = Literal["json", "csv", "text"]
 
 EVENTS = 5_000
 READ = 0.5  # of the records must be of the format that the first of them look like
@@ -26,14 +29,13 @@ LOOKED_AT, LISTS, LISTS_DEEP = 10, 5, 3  # documents, lists of objects in them, 
 class Sample(NamedTuple):
     """The first events of a file.
 
-    columns: as mapping.columns_of gives them for these paths. members: where its documents hold the list of events.
+    columns: as mapping.columns_of gives them for these paths.
     unread: how many records are not of its format. whole: whether it holds no more events.
     """
 
     columns: pl.DataFrame
     paths: list[str]
-    format: Literal["json", "csv"]
-    members: str
+    shape: Shape
     unread: int
     whole: bool
 
@@ -42,7 +44,7 @@ def drafted(file: File) -> tuple[Sample, Draft]:
     """A draft of its map; where the records make no row and hold lists of objects, of the first list that does."""
     first = None
     for sample in _samples(file):
-        draft = infer(sample.columns, sample.paths, sample.format, sample.members)
+        draft = infer(sample.columns, sample.paths, sample.shape)
         first = first or (sample, draft)
         if draft.usable:
             return sample, draft
@@ -56,13 +58,16 @@ def _samples(file: File) -> Iterator[Sample]:
         return
     first = first_lines(file)
     refuse_binary(file)
+    if text := shape_of([*islice(_records(file, "text"), EVENTS)]):
+        yield _columns(_read(file, of_text(text.line), "text"), text)
+        return
     if cells := Cells.of(first[0]):
-        yield _columns(_read(file, cells.unfold, "csv"), "csv", "")
+        yield _columns(_read(file, cells.unfold, "csv"), Shape("csv"))
         return
     found = _read(file, of_json(), "json")
-    yield _columns(found, "json", "")
+    yield _columns(found, Shape())
     for members in _lists(found.events):
-        yield _columns(_read(file, of_json(members), "json"), "json", members)
+        yield _columns(_read(file, of_json(members), "json"), Shape(members=members))
 
 
 def refuse_binary(file: File) -> None:
@@ -75,7 +80,7 @@ def refuse_binary(file: File) -> None:
         raise Problem(file.name, "binary: it holds no lines of text", then, Exit.NOTHING)
 
 
-def _read(file: File, unfold: Unfold, format_: Literal["json", "csv"]) -> Unfolded:
+def _read(file: File, unfold: Unfold, format_: Kind) -> Unfolded:
     """The first events, or a problem where most records are of another format."""
     records = [*islice(_records(file, format_), EVENTS + 1)]
     _, found = of_file(unfold, records)
@@ -83,7 +88,8 @@ def _read(file: File, unfold: Unfold, format_: Literal["json", "csv"]) -> Unfold
         _, _, reason, _, raw = found.bad[0] if found.bad else (0, 0, "no record holds an event", "", "")
         kind = "JSON, and its first line is no header of CSV" if format_ == "json" else "CSV"
         most = f"{len(found.bad):,} of its first {len(records):,} records are no {kind} ({reason})"
-        raise Problem(file.name, f"{most}: {raw[:60]}" if found.bad else reason, TEXT, Exit.NOTHING)
+        text = nearest([*islice(_records(file, "text"), EVENTS)])
+        raise Problem(file.name, f"{most}; {text}: {raw[:60]}" if found.bad else reason, TEXT, Exit.NOTHING)
     if not any(isinstance(e, dict) for e in found.events):
         raise Problem(file.name, "its records are no objects, so no field has a name", TEXT, Exit.NOTHING)
     return found
@@ -92,18 +98,18 @@ def _read(file: File, unfold: Unfold, format_: Literal["json", "csv"]) -> Unfold
 TEXT = """for lines of text write a map with format = "text" and line = '(?P<name>…) …', a regular expression"""
 
 
-def _records(file: File, format_: Literal["json", "csv"]) -> Iterator[bytes]:
+def _records(file: File, format_: Kind) -> Iterator[bytes]:
     lines = Recording(file).lines()
     records = (record for block in (quoted(lines) if format_ == "csv" else lines) for record in block)
     return islice(records, 1 if format_ == "csv" else 0, None)
 
 
-def _columns(found: Unfolded, format_: Literal["json", "csv"], members: str) -> Sample:
+def _columns(found: Unfolded, shape: Shape) -> Sample:
     """Of the events that are objects."""
     kept = [i for i, event in enumerate(found.events[:EVENTS]) if isinstance(event, dict)]
     events = Unfolded([found.events[i] for i in kept], [found.offsets[i] for i in kept], [found.subs[i] for i in kept])
     paths, whole = paths_of(events.events, _is_one_value), len(found.events) <= EVENTS
-    return Sample(columns_of(Paths(paths), events), paths, format_, members, len(found.bad), whole)
+    return Sample(columns_of(Paths(paths), events), paths, shape, len(found.bad), whole)
 
 
 def _is_one_value(path: str) -> bool:
@@ -133,7 +139,7 @@ def _of_parquet(file: File) -> Sample:
     if some.is_empty():
         raise Problem(file.name, "holds no rows", "leave it out, or wait until it has some", Exit.NOTHING)
     numbered = some.head(EVENTS).with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64), sub=pl.lit(0, pl.Int64))
-    return Sample(numbered, paths, "json", "", 0, len(some) <= EVENTS)
+    return Sample(numbered, paths, Shape(), 0, len(some) <= EVENTS)
 
 
 def _inside(path: str, kind: Any) -> Iterator[str]:

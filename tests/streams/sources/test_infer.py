@@ -366,9 +366,9 @@ def test_parquet_is_drafted_from_its_columns_nested_ones_too(tmp_path: Path) -> 
 
 def test_a_document_that_holds_a_list_is_drafted_from_its_members(tmp_path: Path) -> None:
     draft, text = of(tmp_path, [{"written": "2026-01-26T13:00:00Z", "page": {"calls": [CALL, CALL, CALL]}}], "d.json")
-    assert draft.members == "page.calls" and 'members = "page.calls"' in text
+    assert draft.shape.members == "page.calls" and 'members = "page.calls"' in text
     plain, _ = of(tmp_path, [{**CALL, "items": [{"when": "2026-01-26T13:00:00Z", "sku": 1}]}])
-    assert plain.members == ""
+    assert plain.shape.members == ""
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_whatever_a_log_holds_a_draft_is_toml_and_a_map_unless_something_is_miss
         assert parse(text, "draft").rules == draft.map.rules, "the draft says what was tried"
         rows = len(next(iter(draft.columns.values())).texts)
         assert draft.tried is not None and len(draft.tried.events) + len(draft.tried.rejects) == rows
-        assert draft.members or rows == len(events)
+        assert draft.shape.members or rows == len(events)
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""The first lines of a log enter, how its records are read leaves: for lines of text the pattern that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from streams.sources.formats import of_file, of_text
+
+
+class Shape(NamedTuple):
+    """How a log is read, in the words of a map; why: what lines of that pattern are."""
+
+    format: Literal["json", "csv", "text"] = "json"
+    members: str = ""
+    line: str = ""
+    why: str = ""
+
+
+QUOTED = r'"(?P<{}>(?:[^"\\]|\\.)*)"'
+ACCESS = (
+    r"(?P<remote_addr>\S+) \S+ (?P<remote_user>\S+) \[(?P<time_local>[^\]]+)\] "
+    + QUOTED.format("request")
+    + r" (?P<status>\d{3}) (?P<bytes>\d+|-)"
+)
+COMBINED = f"{ACCESS} {QUOTED.format('referer')} {QUOTED.format('user_agent')}"
+TOOK = r" (?P<request_time>\d+(?:\.\d+)?)"
+TIMED = (
+    r"\[?(?P<time>\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?)\]?"
+    r"(?: +\[?(?P<level>TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SEVERE)\]?)?"
+    r"(?: +\[(?P<instance>[^\]]*)\])?[ :-]+(?P<pairs>.*\w=.*)"
+)
+PAIRS = r"(?P<pairs>[A-Za-z_][\w.-]*=.*\s[A-Za-z_][\w.-]*=.*)"
+KNOWN = (
+    Shape("text", line=COMBINED + TOOK, why="lines of an access log in the combined format, and a request's time"),
+    Shape("text", line=COMBINED, why="lines of an access log in the combined format"),
+    Shape("text", line=ACCESS + TOOK, why="lines of an access log in the common format, and a request's time"),
+    Shape("text", line=ACCESS, why="lines of an access log in the common format"),
+    Shape("text", line=TIMED, why="lines of a time, perhaps a level and a name in brackets, and key=value"),
+    Shape("text", line=PAIRS, why="lines of key=value"),
+)
+FITS = 0.95  # of the lines
+
+
+def shape_of(lines: Sequence[bytes]) -> Shape | None:
+    """That of the first pattern that reads nearly all lines."""
+    return next((known for known in KNOWN if fitting(known, lines) >= FITS * len(lines)), None)
+
+
+def fitting(known: Shape, lines: Sequence[bytes]) -> int:
+    """How many lines it reads."""
+    _, found = of_file(of_text(known.line), lines)
+    return len(found.events)
+
+
+def nearest(lines: Sequence[bytes]) -> str:
+    """Of lines that no pattern fits, what fits the most."""
+    most, known = max(((fitting(known, lines), known) for known in KNOWN), key=lambda pair: pair[0])
+    return f"{most:,} are {known.why}, and {FITS:.0%} are needed" if most else "no known pattern of text fits one"

@@ -1,0 +1,98 @@
+"""Lines of text: which pattern reads them, what is drafted from it, and what no pattern reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.problems import Exit, Problem
+from streams.sources.draft import written
+from streams.sources.fieldmap import parse
+from streams.sources.files import look
+from streams.sources.formats import of_text
+from streams.sources.sample import drafted
+from streams.sources.shapes import shape_of
+from streams.sources.trial import tried
+
+COMMON = '10.0.0.{i} - bob [26/Jan/2026:08:15:0{i} +0200] "GET /cart?token=s3cret HTTP/1.1" {code} 512'
+COMBINED = COMMON + r' "http://x/\"q" "Mozilla/5.0 (X11; \"odd\")"'
+JAVA = '2026-01-26 08:15:0{i},113 INFO [pay-{i}] service=pay status={code}, took=1{i}ms msg="all, fine" url=/x?a=1'
+BARE = "[2026-01-26T08:15:0{i}.5Z] service=pay node=pay-{i} code={code}"
+LOGFMT = 'ts=2026-01-26T08:15:0{i}Z level=info svc=pay host=pay-{i} http.status={code} msg="a=b c"'
+ODD = '10.0.0.9 - - [26/Jan/2026:08:15:09 +0200] "\\x16\\x03" 400 0'
+HOST = 'service_name = { value = "edge" }\nnode_id = { value = "edge-1" }\n'
+
+
+def log(path: Path, line: str) -> Path:
+    codes = {0: 200, 1: 404, 2: 503, 3: 504, 4: 200}
+    path.write_text("".join(line.format(i=i, code=code) + "\n" for i, code in codes.items()))
+    return path
+
+
+def draft_of(path: Path) -> str:
+    _, draft = drafted(look(path, path.name))
+    return "\n".join(written(draft, path.name, "asynchealth map --check MAP.toml LOG", "some events")) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "by_hand", "filled", "first"),
+    [
+        (COMMON, HOST, {"caller", "status"}, "2026-01-26 06:15:00"),
+        (COMMON + " 0.01{i}", HOST, {"caller", "status", "duration_ms"}, "2026-01-26 06:15:00"),
+        (COMBINED, HOST, {"caller", "status"}, "2026-01-26 06:15:00"),
+        (COMBINED + " 0.01{i}", HOST, {"caller", "status", "duration_ms"}, "2026-01-26 06:15:00"),
+        (JAVA, "", {"service_name", "node_id", "status", "duration_ms"}, "2026-01-26 08:15:00.113"),
+        (BARE, "", {"service_name", "node_id", "status"}, "2026-01-26 08:15:00.500"),
+        (LOGFMT, "", {"service_name", "node_id", "status"}, "2026-01-26 08:15:00"),
+    ],
+)
+def test_lines_of_text_draft_a_map_that_reads_them(
+    tmp_path: Path, line: str, by_hand: str, filled: set[str], first: str
+) -> None:
+    path = log(tmp_path / "some.log", line)
+    text = draft_of(path)
+    done = tried(look(path, "some.log"), parse(text.replace("[fields]\n", "[fields]\n" + by_hand), "draft"))
+    assert done.counts == {"read": 5, "usable": 5, "rejected": 0, "empty": 0}
+    assert filled <= done.filled.keys() and set(done.filled.values()) == {5}
+    assert done.rows["status"].to_list() == ["ok", "error", "rejected", "timeout", "ok"]
+    assert done.times and str(done.times[0]).startswith(first)
+    assert 'format = "text"' in text and "# lines of " in text, "it says what the lines are"
+    assert "s3cret" not in text, "drafts are kept and shown"
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_pattern_must_read_nearly_all_lines(tmp_path: Path, others: int) -> None:
+    path = tmp_path / "some.log"
+    lines = [COMBINED.format(i=i % 10, code=200) for i in range(20)]
+    path.write_text("\n".join([*lines[others:], *["  at frame"] * others]) + "\n")
+    if others == 1:
+        assert "combined format" in draft_of(path)
+        return
+    with pytest.raises(Problem) as problem:
+        draft_of(path)
+    assert "18 are lines of an access log in the combined format, and 95% are needed" in str(problem.value)
+    assert 'Next: for lines of text write a map with format = "text"' in str(problem.value)
+    assert problem.value.code == Exit.NOTHING
+
+
+def test_what_is_no_request_is_a_line_of_an_access_log() -> None:
+    assert (shape := shape_of([ODD.encode()])) and of_text(shape.line)(ODD.encode())[0]["request"] == "\\x16\\x03"
+
+
+@pytest.mark.parametrize("line", [b'{"a": "x=1 y=2"}', b"[1, 2]", b"a,b", b"2026-01-26 08:15:02 INFO started", b"x=1"])
+def test_other_lines_have_no_pattern(line: bytes) -> None:
+    assert shape_of([line]) is None
+
+
+WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='"\\', exclude_categories=["C"]))
+
+
+@given(st.dictionaries(WORDS.map("k{}".format), st.one_of(WORDS, TEXTS.map('"{}"'.format)), min_size=2))
+def test_pairs_are_read_as_they_were_written(pairs: dict[str, str]) -> None:
+    line = " ".join(f"{key}={value}" for key, value in pairs.items())
+    (found,) = of_text("(?P<pairs>.*)")(line.encode())
+    assert found["pairs"] == {key: value.strip('"') for key, value in pairs.items()}
