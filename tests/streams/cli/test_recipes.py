@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.sources.fieldmap import parse
 from tests.fuzz import HEADER, SAMPLES, SPANS
 from tests.records import NGINX, TRAIL
 from tests.streams.tape import COMMAND, ROOT, accounting, lines, storm
@@ -84,6 +85,12 @@ def audit() -> bytes:
         stamp = f"{at:%Y-%m-%d %H:%M:%S}" + (f".{at.microsecond // 1000:03d}" if at.microsecond else "") + "+00"
         rows.append(f'{i},orders,{stamp},10.0.0.{i % 3},{"IUD"[i % 3]},"""id""=>""{i % 7}"", ""total""=>""5"""')
     return ("\n".join(rows) + "\n").encode()
+
+
+def test_maps_on_the_page_about_formats_are_maps() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "formats.md").read_text(), re.DOTALL)
+    maps = [parse(block, "docs/formats.md") for block in blocks if "[fields]" in block]
+    assert [one.stream for one in maps] == ["requests", "write_log"]
 
 
 def test_every_recipe_is_one_that_is_tried() -> None:
