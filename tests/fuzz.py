@@ -28,9 +28,10 @@ from fastavro import schemaless_writer
 from detectors.events import Decoded, encode_json
 from streams.problems import Problem
 from streams.sources.decode import Reading, chunks, from_fields, messages, recognise
-from streams.sources.fieldmap import FieldMap, load, shipped
+from streams.sources.fieldmap import FieldMap, load, parse, shipped
 from streams.sources.files import Recording, look
 from streams.sources.formats import Cells, of_messages
+from streams.sources.shapes import TIMED
 from tests.cases import cases
 from tests.records import ENVOY, NGINX, TRAIL
 
@@ -61,6 +62,8 @@ def targets() -> list[Target]:
     found += [Target(m.name, _by(Reading(m.stream, m)), SAMPLES[m.name]) for m in shipped()]
     threads, spans = (load(MAPS / f"{name}.toml") for name in ("threads", "spans"))
     found.append(Target("text", _by(Reading(threads.stream, threads)), THREADS))
+    pairs = parse(PAIRS_MAP, "pairs")
+    found.append(Target("pairs", _by(Reading(pairs.stream, pairs)), PAIRS))
     return [*found, Target("csv", _by_cells(spans), SPANS), Target("avro", _by(_avro()), ORDERS)]
 
 
@@ -140,6 +143,19 @@ SAMPLES: dict[str, list[bytes]] = {
 THREADS = [
     b'1000000000000 Write 5 to x (ptr=0x1)\nt1 {"t1":3, "t2":1}',
     b'1000000000500 Read 5 from x (ptr=0x1)\nt2 {"t2":2}',
+]
+PAIRS_MAP = f"""stream = "requests"
+format = "text"
+line = '{TIMED}'
+[fields]
+timestamp = {{ from = "time", zone = "UTC" }}
+service_name = "pairs.service"
+node_id = "instance"
+status = {{ from = "pairs.http.status", values = "http" }}
+"""
+PAIRS = [
+    b'2026-01-26 12:00:00.250 INFO [pay-1] service=pay http.status=503, msg="said \\"no\\"" took=5ms',
+    b"[2026-01-26T12:00:00Z] [pay-2] - service=pay http.status=200",
 ]
 ORDER = {
     "type": "record",

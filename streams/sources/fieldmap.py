@@ -185,8 +185,11 @@ def load(path: Path) -> FieldMap:
 @cache
 def shipped() -> tuple[FieldMap, ...]:
     """The maps of formats that are known by their fields."""
-    found = sorted((f for f in SHIPPED.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return tuple(parse(f.read_text(), f.name, f.name.removesuffix(".toml")) for f in found)
+    return tuple(parse(shipped_text(name), f"{name}.toml", name) for name in _shipped_names())
+
+
+def _shipped_names() -> list[str]:
+    return sorted(f.name.removesuffix(".toml") for f in SHIPPED.iterdir() if f.name.endswith(".toml"))
 
 
 def shipped_text(name: str) -> str:
@@ -219,10 +222,9 @@ def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
     """With the words of the shipped map that it names."""
     if "like" not in given:
         return given
-    known = {f.name.removesuffix(".toml"): f for f in SHIPPED.iterdir() if f.name.endswith(".toml")}
-    if given["like"] not in known:
-        raise Problem(f"{where}: like", f"no shipped map {given['like']!r}; there are {', '.join(sorted(known))}", LIKE)
-    base = tomllib.loads(known[given["like"]].read_text())
+    if given["like"] not in (known := _shipped_names()):
+        raise Problem(f"{where}: like", f"no shipped map {given['like']!r}; there are {', '.join(known)}", LIKE)
+    base = tomllib.loads(shipped_text(given["like"]))
     mine = given.get("fields", {})
     return {**base, **given, "fields": {**base["fields"], **mine} if isinstance(mine, dict) else mine}
 

@@ -231,7 +231,7 @@ def of_text(pattern: str) -> Unfold:
     return unfold
 
 
-PAIR = re.compile(r'([A-Za-z_][\w.-]*)=(?:"((?:[^"\\]|\\.)*)"|(\S*?)[,;]?(?=\s|$))')
+PAIR = re.compile(r'(?<![\w.-])([A-Za-z_][\w.-]*)=(?:"((?:[^"\\]|\\.)*)"|(\S*?)[,;]?(?=\s|$))')
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str | None, str]]:

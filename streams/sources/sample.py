@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -16,10 +16,8 @@ from streams.sources.files import File, Recording
 from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
 from streams.sources.infer import Draft, infer
 from streams.sources.mapping import column_text, columns_of
-from streams.sources.shapes import Shape, nearest, shape_of
+from streams.sources.shapes import Kind, Shape, nearest, shape_of
 from streams.sources.words import matched
-
-Kind = Literal["json", "csv", "text"]
 
 EVENTS = 5_000
 READ = 0.5  # of the records must be of the format that the first of them look like

@@ -7,11 +7,13 @@ from typing import Literal, NamedTuple
 
 from streams.sources.formats import of_file, of_text
 
+Kind = Literal["json", "csv", "text"]
+
 
 class Shape(NamedTuple):
     """How a log is read, in the words of a map; why: what lines of that pattern are."""
 
-    format: Literal["json", "csv", "text"] = "json"
+    format: Kind = "json"
     members: str = ""
     line: str = ""
     why: str = ""
@@ -28,7 +30,7 @@ TOOK = r" (?P<request_time>\d+(?:\.\d+)?)"
 TIMED = (
     r"\[?(?P<time>\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?)\]?"
     r"(?: +\[?(?P<level>TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SEVERE)\]?)?"
-    r"(?: +\[(?P<instance>[^\]]*)\])?[ :-]+(?P<pairs>.*\w=.*)"
+    r"(?: +\[(?P<instance>[^\]]*)\])?[ :-]+(?P<pairs>[^ :-].*=.*)"
 )
 PAIRS = r"(?P<pairs>[A-Za-z_][\w.-]*=.*\s[A-Za-z_][\w.-]*=.*)"
 KNOWN = (

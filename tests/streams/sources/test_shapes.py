@@ -87,6 +87,14 @@ def test_other_lines_have_no_pattern(line: bytes) -> None:
     assert shape_of([line]) is None
 
 
+@pytest.mark.parametrize("piece", ["y", " ", "[", '"', "a=", "\\", " x="])
+def test_long_lines_are_read_as_fast_as_short_ones(piece: str) -> None:
+    """None of the patterns goes back over what it has read: else this takes hours."""
+    starts = ("", "2026-01-26 08:15:02", '10.0.0.1 - - [26/Jan/2026:08:15:02 +0000] "', "ts=1 msg=")
+    assert not all(shape_of([f'{start}{piece * 200_000}"'.encode()]) for start in starts)
+    assert "pairs" in of_text("(?P<pairs>.*)")(f"a=1 {piece * 200_000}".encode())[0]
+
+
 WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='"\\', exclude_categories=["C"]))
 
