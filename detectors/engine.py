@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import polars as pl
 import polars.selectors as cs
-import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
 
 from detectors.detector import ASSESSMENT, Detector, Settings, View
 from detectors.finding import (
@@ -30,7 +29,7 @@ from detectors.finding import (
     nearness,
     one_a_subject,
 )
-from detectors.table import SPACE, Meet, Rows, Table, company
+from detectors.table import SPACE, Meet, Rows, Table, company, hashed
 from detectors.windows import HOUR_US
 
 Place = tuple[str, int]  # a table's name and which of its sources
@@ -75,10 +74,8 @@ def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame, by: Sequenc
 
 
 def key_hash(names: Sequence[str]) -> pl.Expr:
-    """xxh3 over a key, the same on every machine and in every version; environment and tenant prefix it."""
-    key = pl.concat_str([pl.col(n).cast(pl.String).fill_null("") for n in (*SPACE, *names)], separator="\0")
-    hashed: pl.Expr = key.nchash.xxh3_64()  # type: ignore[attr-defined]
-    return hashed
+    """Of a key; environment and tenant prefix it."""
+    return hashed(pl.concat_str([pl.col(n).cast(pl.String).fill_null("") for n in (*SPACE, *names)], separator="\0"))
 
 
 # ---- match ----------------------------------------------------------------------------------------------------------
@@ -171,7 +168,7 @@ def _close(
 
 
 def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
-    some = company(rows, source.on, lo)
+    some = company(rows, source.on, lo, source.matters)
     if not len(some):
         return None
     met = source.match(some)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import polars_hash  # noqa: F401  (registers the nchash namespace: a hash that never changes between versions)
 
 from detectors.windows import WINDOW_US, window_of, windows
 
@@ -113,10 +114,12 @@ class Meet(Rows):
     match(rows) gets rows key by key, each sorted by (window, t, coord), with the columns SPACE, on, carry, t, coord,
     weight, window, `group` (the number of the key) and `now` (True in the windows asked for), and gives rows with a
     window and the table's columns; it must look from a row of window w no further back than the window w - back_us.
+    matters: the carried column that holds for some row of each key that has anything to say, where few have.
     """
 
     on: tuple[str, ...]
     carry: tuple[str, ...] = ()
+    matters: str = ""
     back_us: int = 0
     match: Match
 
@@ -171,23 +174,27 @@ class Table:
         return whole.with_columns(pl.col(names).cast(pl.String))
 
 
-def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int) -> pl.DataFrame:
+def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int, matters: str = "") -> pl.DataFrame:
     """The rows of keys that several rows have, one of them in a window from lo on: key by key, each in its order.
 
+    matters: a column that must hold for one of them, too.
     `group` numbers the keys, `now` marks the windows from lo on. The hash of the key brings equals together, because
     integers are quick to sort; where keys share one, `on` decides.
     """
     at, group = together(rows["hash"].to_numpy())
     now = rows["window"].to_numpy() >= lo
-    wanted = ((np.bincount(group) > 1) & (np.bincount(group, now[at]) > 0))[group]
+    some = (np.bincount(group) > 1) & (np.bincount(group, now[at]) > 0)
+    if matters:
+        some &= np.bincount(group, rows[matters].to_numpy()[at]) > 0
+    wanted = some[group]
     at, group, key = at[wanted], group[wanted], [*SPACE, *on]
     at = at[_in_order(group, *(rows[n].to_numpy()[at] for n in ("window", "t", "coord")))]
-    some = rows[at].with_columns(group=pl.Series(group), now=pl.Series(now[at]))
+    met = rows[at].with_columns(group=pl.Series(group), now=pl.Series(now[at]))
     same = pl.col("group") == pl.col("group").shift()
-    if some.select((same & pl.any_horizontal(pl.col(n).ne_missing(pl.col(n).shift()) for n in key)).any()).item():
-        some = some.filter(pl.len().over(key) > 1).sort("hash", *key, "window", "t", "coord")
-        some = some.with_columns(group=pl.struct(key).rle_id().cast(pl.Int64))
-    return some.drop("hash")
+    if met.select((same & pl.any_horizontal(pl.col(n).ne_missing(pl.col(n).shift()) for n in key)).any()).item():
+        met = met.filter(pl.len().over(key) > 1).sort("hash", *key, "window", "t", "coord")
+        met = met.with_columns(group=pl.struct(key).rle_id().cast(pl.Int64))
+    return met.drop("hash")
 
 
 def together(hashes: npt.NDArray[np.uint64]) -> tuple[Ints, Ints]:
@@ -260,6 +267,12 @@ def meeting(rows: pl.DataFrame, back_us: int) -> Meeting:
     index -= index.min()
     place = group * (int(index.max()) + windows(back_us) + 2) + index
     return Meeting(group, np.maximum(np.searchsorted(place, place - windows(back_us)), start), at)
+
+
+def hashed(text: pl.Expr) -> pl.Expr:
+    """xxh3 over a text, the same on every machine and in every version; null for none."""
+    number: pl.Expr = text.nchash.xxh3_64()  # type: ignore[attr-defined]
+    return number
 
 
 def coded(rows: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:

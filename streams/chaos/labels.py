@@ -154,7 +154,7 @@ def _storm(requests: pl.DataFrame) -> list[dict[str, Any]]:
     calls = requests.filter(
         pl.col("caller") == "gateway", pl.col("service_name") == "payment", pl.col("side") == "client",
         delay <= LATENESS_US,
-    )  # fmt: skip
+    ).sort("t")  # fmt: skip
     t = calls["t"].to_numpy()
     retry, timeout = (calls["retry_count"] > 0).to_numpy(), (calls["status"] == "timeout").to_numpy()
     used_up = (calls["duration_ms"] > 0.8 * calls["timeout_ms"]).to_numpy()
@@ -166,6 +166,7 @@ def _storm(requests: pl.DataFrame) -> list[dict[str, Any]]:
         *_statistical(("retry_storm", *edge), t, retry, lambda m: m.bad * (m.bad > 0.05 * m.every) * 1.0, 100, 500),
         *_statistical(("timeout_ratio", *edge), t, timeout, lambda m: m.bad / np.maximum(m.every, 1), 0.05, 0.10),
         *budget,
+        *(_label("timeout_cascade", "timed_out", "service", "gateway", "warn", int(first)) for first in t[timeout][:1]),
     ]
 
 

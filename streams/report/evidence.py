@@ -113,6 +113,8 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -
         case "edge":
             edge = of_edge(f)
             return [edge, one_side(con, f"{edge} AND {time}")]
+        case "service" if f.detector == "timeout_cascade":
+            return [f"trace_id IN (SELECT trace_id FROM traces WHERE {of_root(f)})"]
         case "service":
             return [f"service_name = {text(f.subject)}"]
         case "node":
@@ -197,6 +199,13 @@ def uses(f: Found) -> str:
     )
 
 
+def of_root(f: Found) -> str:
+    """The rows of the table `traces` that a cascade was made from."""
+    budget = f.facts["budget_ms"]
+    kind = f"timeouts = 0 AND elapsed_us > {budget * 1000:.0f}" if f.kind == "over_budget" else "timeouts > 0"
+    return f"{in_space(f)} AND root = {text(f.subject)} AND {kind} AND {in_episode(f)}"
+
+
 def in_episode(f: Found) -> str:
     """The windows of a table in which the finding was made."""
     return f"window_start >= {instant(f.onset)} AND window_start < {instant(f.last)}"
@@ -205,6 +214,9 @@ def in_episode(f: Found) -> str:
 COUNTS: dict[str, Callable[[Found], list[str]]] = {
     "retry_storm": _repeated,
     "timeout_ratio": lambda _: ["status = 'timeout'"],
+    "timeout_cascade": lambda f: [
+        "parent_span_id IS NULL" if f.kind == "over_budget" else "status = 'timeout'",
+    ],
     "timeout_budget": lambda _: ["timeout_ms IS NOT NULL", "health_check IS DISTINCT FROM true"],
     "duplicate_key": _doubled,
     "idempotency_cache": lambda _: ["cache = 'miss'"],

@@ -85,7 +85,8 @@ def fact(name: str, value: Any) -> str:
         case int() | float():
             return f"{name.replace('_', ' ')}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value:,}"
         case list():
-            return f"{name}: {', '.join(map(str, value))}"
+            each = map(UNITS[unit], value) if unit in UNITS else map(str, value)
+            return f"{words if unit in UNITS else name}: {', '.join(each)}"
         case _:
             return f"{name}: {value}"
 

@@ -153,6 +153,16 @@ def _pipeline(f: Found) -> str:
     return f"append time stepped back by {duration(f.facts['step_back_s'])}, {count(f.count, 'row')}"
 
 
+def _timeout_cascade(f: Found) -> str:
+    traces, hop = count(f.peak, "trace"), f.facts["longest"]
+    if f.kind == "over_budget":
+        slow = f"{traces}/min took over {milliseconds(f.facts['budget_ms'])} at {f.peak_at:%H:%M}"
+        return f"{slow}; longest hop {hop}, {milliseconds(f.facts['typical_ms'])} an attempt"
+    deep = f", {f.facts['depth']} deep" if f.facts["depth"] > 1 else ""
+    where = f"; longest hop {hop}, {milliseconds(f.facts['elapsed_ms'])} a trace" if hop else ""
+    return f"{traces}/min with timeouts{deep} at {f.peak_at:%H:%M}{where}"
+
+
 SENTENCES: dict[str, Words] = {
     "retry_storm": _retry_storm,
     "timeout_ratio": "{peak:.1%} timed out at {peak_at:%H:%M}, {timeouts:,} of {attempts:,}",
@@ -161,6 +171,7 @@ SENTENCES: dict[str, Words] = {
     "idempotency_cache": _idempotency_cache,
     "clock_skew": _clock_skew,
     "impossible_timestamp": impossible,
+    "timeout_cascade": _timeout_cascade,
     "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",
     "heartbeat_loss": _heartbeat_loss,
     "ordering": "{back:,} of {lines:,} lines of an hour count fewer of its own events than the line before",

@@ -101,13 +101,14 @@ def test_each_line_that_unlocks_does_unlock_what_it_says(nginx: Path) -> None:
     """The log written as the lines say: the same detectors are not blind any more."""
     events = [json.loads(line) for line in access().splitlines()]
     more = {"key": "k", "upstream_cache_status": "HIT", "retry": "0", "http_x_timeout_ms": "2000"}
+    more |= {"otel_trace_id": "t", "otel_span_id": "s", "otel_parent_id": "p"}
     before = asynchealth("replay", "access.json", "--state", "before", cwd=nginx).stdout.decode()
     for field in more:
         assert f'"{field}":"$' in before
     (nginx / "access.json").write_bytes(lines([{**e, **more} for e in events]))
     after = asynchealth("replay", "access.json", "--state", "after", cwd=nginx).stdout.decode()
     assert "unlock" not in after
-    for detector in ("duplicate_key", "idempotency_cache", "retry_storm", "timeout_budget"):
+    for detector in ("duplicate_key", "idempotency_cache", "retry_storm", "timeout_budget", "timeout_cascade"):
         assert detector in before and detector not in after
 
 

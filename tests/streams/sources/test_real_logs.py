@@ -207,6 +207,37 @@ def test_spans_have_the_edges_that_a_few_lines_find(tmp_path: Path, name: str) -
     assert "timeout_ratio (no status in any source)" in screen
 
 
+DELAYED = {
+    "2022-08-22_04_28": "cartservice",
+    "2022-08-22_05_28": "currencyservice",
+    "2022-08-22_07_18": "shippingservice",
+    "2022-08-23_15_13": "recommendationservice",
+    "2022-08-23_16_06": "adservice",
+    "2023-01-30_11_52": "ts-contacts-service",
+    "2023-01-30_12_16": "ts-basic-service",
+    "2023-01-30_13_31": "ts-preserve-service",
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_the_delayed_service_is_the_longest_hop_of_traces_over_a_budget(tmp_path: Path, name: str) -> None:
+    """The same budget for all files: where the network was as always, no hop is named, though traces are as slow."""
+    path = shared(f"traces_network_delay/{name}_trace.csv.gz")
+    budget = ("--set", "timeout_cascade.budget_ms=500")
+    folder = replayed(path, tmp_path, "--map", MAPS / "spans.toml", *budget)
+    slow = asked(folder, "SELECT count(DISTINCT trace_id) FROM traces WHERE elapsed_us > 500000")
+    assert slow[0][0] >= 5
+    longest = "SELECT DISTINCT split_part(json_extract_string(facts, '$.longest'), '->', 2) FROM findings"
+    named = [s for (s,) in asked(folder, f"{longest} WHERE detector = 'timeout_cascade'")]
+    assert named == ([DELAYED[name]] if name in DELAYED else [])
+    assert {(d, level, sure) for d, _, level, sure in found(folder)} <= {("timeout_cascade", "warn", "possible")}
+
+
+def test_expected_answers_are_those_of_the_recordings(tmp_path: Path) -> None:
+    told = csv.DictReader(shared("traces_network_delay/expected.csv").read_text().splitlines())
+    assert {r["file"].removesuffix("_trace.csv"): r["injected_service"] for r in told} == DELAYED
+
+
 def test_a_span_stamped_in_2099_is_found_among_the_spans(tmp_path: Path) -> None:
     rows = gzip.decompress(shared(f"traces_network_delay/{SPANS[-1]}_trace.csv.gz").read_bytes()).splitlines()
     cells = rows[-1].decode().split(",")
