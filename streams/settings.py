@@ -4,6 +4,7 @@
 retry_storm.warn_per_min = 150
 [services.payment]
 idempotency_ttl = "48h"
+kind = "internal"   # or "database", "external": where triage leads when it is slow
 thresholds = { timeout_budget.warn_pct = 90 }   # also of the edges that call it; nodes, entities, … have no service
 [lake]
 keep_days = 14
@@ -86,6 +87,20 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
         _in_order(known, mine, where)
     ttl = {s: span_us(str(o["idempotency_ttl"])) for s, o in own.items() if "idempotency_ttl" in o}
     return Settings(values, per_service, ttl)
+
+
+KINDS = ("database", "external", "internal")
+
+
+def kinds(path: Path = Path(CONFIG)) -> dict[str, str]:
+    """What each service is, where the file says so."""
+    services = _table(read(path), "services", str(path))
+    told = {s: _table(services, s, f"{path}, services").get("kind") for s in services}
+    for service, kind in told.items():
+        if kind not in (None, *KINDS):
+            where = f"{path}, services.{service}: kind"
+            raise Problem(where, f"{kind!r} is none of {', '.join(KINDS)}", f'services.{service}.kind = "internal"')
+    return {s: k for s, k in told.items() if k}
 
 
 def _table(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from streams.cli import after, doctor, live, look, map, notify, up, work
+from streams.cli import after, doctor, live, look, map, notify, oncall, up, work
 from streams.problems import Exit, Problem
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 work.register(app)
 look.register(app)
 after.register(app)
+oncall.register(app)
 doctor.register(app)
 map.register(app)
 live.register(app)

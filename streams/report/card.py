@@ -1,0 +1,61 @@
+"""The emergency card: nothing enters but how a command is typed here, a box to print and pin up leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from streams.report.found import Found, Invoke, Span
+from streams.report.sentences import sentence
+
+TITLE = "ASYNC EMERGENCY CARD"
+CARD: dict[str, list[str]] = {
+    "CLOCK SKEW": [
+        "sudo chronyc makestep",
+        "sudo ntpdate -b pool.ntp.org   # hosts without chrony",
+        "# Not on a lease holder: fail it over first",
+        "asynchealth triage timestamps",
+    ],
+    "TIMEOUT STORM": [
+        "asynchealth triage timeouts",
+        "# The longest hop first: open its breaker,",
+        "# lengthen backoff, raise no retries",
+        "# No rollout restart of a gateway:",
+        "# its clients all retry at once",
+    ],
+    "DUPLICATE OPS": [
+        "SELECT * FROM requests",
+        "WHERE idempotency_key = 'XXX';",
+        """asynchealth sql "SELECT * FROM requests WHERE idempotency_key = 'XXX'\"""",
+        "asynchealth triage duplicates",
+    ],
+    "SPLIT BRAIN": [
+        "etcdctl endpoint status --cluster -w table",
+        "# Check leader IDs: one leader, one raft term",
+        "asynchealth runbook concurrent_writers",
+    ],
+}
+OURS = "asynchealth "
+
+
+def card(invoke: Invoke) -> Iterator[str]:
+    """The box, as wide as its longest line."""
+    lines: list[str] = []
+    for heading, commands in CARD.items():
+        typed = (invoke(c.removeprefix(OURS)) if c.startswith(OURS) else c for c in commands)
+        lines += [f"{heading}:", *(f"  {c}" for c in typed), ""]
+    width = max(len(line) for line in lines) + 2
+    yield f"╔{'═' * width}╗"
+    yield f"║{TITLE:^{width}}║"
+    yield f"╠{'═' * width}╣"
+    yield from (f"║ {line:<{width - 1}}║" for line in lines[:-1])
+    yield f"╚{'═' * width}╝"
+
+
+def now(every: Sequence[Found], span: Span, invoke: Invoke) -> Iterator[str]:
+    """The worst finding that is open, and the next command."""
+    worst = next((f for f in every if span.is_open(f)), None)
+    if worst is None:
+        yield f"Now: nothing is open at {span.end:%Y-%m-%d %H:%M} UTC. Next: {invoke('findings')}"
+        return
+    yield f"Now: {worst.level.upper()} {worst.detector} {worst.name}, {sentence(worst)}, since {span.since(worst)}"
+    yield f"Next: {invoke(f'triage {worst.short}')}"

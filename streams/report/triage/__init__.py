@@ -1,0 +1,1 @@
+"""A state enters; what to do next leaves: the playbook's flowcharts as data, each question a query over what landed."""
