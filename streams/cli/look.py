@@ -110,7 +110,8 @@ def report(
 ) -> None:  # fmt: skip
     """The morning report."""
     from streams.report.answers import ENCODER
-    from streams.report.morning import gather, rendered
+    from streams.report.morning import gather
+    from streams.report.morning.screen import rendered
 
     with opened(state) as (con, every, span, sight, invoke):
         wanted = asked(span, since, until, service, node, key, trace)
@@ -132,7 +133,7 @@ def findings(
     from streams.report.evidence import about, behind
     from streams.report.findings import listing
     from streams.report.found import Found, judged_with, one_of
-    from streams.report.morning import cache_size
+    from streams.report.morning.keys import cache_size
     from streams.report.reach import cannot_say
 
     with opened(state) as (con, every, span, sight, invoke):

@@ -28,7 +28,8 @@ from streams.replay import rebuild
 from streams.report.explain import explain
 from streams.report.findings import listing
 from streams.report.found import Filter, all_findings, judged_with, sight_of, span_of
-from streams.report.morning import gather, rendered
+from streams.report.morning import gather
+from streams.report.morning.screen import rendered
 from streams.settings import Limits, limits
 from streams.sources.files import READABLE
 from tests.harness import everything

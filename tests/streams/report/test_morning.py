@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.cli import app
-from streams.report.morning import accounting, against
+from streams.report.morning.clocks import against
+from streams.report.morning.screen import accounting
 from tests.cases import T0
 from tests.streams.report.states import of_rows
 

@@ -1,0 +1,30 @@
+"""Concurrent writes: a source enters, the section leaves."""
+
+from __future__ import annotations
+
+from streams.report.evidence import (
+    SERVED_BY,
+    text,
+)
+from streams.report.morning.section import Section, Source, level, of_service, unknown
+from streams.report.reach import NOT_COMPARED, compared
+from streams.report.sentences import count
+
+
+def races(s: Source) -> Section:
+    found = s.of("concurrent_writers")
+    head = ("race_conditions", "🔀", "RACE CONDITIONS")
+    if why := s.blind("concurrent_writers"):
+        return unknown(head, why)
+    if not found:
+        served = f" OR {SERVED_BY.format(text(s.wanted.service))}" if s.wanted.service else ""
+        asked = f"({of_service(s, 'service_name')}{served}) AND {s.time('arrival')}"
+        why = s.not_kept() or ("" if compared(s.con) else NOT_COMPARED)
+        if why := why or ("" if compared(s.con, asked) else s.nothing("comparable write")):
+            return unknown(head, why)
+        return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})
+    lines = [(f"- {f.name}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
+    conflicts = {f.subject: f.peak for f in found}
+    numbers = {"incidents": len(found), "conflicts_per_hour": conflicts}
+    incidents = count(len(found), "incident")
+    return Section(*head, level(found), incidents, lines, found, numbers, "Review optimistic lock")

@@ -1,0 +1,105 @@
+"""A filter and findings enter, the answer of one section leaves: its state, its words and its numbers.
+
+Where a detector was blind or had nothing to look at, the answer is unknown and why, never ok.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from streams.report.evidence import (
+    instant,
+    text,
+)
+from streams.report.found import Filter, Found, Sight, Span
+from streams.report.reach import Reach
+
+BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
+Head = tuple[str, str, str]  # name, icon, title
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with its verdict, the lines under it as (label, text), and its numbers for machines."""
+
+    name: str
+    icon: str
+    title: str
+    state: str
+    value: str
+    lines: Sequence[tuple[str, str]] = ()
+    findings: Sequence[Found] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+    action: str = ""
+    runbook: str = ""  # of the detector whose steps come before the action
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a section gets its answer: the file, the findings asked for, who was blind, and the filter."""
+
+    con: duckdb.DuckDBPyConnection
+    span: Span
+    found: Sequence[Found]
+    sight: dict[str, Sight]
+    wanted: Filter
+    reach: dict[str, Reach]
+
+    def of(self, detector: str) -> list[Found]:
+        return [f for f in self.found if f.detector == detector]
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.con.execute(sql).fetchall()
+
+    def one(self, sql: str) -> tuple[Any, ...]:
+        return self.ask(sql)[0]
+
+    def blind(self, detector: str) -> str:
+        sight = self.sight.get(detector)
+        if sight is None:
+            return f"{detector} did not run"
+        return sight.why if sight.blind else ""
+
+    def not_kept(self, *kept: str) -> str:
+        """What the filter asks for that findings can answer and measured tables, which add rows up, cannot."""
+        asked = {"node": self.wanted.node, "key": self.wanted.key, "trace": self.wanted.trace}
+        names = ", ".join(n for n, v in asked.items() if v and n not in kept)
+        return f"not kept by {names}" if names else ""
+
+    def time(self, at: str = "window_start") -> str:
+        """The time asked for as SQL."""
+        parts = [f"{at} >= {instant(self.wanted.since)}"] if self.wanted.since else []
+        parts += [f"{at} < {instant(self.wanted.until)}"] if self.wanted.until else []
+        return " AND ".join(parts) or "true"
+
+    def where(self) -> str:
+        """The filter as SQL over a table with window_start and service_name."""
+        service = f"service_name = {text(self.wanted.service)} AND " if self.wanted.service else ""
+        return service + self.time()
+
+    def nothing(self, what: str) -> str:
+        """no retry_count of service search in this time."""
+        time = " in this time" if self.wanted.since or self.wanted.until else ""
+        return f"no {what} {self.wanted.subject or 'in any source'}{time}"
+
+    def not_judged(self, detector: str) -> list[tuple[str, str]]:
+        """The line that says of whom an answer does not speak."""
+        reach = self.reach.get(detector)
+        return [("Not judged:", reach.words)] if reach and reach.short else []
+
+
+def level(found: Sequence[Found]) -> str:
+    return "page" if any(f.level == "page" for f in found) else "warn"
+
+
+def unknown(head: Head, why: str, lines: Sequence[tuple[str, str]] = (), found: Sequence[Found] = ()) -> Section:
+    return Section(*head, "unknown", f"unknown ({why})", lines, found, {"why": why})
+
+
+def of_service(s: Source, *columns: str) -> str:
+    asked = [f"{c} = {text(s.wanted.service)}" for c in columns if s.wanted.service]
+    return f"({' OR '.join(asked)})" if asked else "true"
