@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from streams.cli.work import STATE, FailOn, State, fail, with_state
+from streams.cli.work import STATE, FailOn, State, fail, whole_program, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
@@ -107,19 +107,31 @@ def _form(json: bool, csv: bool) -> Form:
 def report(
     since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
     json: Json = False, ascii_only: Ascii = False, fail_on: FailOn = "", state: State = STATE,
+    format_: Annotated[str, typer.Option("--format", help="text, json, markdown or html.")] = "text",
+    schedule_: Annotated[bool, typer.Option("--schedule", help="The cron line and systemd units for it.")] = False,
 ) -> None:  # fmt: skip
-    """The morning report."""
+    """The morning report, against the day before."""
     from streams.report.answers import ENCODER
     from streams.report.morning import gather
+    from streams.report.morning.pages import as_html, as_markdown
+    from streams.report.morning.schedule import schedule
     from streams.report.morning.screen import rendered
 
+    form = "json" if json else format_
+    if form not in ("text", "json", "markdown", "html"):
+        raise Problem(f"--format {form}", "unknown", "--format text, json, markdown or html")
+    if schedule_:
+        give(schedule([whole_program()], state.absolute(), Path.cwd()))
+        return
     with opened(state) as (con, every, span, sight, invoke):
         wanted = asked(span, since, until, service, node, key, trace)
         known = gather(con, every, span, sight, wanted)
-        if json:
+        if form == "json":
             give([ENCODER.encode(known.data).decode()])
-        else:
+        elif form == "text":
             say(rendered(known, invoke), ascii_only)
+        else:
+            give(as_html(known, invoke) if form == "html" else as_markdown(known, invoke))
     fail(fail_on, known.levels)
 
 

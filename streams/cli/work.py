@@ -64,6 +64,11 @@ def program() -> str:
     return shlex.quote(called)
 
 
+def whole_program() -> str:
+    """From the root on, for what starts it without our shell."""
+    return str(Path(sys.argv[0]).absolute())
+
+
 def invoked() -> str:
     return shlex.join(["asynchealth", *sys.argv[1:]])
 

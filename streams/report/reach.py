@@ -176,7 +176,14 @@ WITH heard AS (
 SELECT count(*), count(*) FILTER (NOT received), count(*) FILTER (NOT sent)
 FROM (SELECT node, bool_or(sent) AS sent, bool_or(received) AS received FROM heard WHERE {who} GROUP BY ALL)
 """
-NO_OBSERVER = "node NOT IN (SELECT observer FROM heartbeats EXCEPT SELECT node_id FROM heartbeats)"
+NO_OBSERVER = "node NOT IN (SELECT observer FROM beats EXCEPT SELECT node_id FROM beats)"  # who only hears
+
+
+def no_observer(con: duckdb.DuckDBPyConnection) -> str:
+    """Of `node`: an observer that sends nothing is none."""
+    return NO_OBSERVER if has(con, "beats") else "true"
+
+
 WARN_MS = clock_skew.clock_skew.thresholds[0]
 
 
@@ -219,8 +226,17 @@ COMPARED = (
 NOT_COMPARED = "no write tells what it knew: vector_clock, version and base_version, or started and finished"
 
 
+def filled(con: duckdb.DuckDBPyConnection, stream: str, *fields: str) -> bool:
+    """Whether any row of a stream fills one of these fields."""
+    sql = "SELECT coalesce(sum(filled), 0) > 0 FROM coverage WHERE stream = ? AND field IN (SELECT unnest(?))"
+    return bool(con.execute(sql, [stream, fields]).fetchall()[0][0])
+
+
 def compared(con: duckdb.DuckDBPyConnection, where: str = "true") -> bool:
-    """Whether any write can be compared with another one."""
+    """Whether any write can be compared with another one. Rows are looked at only where fields say that it may be."""
+    told = filled(con, "write_log", "vector_clock", "base_version", "finished")
+    if not (told and filled(con, "write_log", "entity_id")):
+        return False
     return bool(con.execute(f"SELECT 1 FROM write_log WHERE {COMPARED} AND {where} LIMIT 1").fetchall())
 
 
@@ -233,7 +249,7 @@ def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: 
     said = [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
     said += [f"{d} of {r.words}" for d, r in reaches(con, wanted).items() if d in seeing and r.short]
     if "clock_skew" in seeing:
-        sides = clocks_seen(con, NO_OBSERVER, "true").unsaid
+        sides = clocks_seen(con, no_observer(con), "true").unsaid
         said += [f"clock_skew {side.lower()} ({why.removeprefix('unknown ')})" for side, why in sides]
     if "concurrent_writers" in seeing and not compared(con):
         said.append(f"concurrent_writers ({NOT_COMPARED})")

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import duckdb
 
-from detectors.catalog.timeout_ratio import timeout_ratio
-from detectors.clocks import MAJORITY
-from streams.landing.state import has
 from streams.outcome import TOTALS
-from streams.report.evidence import (
-    SERVED_BY,
-    about,
-    evidence,
-    in_episode,
-    in_space,
-    instant,
-    of_edge,
-    one_side,
-    text,
-    uses,
-)
-from streams.report.explain import quoted
-from streams.report.found import Filter, Found, Invoke, Sight, Span, judged_with, named, removed_before
+from streams.report.evidence import about, uses
+from streams.report.found import Filter, Found, Sight, Span, judged_with, removed_before
 from streams.report.morning.budget import budget
 from streams.report.morning.clocks import clocks
+from streams.report.morning.day import Before, data, day_before
 from streams.report.morning.keys import keys
 from streams.report.morning.races import races
-from streams.report.morning.section import BADGE, Head, Section, Source, level, of_service, unknown
+from streams.report.morning.section import Section, Source
 from streams.report.morning.storms import storms
-from streams.report.reach import NO_OBSERVER, NOT_COMPARED, Reach, clocks_seen, compared, reaches, setting
-from streams.report.sentences import ahead, count, impossible, sentence, share
+from streams.report.reach import reaches
 
 
 @dataclass(frozen=True)
@@ -46,6 +30,7 @@ class Report:
     wanted: Filter
     levels: dict[str, int]
     sections: list[Section]
+    before: Before
     totals: dict[str, int]
     other: list[Found]
     first_page: Found | None
@@ -56,20 +41,28 @@ class Report:
     @property
     def data(self) -> dict[str, Any]:
         """What `--json` shows."""
+        then = self.before.span
         return {
             "from": self.span.start,
             "until": self.span.end,
             "only": self.wanted.words or None,
             "findings": self.levels,
-            "sections": {
-                s.name: {"state": s.state, **s.numbers, "findings": [f.finding_id for f in s.findings]}
-                for s in self.sections
+            "day_before": {
+                "from": then and then.start,
+                "until": then and then.end,
+                "why": self.before.why or None,
+                "findings": self.before.levels or None,
             },
+            "sections": {s.name: self._told(s) for s in self.sections},
             "other": [f.finding_id for f in self.other],
             "accounting": self.totals,
             "judged_with": list(self.used),
             "rows_since": self.removed[0] if self.removed else None,
         }
+
+    def _told(self, s: Section) -> dict[str, Any]:
+        change = data(self.before, s)
+        return {"state": s.state, **s.numbers, "findings": [f.finding_id for f in s.findings], "change": change}
 
 
 def gather(
@@ -77,17 +70,17 @@ def gather(
 ) -> Report:
     """All that the report says, before it is said."""
     source = Source(con, span, about(con, every, wanted), sight, wanted, reaches(con, wanted))
-    sections = [clocks(source), storms(source), races(source), budget(source), keys(source)]
+    sections = _sections(source)
     shown = {f.finding_id for s in sections for f in s.findings}
-    levels = {level: sum(f.level == level for f in source.found) for level in ("page", "warn")}
     twice = [f for f in source.found if f.detector == "duplicate_key" and f.kind == "applied_twice"]
     doubled = source.ask(f"SELECT idempotency_key FROM keys WHERE {uses(twice[0])} LIMIT 1") if twice else []
     totals = con.sql(TOTALS).pl().row(0, named=True)
     return Report(
         span,
         wanted,
-        levels,
+        _levels(source.found),
         sections,
+        _before(source, every),
         totals,
         [f for f in source.found if f.finding_id not in shown],
         next(iter([*twice, *source.found]), None),
@@ -95,3 +88,21 @@ def gather(
         judged_with(con, source.found),
         removed_before(con),
     )
+
+
+def _sections(source: Source) -> list[Section]:
+    return [clocks(source), storms(source), races(source), budget(source), keys(source)]
+
+
+def _levels(found: Sequence[Found]) -> dict[str, int]:
+    return {level: sum(f.level == level for f in found) for level in ("page", "warn")}
+
+
+def _before(today: Source, every: Sequence[Found]) -> Before:
+    """The same sections of the same time, the day before."""
+    wanted, why = day_before(today.span, today.wanted)
+    if wanted is None or wanted.since is None or wanted.until is None:
+        return Before(why)
+    found = about(today.con, every, wanted)
+    source = replace(today, found=found, wanted=wanted, reach=reaches(today.con, wanted))
+    return Before("", Span(wanted.since, wanted.until), _levels(found), _sections(source))

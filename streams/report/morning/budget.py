@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from detectors.catalog.timeout_ratio import timeout_ratio
-from streams.report.evidence import (
-    evidence,
-)
+from streams.report.evidence import in_episode, in_space, text
 from streams.report.found import Found, named
 from streams.report.morning.section import Section, Source, level, unknown
 from streams.report.reach import setting
@@ -93,7 +91,7 @@ def _timed_out(s: Source) -> list[tuple[str, str]]:
 
 
 def _timeout_s(s: Source, f: Found) -> float | None:
-    """None where its rows left the lake."""
-    made_of = evidence(s.con, f)
-    longest = s.one(f"SELECT max(timeout_ms) FROM {made_of.stream} WHERE {made_of.where}")[0]
-    return None if longest is None else float(longest) / 1000
+    """None where its windows have left."""
+    mine = f"{in_space(f)} AND service_name = {text(f.subject)} AND {in_episode(f)}"
+    longest = s.one(f"SELECT max(timeout_us) FROM durations WHERE {mine}")[0]
+    return None if longest is None else float(longest) / 1e6

@@ -13,7 +13,7 @@ from streams.report.evidence import (
 )
 from streams.report.found import Found, Span
 from streams.report.morning.section import BADGE, Section, Source, level, unknown
-from streams.report.reach import NO_OBSERVER, clocks_seen
+from streams.report.reach import clocks_seen, no_observer
 from streams.report.sentences import ahead, count, impossible
 
 COLLECTOR = "collector"  # whom heartbeats name as their observer where they name nobody
@@ -60,7 +60,7 @@ def _whose(s: Source) -> str:
     if s.wanted.node:
         return f"node = {text(s.wanted.node)}"
     served = f" AND {SERVED_BY.replace('node_id IN', 'node IN').format(text(s.wanted.service))}"
-    return NO_OBSERVER + (served if s.wanted.service else "")
+    return no_observer(s.con) + (served if s.wanted.service else "")
 
 
 def against(references: Sequence[str]) -> str:

@@ -16,7 +16,9 @@ SELECT count(*) FILTER (cache = 'hit'), count(*) FILTER (cache IN ('hit', 'miss'
 FROM keys WHERE line = 'server' AND stored > 0 AND {where}
 """
 CACHE_BYTES = """
-SELECT value FROM signals WHERE kind = 'gauge' AND name = ? ORDER BY timestamp DESC LIMIT 1
+SELECT arg_max(value, timestamp) FILTER (name = 'idempotency_cache_bytes'),
+       arg_max(value, timestamp) FILTER (name = 'idempotency_cache_max_bytes')
+FROM signals WHERE kind = 'gauge' AND name IN ('idempotency_cache_bytes', 'idempotency_cache_max_bytes')
 """
 
 
@@ -38,6 +40,7 @@ def keys(s: Source) -> Section:
     if why and not found:
         return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
     numbers |= {"hits": hits, "lookups": lookups}
+    numbers |= {"hit_pct": 100 * hits / lookups} if lookups else {}
     verdict = level(found) if found else "ok"
     of_whom = [(f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found]
     lines = [*of_whom, *s.not_judged("idempotency_cache"), *lines]
@@ -59,7 +62,7 @@ def _doubled(f: Found) -> str:
 
 def cache_size(con: duckdb.DuckDBPyConnection) -> str:
     """From gauges idempotency_cache_bytes and idempotency_cache_max_bytes, where somebody sends them."""
-    used, most = (con.execute(CACHE_BYTES, [f"idempotency_cache_{n}"]).fetchall() for n in ("bytes", "max_bytes"))
-    if not used:
+    used, most = con.execute(CACHE_BYTES).fetchall()[0]
+    if used is None:
         return ""
-    return f"{used[0][0] / 1e9:.1f}/{most[0][0] / 1e9:.1f} GB" if most else f"{used[0][0] / 1e9:.1f} GB"
+    return f"{used / 1e9:.1f} GB" if most is None else f"{used / 1e9:.1f}/{most / 1e9:.1f} GB"

@@ -1,16 +1,15 @@
-"""The report as data enters, the lines of the screen leave."""
+"""The report as data enters, the lines of the screen leave; `pages` makes documents of the same words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from streams.report.evidence import (
-    text,
-)
+from streams.report.evidence import text
 from streams.report.explain import quoted
 from streams.report.found import Invoke
 from streams.report.morning import Report
-from streams.report.morning.section import BADGE, level
+from streams.report.morning.day import measures, words
+from streams.report.morning.section import BADGE, Section, level
 from streams.report.sentences import count, sentence, share
 
 RULE = "━" * 43
@@ -19,31 +18,67 @@ MUCH_LATE = 0.10
 
 def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
     """The lines of the screen; `invoke` writes a command as it can be typed here."""
-    span, levels = report.span, report.levels
-    yield f"🌅 ASYNC HEALTH REPORT - {span.end:%Y-%m-%d %H:%M} UTC"
+    yield f"🌅 {title(report)}"
     yield RULE
-    scope = f"   ({report.wanted.words})" if report.wanted.words else ""
-    days = f"{span.clock(span.start)} - {span.clock(span.end)} UTC"
-    yield _line("Window:", f"{days}, {levels['page']} page, {levels['warn']} warn{scope}")
+    yield from (_line(*line) for line in opening(report))
     for s in report.sections:
-        badge = f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else ""
-        yield f"{s.icon} {s.title + ':':<20}{s.value}{badge}"
-        yield from (_line(*line) for line in s.lines)
-        if s.runbook:
-            yield _line("See first:", f"{invoke(f'runbook {s.runbook}')}   (does it hold a lease?)")
-        if s.action:
-            yield _line("Action:", s.action)
+        yield f"{s.icon} {s.title + ':':<20}{headline(s)}"
+        yield from (_line(*line) for line in under(report, s, invoke))
     if report.other:
         yield f"🔎 {'ALSO:':<20}{count(len(report.other), 'finding')} ({BADGE[level(report.other)]})"
-        for f in report.other:
-            yield _line(f"- {f.name}:", f"{f.detector}, {sentence(f)}, {span.between(f)}")
+        yield from (_line(*line) for line in also(report))
     yield RULE
-    yield from _footer(report, invoke)
+    yield from (f"   {note}" for note in notes(report, invoke))
+    first, *rest = commands(report, invoke)
+    yield f"Next: {' | '.join(first)}"
+    yield from (f"      {' | '.join(line)}" for line in rest)
 
 
-def _line(label: str, words: str) -> str:
+def _line(label: str, said: str) -> str:
     """Values stand in one column; a label too long for it keeps a space."""
-    return f"   {label:<19} {words}"
+    return f"   {label:<19} {said}"
+
+
+def title(report: Report) -> str:
+    return f"ASYNC HEALTH REPORT - {report.span.end:%Y-%m-%d %H:%M} UTC"
+
+
+def opening(report: Report) -> Iterator[tuple[str, str]]:
+    """Of which time, and what is known of the day before."""
+    span, before = report.span, report.before
+    scope = f"   ({report.wanted.words})" if report.wanted.words else ""
+    yield "Window:", f"{span.clock(span.start)} - {span.clock(span.end)} UTC, {_levels(report.levels)}{scope}"
+    if before.span:
+        then = f"{before.span.start:%m-%d %H:%M} - {before.span.end:%m-%d %H:%M}"
+        yield "Day before:", f"{then} UTC, {_levels(before.levels)}"
+    else:
+        yield "Day before:", f"unknown ({before.why})"
+
+
+def _levels(levels: Mapping[str, int]) -> str:
+    return f"{levels['page']} page, {levels['warn']} warn"
+
+
+def headline(s: Section) -> str:
+    """What a section says, with its level."""
+    return s.value + (f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else "")
+
+
+def under(report: Report, s: Section, invoke: Invoke) -> Iterator[tuple[str, str]]:
+    """The lines under a section's headline."""
+    yield from s.lines
+    if report.before.span and measures(s):
+        yield "Day before:", words(report.before.of(s), s)
+    if s.runbook:
+        yield "See first:", f"{invoke(f'runbook {s.runbook}')}   (does it hold a lease?)"
+    if s.action:
+        yield "Action:", s.action
+
+
+def also(report: Report) -> Iterator[tuple[str, str]]:
+    """Findings that are in no section."""
+    for f in report.other:
+        yield f"- {f.name}:", f"{f.detector}, {sentence(f)}, {report.span.between(f)}"
 
 
 def accounting(totals: dict[str, int]) -> str:
@@ -54,19 +89,23 @@ def accounting(totals: dict[str, int]) -> str:
     return f"{totals['read']:,} read = {' + '.join(parts)}{empty}"
 
 
-def _footer(report: Report, invoke: Invoke) -> Iterator[str]:
+def notes(report: Report, invoke: Invoke) -> Iterator[str]:
+    """What one must know to believe the numbers."""
     totals = report.totals
-    yield f"   {accounting(totals)}"
+    yield accounting(totals)
     if report.removed:
         before, why = report.removed
-        yield f"   Rows before {before:%Y-%m-%d %H:%M} UTC were removed by {why}; what was found in them stays."
+        yield f"Rows before {before:%Y-%m-%d %H:%M} UTC were removed by {why}; what was found in them stays."
     if report.used:
-        yield f"   Judged with {', '.join(report.used)}"
+        yield f"Judged with {', '.join(report.used)}"
     if totals["late"] > MUCH_LATE * max(1, totals["read"]):
         part = share(totals["late"] / totals["read"])
-        yield f"   {part} of the rows arrived too late to be judged. Bring them in: {invoke('rebuild --lateness 10m')}"
-    first = f" | {invoke(f'explain {report.first_page.short}')}" if report.first_page else ""
-    yield f"Next: {invoke('findings')}{first}"
+        yield f"{part} of the rows arrived too late to be judged. Bring them in: {invoke('rebuild --lateness 10m')}"
+
+
+def commands(report: Report, invoke: Invoke) -> Iterator[list[str]]:
+    """The next commands, as they stand in lines."""
+    yield [invoke("findings"), *([invoke(f"explain {report.first_page.short}")] if report.first_page else [])]
     if report.doubled_key:
         query = f"SELECT * FROM requests WHERE idempotency_key = {text(report.doubled_key)}"
-        yield f"      {invoke(f'sql {quoted(query)}')}"
+        yield [invoke(f"sql {quoted(query)}")]

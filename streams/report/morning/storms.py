@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from streams.report.evidence import (
-    in_episode,
-    in_space,
-    instant,
-    of_edge,
-    one_side,
-)
+from streams.report.evidence import in_episode, in_space, of_edge
 from streams.report.found import Found
 from streams.report.morning.section import Section, Source, level, of_service, unknown
+from streams.report.reach import filled
 from streams.report.sentences import count
 
 
@@ -20,10 +15,7 @@ def storms(s: Source) -> Section:
     if why := s.blind("retry_storm"):
         return unknown(head, why)
     if not found:
-        told = "(retry_count IS NOT NULL OR payload_hash IS NOT NULL)"
-        said = f"{told} AND {of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
-        logged = s.ask(f"SELECT 1 FROM requests WHERE {said} LIMIT 1")
-        if why := s.not_kept() or ("" if logged else s.nothing("retry_count or payload_hash")):
+        if why := s.not_kept() or ("" if _told(s) else s.nothing("retry_count or payload_hash")):
             return unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"storms": 0})
     edges = {f.subject for f in found}
@@ -41,6 +33,17 @@ def storms(s: Source) -> Section:
     return Section(*head, level(found), str(len(found)), lines, every, {"storms": storms}, "Backoff multiplier 2→3")
 
 
+def _told(s: Source) -> bool:
+    """Whether calls in this time say if they are retries. Rows are looked at only where a service is asked for."""
+    if not filled(s.con, "requests", "retry_count", "payload_hash"):
+        return False
+    if not s.wanted.service:
+        return bool(s.ask(f"SELECT 1 FROM calls WHERE {s.time()} LIMIT 1"))
+    told = "(retry_count IS NOT NULL OR payload_hash IS NOT NULL)"
+    said = f"{told} AND {of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
+    return bool(s.ask(f"SELECT 1 FROM requests WHERE {said} LIMIT 1"))
+
+
 def _load(f: Found) -> str:
     """By how much retries multiply what is wanted; without any first attempt there is nothing to multiply."""
     load = f.facts["load"]
@@ -50,7 +53,9 @@ def _load(f: Found) -> str:
 def _totals(s: Source, f: Found) -> dict[str, int]:
     """Retries, timeouts and attempts of an edge over its whole episode."""
     edge = f"{in_space(f)} AND {of_edge(f)}"
-    side = one_side(s.con, f"{edge} AND arrival >= {instant(f.onset)}")
+    client = "side IS DISTINCT FROM 'server'"
+    clients = s.ask(f"SELECT 1 FROM calls WHERE {edge} AND {client} AND {in_episode(f)} LIMIT 1")
+    side = client if clients else "side = 'server'"
     sums = ", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in ("retries", "timeouts", "attempts"))
     row = s.one(f"SELECT {sums} FROM calls WHERE {edge} AND {side} AND {in_episode(f)}")
     totals = dict(zip(("retries", "timeouts", "attempts"), row, strict=True))
