@@ -1,6 +1,6 @@
 -- Which hop is the longest: as traces tell, else the deepest service below the one asked about that times out?
 WITH RECURSIVE late AS (
-    SELECT f.*, coalesce(f.facts->>'longest_hop', f.subject) AS hop,
+    SELECT f.*, coalesce(f.facts->>'longest', f.subject) AS hop,
            CASE WHEN contains(hop, '->') THEN regexp_extract(hop, '->(.*)$', 1) ELSE hop END AS service
     FROM findings f LEFT JOIN asked a ON true
     WHERE f.detector IN ('timeout_cascade', 'timeout_ratio', 'timeout_budget', 'latency_gap', 'latency_shift', 'retry_storm')

@@ -77,6 +77,7 @@ TWICE = finding("duplicate_key", "payment", "applied_twice", {"key": "k"})
 COARSE = finding("duplicate_key", "payment", "other_payload", {"key": "k"})
 UNKEYED = finding("duplicate_key", "payment", "missing")
 BACK = finding("impossible_timestamp", "n1", "back")
+CASCADE = finding("timeout_cascade", "a", "timed_out", {"longest": "b->c"}, subject_kind="service")
 LATE = [finding("timeout_ratio", e, subject_kind="edge") for e in ("a->b", "b->c")]
 
 CASES: dict[str, tuple[str, str, Tiny]] = {  # chart, leaf, state
@@ -97,6 +98,7 @@ CASES: dict[str, tuple[str, str, Tiny]] = {  # chart, leaf, state
         "app",
         Tiny([finding("impossible_timestamp", "n1", "ahead")], ONE_WAY),
     ),
+    "a clock that may drift unseen": ("timestamps", "ask_node", Tiny([skewed("n1", 120, 130)], ONE_WAY)),
     "no detector of drift": ("timestamps", "ask_node", Tiny([BACK], BOTH_WAYS, without="clock_drift")),
     "drift is blind": ("timestamps", "ask_node", Tiny([BACK], BOTH_WAYS, {"clock_drift": ["arrival"]})),
     "retries without a key": ("duplicates", "missing", Tiny([UNKEYED])),
@@ -112,6 +114,7 @@ CASES: dict[str, tuple[str, str, Tiny]] = {  # chart, leaf, state
     "a slow database below": ("timeouts", "database", Tiny(LATE, CALLS, services={"c": "database"})),
     "a slow third party below": ("timeouts", "external", Tiny(LATE, CALLS, services={"c": "external"})),
     "a slow service below": ("timeouts", "internal", Tiny(LATE, CALLS, services={"c": "internal", "b": "external"})),
+    "a trace tells": ("timeouts", "database", Tiny([CASCADE], CALLS, services={"c": "database"})),
     "nobody said what is below": ("timeouts", "name_it", Tiny(LATE, CALLS, services={"b": "internal"})),
     "nothing times out": ("timeouts", "calm", Tiny(tables=CALLS)),
     "nobody logs requests": ("timeouts", "log_requests", Tiny()),
