@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth equality equality-short soak fuzz bench bench-live bench-day evidence lint lock clean
+.PHONY: help setup demo test kafka truth equality equality-short soak fuzz bench bench-live bench-day bench-report evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ bench-live: setup bench/peers/.venv/installed  ## a worker on a real Kafka, besi
 
 bench-day: setup  ## a day of landed tables: the published file and a publication at its end (half an hour)
 	$(BIN)/python -m bench.day
+
+bench-report: setup  ## the morning report over 100 million landed events (an hour to land them, 5 GB)
+	$(BIN)/python -m bench.report
 
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt

@@ -121,11 +121,11 @@ MEASURES = {
 }
 
 VOLUMES = """
-WITH sided AS (
-    SELECT *, bool_or(preferred) OVER (PARTITION BY environment, tenant, subject) AS has_preferred FROM ({rows})),
+WITH told AS (FROM ({rows}) WHERE {asked}),
+sided AS (SELECT environment, tenant, subject, bool_or(preferred) AS has_preferred FROM told GROUP BY ALL),
 summed AS (
     SELECT environment, tenant, subject, window_start, sum(n)::BIGINT AS n
-    FROM sided WHERE preferred = has_preferred AND {asked} GROUP BY ALL),
+    FROM told JOIN sided USING (environment, tenant, subject) WHERE preferred = has_preferred GROUP BY ALL),
 lately AS (
     SELECT *, sum(n) OVER (PARTITION BY environment, tenant, subject ORDER BY window_start
                            RANGE BETWEEN to_microseconds({before_us}) PRECEDING AND CURRENT ROW) AS n_lately
