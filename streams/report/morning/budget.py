@@ -44,18 +44,19 @@ def budget(s: Source) -> Section:
         if before is not None:
             past = f"; before {s.span.clock(worst.onset)}: {before:.0f}%, {timeout_s * (1 - before / 100):.1f}s"
         p99 = f"({worst.subject}: p99 {timeout_s * worst.peak / 100:.1f}s of {timeout_s:.1f}s{past})"
-        lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}"), *s.not_judged("timeout_budget"), *_timed_out(s)]
-        return Section(*head, level(found), f"{worst.peak:.0f}% utilized", lines, found, numbers)
+        lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}"), *_around(s)]
+        behind = [*found, *s.of("timeout_cascade")]
+        return Section(*head, level(behind), f"{worst.peak:.0f}% utilized", lines, behind, numbers)
     reach = s.reach.get("timeout_budget")
     why = s.not_kept() or ("" if reach and reach.volumes else s.nothing("call with a timeout"))
     if why or not reach or reach.none:
-        return unknown(head, why or (reach.why if reach else ""), [] if s.not_kept() else _timed_out(s))
+        return unknown(head, why or (reach.why if reach else ""), [] if s.not_kept() else [*_hop(s), *_timed_out(s)])
     judged = {v.subject for v in reach.volumes if v.enough}
     rows = s.ask(P99.format(where=s.where()))
     service, pct, timeout_s = next((who, *n) for name, space, *n in rows if (who := named(name, space)) in judged)
     headroom_s = max(0.0, timeout_s * (1 - pct / 100))
     lines = [("Headroom:", f"{headroom_s:.1f} seconds  ({service}, the tightest: p99 of {timeout_s:.1f}s)")]
-    lines += [*s.not_judged("timeout_budget"), *_timed_out(s)]
+    lines += _around(s)
     numbers = {"service": service, "used_pct": pct, "headroom_s": headroom_s}
     return Section(*head, "ok", f"{pct:.0f}% utilized (OK)", lines, numbers=numbers)
 
@@ -72,6 +73,22 @@ FROM sided WHERE client = has_client GROUP BY environment, tenant, edge
 HAVING timeouts > {ratio} * attempts ORDER BY timeouts DESC, edge
 """
 NAMED = 3  # edges
+
+
+def _around(s: Source) -> list[tuple[str, str]]:
+    return [*_hop(s), *s.not_judged("timeout_budget"), *_timed_out(s)]
+
+
+def _hop(s: Source) -> list[tuple[str, str]]:
+    """What used up the time of the traces of the worst cascade."""
+    named = [f for f in s.of("timeout_cascade") if f.facts["longest"]]
+    if not named:
+        return []
+    worst = max(named, key=lambda f: (f.level == "page", f.certainty == "certain", f.peak))
+    spent = f"{worst.facts['elapsed_ms'] / 1000:.1f}s of a trace"
+    return [
+        ("Longest hop:", f"{worst.facts['longest']}, {spent}   (of {worst.subject}, {s.span.clock(worst.peak_at)})")
+    ]
 
 
 def _timed_out(s: Source) -> list[tuple[str, str]]:
