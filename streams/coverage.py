@@ -78,8 +78,9 @@ class Unlock:
 
 
 def format_of(read_by: str) -> str:
-    """What a recording was read as, from the digest of its map."""
-    return {m.digest: m.name for m in shipped()}.get(read_by, MAPPED) if read_by else OWN
+    """What a recording was read as, from the digest of its map; see decode.Reading.by."""
+    digest, _, _ = read_by.partition("+")
+    return {m.digest: m.name for m in shipped()}.get(digest, MAPPED) if digest else OWN
 
 
 def unlocks(every: Sequence[Seen], formats: Mapping[str, Collection[str]]) -> list[Unlock]:

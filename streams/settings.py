@@ -9,6 +9,8 @@ thresholds = { timeout_budget.warn_pct = 90 }   # also of the edges that call it
 [lake]
 keep_days = 14
 max_gb = 200
+
+The table [privacy] is read in streams.privacy.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import msgspec
 
 from detectors.detector import Detector, Settings, Threshold
 from detectors.subjects import OF_SERVICE
+from streams.privacy import Privacy, privacy
 from streams.problems import Problem
 
 CONFIG = "asynchealth.toml"
@@ -58,6 +61,11 @@ def limits(path: Path = Path(CONFIG)) -> Limits:
     return Limits(**given)
 
 
+def private(path: Path = Path(CONFIG)) -> Privacy | None:
+    """The table [privacy]."""
+    return privacy(read(path), path)
+
+
 def span_us(text: str) -> int:
     """ "90s", "10m", "48h", "30d" to µs."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", text.strip())
@@ -75,7 +83,8 @@ def load(detectors: Iterable[Detector], overrides: Iterable[str] = (), path: Pat
     ranges |= {name: Range(t.low, t.high, t.unit) for name, t in known.items()}
     config = read(path)
     services = _table(config, "services", str(path))
-    own = {s: _table(services, s, f"{path}, services") for s in services}
+    hidden = privacy(config, path) if services else None
+    own = {hidden.service(s) if hidden else s: _table(services, s, f"{path}, services") for s in services}
     values = _checked(ranges, _flat(_table(config, "thresholds", str(path))), str(path))
     given = dict(_split(o) for o in overrides)
     values |= _checked(ranges, given.items(), "--set")

@@ -48,6 +48,7 @@ def quoted(path: Path | str) -> str:
 
 def _infer(path: Path) -> None:
     """The draft goes to standard output, to become a file; what to do next to the other one."""
+    from streams.settings import private
     from streams.sources.decode import first_lines, shipped_of
     from streams.sources.draft import comment, written
     from streams.sources.fieldmap import shipped_text
@@ -70,7 +71,7 @@ def _infer(path: Path) -> None:
     sample, draft = drafted(file)
     events = f"{'all its' if sample.whole else 'its first'} {len(sample.columns):,} events"
     unread = f" ({sample.unread:,} more can't be read)" if sample.unread else ""
-    give(written(draft, path.name, f"asynchealth {check}", events + unread))
+    give(written(draft, path.name, f"asynchealth {check}", events + unread, quotes=private() is None))
     if draft.missing:
         sys.stderr.write(
             f"{path}: no field looks like {', '.join(draft.missing)}, which {draft.stream} need: see TODO\n"
@@ -84,6 +85,7 @@ def _infer(path: Path) -> None:
 def _check(given: Path, path: Path, json: bool, ascii_only: bool) -> None:
     from streams.report.answers import ENCODER
     from streams.report.trial import for_machines, screen
+    from streams.settings import private
     from streams.sources import fieldmap
     from streams.sources.files import look
     from streams.sources.sample import refuse_binary
@@ -92,7 +94,7 @@ def _check(given: Path, path: Path, json: bool, ascii_only: bool) -> None:
     field_map = fieldmap.load(given)
     file = look(path, path.name)
     refuse_binary(file)
-    trial = tried(file, field_map)
+    trial = tried(file, field_map, private())
     if json:
         give([ENCODER.encode(for_machines(trial, field_map, path.name)).decode()])
     else:

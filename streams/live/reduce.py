@@ -26,7 +26,6 @@ from streams.live.canary import CANARY
 from streams.live.numbered import Frames, Head, Kind, messages, pack
 from streams.sources import decode
 from streams.sources.decode import Reading
-from streams.sources.fieldmap import FieldMap
 
 Ints = npt.NDArray[np.int64]
 EVENTS = -1  # the queue of rows, rejects and counts; the others are numbered from 0
@@ -37,9 +36,11 @@ COUNTS = ("messages", "tombstones", "undecodable", "parked", "events", "rejected
 class Poisoned(Exception):
     """The records of one slice can't be measured, however often they are read again."""
 
-    def __init__(self, number: int, first: int, last: int, error: BaseException) -> None:
+    def __init__(self, number: int, first: int, last: int, error: BaseException, private: bool = False) -> None:
+        """private: what the error says may quote what nobody may keep."""
         self.number, self.first, self.last = number, first, last
-        self.reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:REASON_KEPT]}"
+        said = "" if private else f": {str(error).partition(chr(10))[0][:REASON_KEPT]}"
+        self.reason = type(error).__name__ + said
         super().__init__(f"offsets {first} to {last}: {self.reason}")
 
 
@@ -137,7 +138,7 @@ class Reducer:
     queues: int
     point: Point
     log_start: int = 0
-    map: FieldMap | None = None  # what its records are read by, where they are not of our own schema
+    reading: Reading | None = None  # what its records are read as; none: our own schema
     lateness_us: int = LATENESS_US
     position: int = field(init=False)
     next: int = field(init=False)
@@ -183,7 +184,7 @@ class Reducer:
             try:
                 self._take(replace(part, values=[None] * len(part.offset)) if number in self.parked else part)
             except UNEXPECTED as error:
-                raise self._poisoned(number, part.offset, error) from error
+                raise self._poisoned(number, part.offset, error) from self._cause(error)
 
     def _timed(self, offset: Ints, stamp: Ints, values: Sequence[bytes | None]) -> Timed:
         clock = np.maximum(np.maximum.accumulate(stamp), self.clock_us)
@@ -200,7 +201,7 @@ class Reducer:
             self.lost_until = int(some.slice[0]) + 1
 
     def _decoded(self, some: Timed) -> Pending:
-        decoded = decode.messages(Reading(self.stream, self.map), some.values)
+        decoded = decode.messages(self.reading or Reading(self.stream), some.values)
         at = pl.DataFrame(
             {
                 "at": np.arange(len(some.offset)),
@@ -246,7 +247,15 @@ class Reducer:
     # ---- slices that can't be measured ----
 
     def _poisoned(self, number: int, offsets: Ints, error: BaseException) -> Poisoned:
-        return Poisoned(number, int(offsets.min()), int(offsets.max()), error)
+        return Poisoned(number, int(offsets.min()), int(offsets.max()), error, self._private)
+
+    @property
+    def _private(self) -> bool:
+        return self.reading is not None and self.reading.private is not None
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """What a traceback may tell of it."""
+        return None if self._private else error
 
     def failed(self, poison: Poisoned) -> int:
         """How many times it was raised for this slice, over all who had this partition. Another slice begins anew."""
@@ -317,7 +326,7 @@ class Reducer:
                     every.update(self._measured(lost, number, number + 1))
                 except UNEXPECTED as error:
                     offsets = np.concatenate([p.offset[p.slice == number] for p in self.pending])
-                    raise self._poisoned(number, offsets, error) from error
+                    raise self._poisoned(number, offsets, error) from self._cause(error)
             return {**self._spread(self._accounts, self._losses(lost, self.next, to)), **every}
 
     def _measured(self, lost: int, lo: int, hi: int) -> dict[int, dict[int, Frames]]:

@@ -45,6 +45,7 @@ from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
+from streams.settings import private
 from streams.sources.decode import Reading
 from streams.watch.metrics import COUNTED, WORKER, Meter
 
@@ -83,7 +84,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.tables: list[Table] = list({t.name: t for d in self.detectors for t in d.tables}.values())
         self.names = names(self.prefix)
-        self.readings = self.readings or {self.prefix + stream: Reading(stream) for stream in STREAMS}
+        hidden = private()
+        self.readings = self.readings or {self.prefix + stream: Reading(stream, None, hidden) for stream in STREAMS}
         counts = {stream: self.sources.get(stream, self.partitions) for stream in STREAMS}
         self.producers = [f"{stream}/{p}" for stream, n in counts.items() for p in range(n)]
         self.out = {name: raw(self.app, name) for name in self.names}
@@ -132,7 +134,7 @@ class Worker:
         if reading := self.readings.get(tp.topic):
             fresh = held.committed < 0  # what the log lost before we came is no loss of ours
             point = Point(held.log_start) if fresh else Point.of(committed, held.metadata)
-            given = (self.tables, self.partitions, point, held.log_start, reading.map)
+            given = (self.tables, self.partitions, point, held.log_start, reading)
             return Reducer(reading.stream, tp.partition, *given)
         if held.log_start > committed and held.committed >= 0:
             raise Truncated(f"{tp.topic}/{tp.partition} begins at {held.log_start}, we had read to {committed}")

@@ -19,7 +19,9 @@ import numpy.typing as npt
 import polars as pl
 
 from detectors.events import REJECTS, SCHEMA, Decoded, conform, decode_json, excerpt, fields
+from streams.privacy import Privacy
 from streams.problems import Exit, Problem
+from streams.sources.decoders import OF_MAPS
 from streams.sources.fieldmap import FieldMap, Given, shipped
 from streams.sources.files import File, Recording, line_numbers, stream_of
 from streams.sources.formats import (
@@ -42,20 +44,28 @@ LOOKED_AT = 100  # records, for one that tells what the file is of
 
 
 class Reading(NamedTuple):
-    """What a recording is read as: our own schema, or what a field map makes of it."""
+    """What a recording is read as: our own schema, or what a field map makes of it, and what nobody may keep of it."""
 
     stream: str
     map: FieldMap | None = None
+    private: Privacy | None = None
 
     @property
     def by(self) -> str:
-        """What it was read by: another map makes other rows of it."""
-        return self.map.digest if self.map else ""
+        """What it was read by: another map, or privacy, makes other rows of it."""
+        return (self.map.digest if self.map else "") + (f"+{self.private.by}" if self.private else "")
 
     @property
     def format(self) -> str:
         """The map's name."""
         return self.map.name if self.map else ""
+
+    def kept(self, decoded: Decoded) -> Decoded:
+        """What may be kept, before anything is written or shown."""
+        if self.private is None:
+            return decoded
+        foreign = self.map.kind if self.map and self.map.kind not in OF_MAPS else ""
+        return self.private.kept(self.stream, decoded, foreign)
 
 
 def chunks(recording: Recording, reading: Reading, skip: int = 0) -> Iterator[tuple[int, Decoded]]:
@@ -63,11 +73,12 @@ def chunks(recording: Recording, reading: Reading, skip: int = 0) -> Iterator[tu
     if reading.map:
         reading = reading._replace(map=reading.map.within(recording.file.place))
     if recording.file.format == "parquet":
-        yield from _parquet(recording, reading, skip)
+        found = _parquet(recording, reading, skip)
     elif reading.map:
-        yield from _mapped(recording, reading.map, skip)
+        found = _mapped(recording, reading.map, skip)
     else:
-        yield from _own(recording, reading.stream, skip)
+        found = _own(recording, reading.stream, skip)
+    yield from ((count, reading.kept(decoded)) for count, decoded in found)
 
 
 def _own(recording: Recording, stream: str, skip: int) -> Iterator[tuple[int, Decoded]]:
@@ -101,9 +112,9 @@ def _mapped(recording: Recording, given: FieldMap, skip: int) -> Iterator[tuple[
 def messages(reading: Reading, values: Sequence[bytes | None]) -> Decoded:
     """Records of a topic, numbered from 0. What one of them holds does not depend on those that came with it."""
     if reading.map is None:
-        return decode_json(reading.stream, [b"null" if v is None else v for v in values])
+        return reading.kept(decode_json(reading.stream, [b"null" if v is None else v for v in values]))
     decoded = from_fields(reading.map, of_messages(unfold_of(reading.map), values))
-    return replace(decoded, tombstones=int(empty(decoded, len(values)).sum()))
+    return reading.kept(replace(decoded, tombstones=int(empty(decoded, len(values)).sum())))
 
 
 def empty(decoded: Decoded, records: int) -> npt.NDArray[np.bool_]:

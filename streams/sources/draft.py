@@ -23,9 +23,9 @@ LISTED = 60  # paths that are not used
 EXAMPLE, DOUBT = 40, 160  # characters
 
 
-def written(draft: Draft, name: str, check: str, about: str) -> Iterator[str]:
+def written(draft: Draft, name: str, check: str, about: str, quotes: bool = True) -> Iterator[str]:
     """name: of the log. check: the command that shows what the map makes of it. about: how many events it is drafted
-    from."""
+    from. quotes: whether values of the log may stand in comments."""
     yield from comment(f"A field map for {name}, drafted from {about}.")
     yield from comment("Decide every TODO, then see what it makes of the log:")
     yield from comment(f"  {check}")
@@ -46,13 +46,13 @@ def written(draft: Draft, name: str, check: str, about: str) -> Iterator[str]:
     yield from ["", "[fields]"]
     for field in (f.name for f in fields(draft.stream)):
         if field in draft.choices:
-            yield from _field(field, draft.choices[field])
+            yield from _field(field, draft.choices[field], quotes)
         elif field in draft.missing:
             yield from comment(
                 f"TODO {field} is required, and no field of the log looks like it. Name one, or a value:"
             )
             yield from comment(f'{field} = "path.of.field" or {{ value = "…" }}')
-    yield from _rest(draft)
+    yield from _rest(draft, quotes)
 
 
 def _outcome(draft: Draft) -> str:
@@ -66,15 +66,15 @@ def _outcome(draft: Draft) -> str:
     return f"As it is, {rows:,} become rows and {len(refused):,} are rejects ({most})."
 
 
-def _field(field: str, choice: Choice) -> Iterator[str]:
-    yield from comment(f"{choice.path}: {'; '.join(choice.why)}")
+def _field(field: str, choice: Choice, quotes: bool) -> Iterator[str]:
+    yield from comment(f"{choice.path}: {'; '.join(choice.why)}" if quotes else choice.path)
     for todo in choice.todo:
         yield from comment(f"TODO {todo}")
     rules = [rule(r) for r in choice.rules]
     yield f"{field} = {rules[0] if len(rules) == 1 else '[' + ', '.join(rules) + ']'}"
 
 
-def _rest(draft: Draft) -> Iterator[str]:
+def _rest(draft: Draft, quotes: bool) -> Iterator[str]:
     """What the log has that the map leaves out, and what the map could have that the log seems to lack."""
     absent = [f.name for f in fields(draft.stream) if f.name not in draft.choices and f.name not in draft.missing]
     yield ""
@@ -82,9 +82,10 @@ def _rest(draft: Draft) -> Iterator[str]:
     if never := [path for path, column in draft.columns.items() if not column.values]:
         yield from comment(f"Without a value in every row: {', '.join(never[:LISTED])}.")
     if unused := draft.unused:
-        yield from comment("Not used, with an example each:")
+        yield from comment("Not used, with an example each:" if quotes else "Not used:")
         for column in unused[:LISTED]:
-            yield from comment(f"  {column.path} = {_example(column)}{_doubt(draft, column)}")
+            said = f" = {_example(column)}{_doubt(draft, column)}" if quotes else ""
+            yield from comment(f"  {column.path}{said}")
         if len(unused) > LISTED:
             yield from comment(f"  and {len(unused) - LISTED:,} more")
 

@@ -110,7 +110,7 @@ class Intake:
             self.known.remove(before)
             if not same:
                 other = f"with --arrival {self.arrival}; before it was {before.arrival}"
-                told = other if before.by == source.by else "with another field map than before"
+                told = other if before.by == source.by else _read_otherwise(before.by, source.by)
                 self.ledger.notes.append(f"{name}: read again {told}")
         elif not used:
             nothing = _nothing_used(records - start.records, self.ledger.rejects[first_reject:])
@@ -218,6 +218,11 @@ class Intake:
             partition=pl.lit(start.partition, dtype=pl.Int64),
         )
         return place(placed, start.stream, self.lateness_us)
+
+
+def _read_otherwise(before: str, now: str) -> str:
+    same_map = before.partition("+")[0] == now.partition("+")[0]
+    return f"with {'other privacy' if same_map else 'another field map'} than before"
 
 
 def _read_as(source: Source, used: int, rejects: Sequence[pl.DataFrame]) -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from detectors.events import STREAMS
 from streams.problems import Problem
-from streams.settings import CONFIG, read
+from streams.settings import CONFIG, private, read
 from streams.sources.decode import Reading
 from streams.sources.fieldmap import FieldMap, load, shipped
 
@@ -35,7 +35,8 @@ def readings(path: Path = Path(CONFIG)) -> dict[str, Reading]:
     given = read(path).get("topics", {})
     if not isinstance(given, dict):
         raise Problem(f"{path}: topics", "not a table", EXAMPLE)
-    return {topic: _reading(topic, how, path) for topic, how in given.items()}
+    hidden = private(path)
+    return {topic: _reading(topic, how, path)._replace(private=hidden) for topic, how in given.items()}
 
 
 def _reading(topic: str, how: object, path: Path) -> Reading:
@@ -71,4 +72,8 @@ def sources(prefix: str = "", path: Path = Path(CONFIG)) -> list[SourceTopic]:
             reason = f"{how.stream} come from {named[how.stream]} already, and a stream has one topic"
             raise Problem(f"{path}: topics.{topic}", reason, "an installation of its own: --prefix")
         named[how.stream] = topic
-    return [SourceTopic(named.get(s, prefix + s), every.get(named.get(s, ""), Reading(s))) for s in STREAMS]
+    hidden = private(path)
+    return [
+        SourceTopic(topic, every.get(topic, Reading(stream, None, hidden)))
+        for stream, topic in {s: named.get(s, prefix + s) for s in STREAMS}.items()
+    ]

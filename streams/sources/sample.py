@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from streams.problems import Exit, Problem
+from streams.settings import private
 from streams.sources.decode import first_lines
 from streams.sources.files import File, Recording
 from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
@@ -87,7 +88,8 @@ def _read(file: File, unfold: Unfold, format_: Kind) -> Unfolded:
         kind = "JSON, and its first line is no header of CSV" if format_ == "json" else "CSV"
         most = f"{len(found.bad):,} of its first {len(records):,} records are no {kind} ({reason})"
         text = nearest([*islice(_records(file, "text"), EVENTS)])
-        raise Problem(file.name, f"{most}; {text}: {raw[:60]}" if found.bad else reason, TEXT, Exit.NOTHING)
+        shown = f": {raw[:60]}" if private() is None else ""
+        raise Problem(file.name, f"{most}; {text}{shown}" if found.bad else reason, TEXT, Exit.NOTHING)
     if not any(isinstance(e, dict) for e in found.events):
         raise Problem(file.name, "its records are no objects, so no field has a name", TEXT, Exit.NOTHING)
     return found

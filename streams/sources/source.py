@@ -13,7 +13,9 @@ import polars as pl
 
 from detectors.events import Decoded
 from streams.landing.lake import Writer
+from streams.privacy import Privacy
 from streams.problems import Problem
+from streams.settings import private
 from streams.sources.copies import longer
 from streams.sources.decode import chunks, recognise
 from streams.sources.fieldmap import FieldMap
@@ -74,16 +76,18 @@ class Recorded:
 
     partition = None
 
-    def __init__(self, path: Path, name: str, maps: Sequence[FieldMap] = ()) -> None:
+    def __init__(self, path: Path, name: str, maps: Sequence[FieldMap] = (), hidden: Privacy | None = None) -> None:
         self.file = look(path, name)
         self.name = name
-        self.reading = recognise(self.file, maps)
+        self.reading = recognise(self.file, maps)._replace(private=hidden)
         self.stream, self.by, self.format = self.reading.stream, self.reading.by, self.reading.format
         self.recording = Recording(self.file)
 
     @property
     def notes(self) -> Sequence[str]:
         broken = self.recording.broken
+        if self.reading.private:  # a library's words may quote what it met
+            broken = broken.partition(":")[0]
         return [f"{self.name}: {broken}; all records before were read"] if broken else []
 
     def read_before(self, known: Sequence[Known]) -> Known | None:
@@ -121,10 +125,11 @@ def sources(
     files = [path for path in paths if not path.startswith(KAFKA)]
     if since and not addresses:
         raise Problem(f"--since {since}", "files are read whole; it is for topics", f"{KAFKA}host:9092/requests")
+    hidden = private()
     with ExitStack() as open_:
         found: list[Opening] = []
         if addresses:
             from streams.sources.topics import topics
 
             found += open_.enter_context(topics(addresses, arrival, since, kafka, maps))
-        yield found + [partial(Recorded, path, name, maps) for path, name in find(files, folder)]
+        yield found + [partial(Recorded, path, name, maps, hidden) for path, name in find(files, folder)]

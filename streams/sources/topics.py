@@ -30,7 +30,7 @@ from streams.landing.lake import Writer
 from streams.live.connect import Connection, connection
 from streams.live.topics import admin, altered
 from streams.problems import Exit, Problem
-from streams.settings import span_us
+from streams.settings import private, span_us
 from streams.sources.decode import LOOKED_AT, Reading, messages, shipped_of
 from streams.sources.fieldmap import FieldMap
 from streams.sources.files import Known, stream_of
@@ -312,7 +312,7 @@ def _begin_ms(since: str, newest_ms: int) -> int:
 def _openings(logs: Sequence[Log], topic: str, arrival: str, since: str, asked: Reading | None) -> list[Opening]:
     """An empty partition is none; of an empty topic somebody should hear."""
     if holding := [log for log in logs if log.start < log.end]:
-        how = asked or _reading(holding, topic)
+        how = (asked or _reading(holding, topic))._replace(private=private())
         return [partial(Partition, log, how, arrival, since) for log in holding]
     return [partial(_empty, topic)]
 

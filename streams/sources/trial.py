@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from detectors.events import INSTANT, SCHEMA
+from streams.privacy import Privacy
 from streams.sources.decode import Reading, chunks, lines_of
 from streams.sources.fieldmap import FieldMap
 from streams.sources.files import File, Recording
@@ -39,14 +40,14 @@ class Trial:
         return {"read": self.read, "usable": self.usable, "rejected": len(self.rejects), "empty": self.empty}
 
 
-def tried(file: File, given: FieldMap) -> Trial:
+def tried(file: File, given: FieldMap, hidden: Privacy | None = None) -> Trial:
     named, recording = [*given.rules], Recording(file)
     rows = pl.DataFrame(schema={n: SCHEMA[given.stream][n] for n in named})
     rejects, read, empty, spans = [], 0, 0, list[datetime]()
     filled = dict.fromkeys(named, 0)
     time = next(n for n, kind in SCHEMA[given.stream].items() if kind == INSTANT and n in given.rules)
     usable = 0
-    for count, decoded in chunks(recording, Reading(given.stream, given)):
+    for count, decoded in chunks(recording, Reading(given.stream, given, hidden)):
         some = decoded.events.select(named)
         read, empty, usable = read + count, empty + decoded.tombstones, usable + len(some)
         rows = rows if len(rows) >= ROWS else pl.concat([rows, some.head(ROWS - len(rows))])

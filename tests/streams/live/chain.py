@@ -21,6 +21,8 @@ from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Reader, Taken, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
 from streams.live.remember import Recall
+from streams.privacy import Privacy
+from streams.sources.decode import Reading
 from tests.cases import Case
 from tests.harness import Memory, Result, everything
 
@@ -40,6 +42,7 @@ class Chain:
     first: int = 1  # the offset of each partition's first record
     parked: Mapping[tuple[str, int], Collection[int]] = field(default_factory=dict)  # slices that nobody can measure
     own: Sequence[Detector] = ()  # in place of those of the catalog
+    private: Privacy | None = None
     tables: list[Table] = field(init=False)
     detectors: list[Detector] = field(init=False)
     source: dict[tuple[str, int], tuple[list[int], list[int], list[bytes]]] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class Chain:
     def _reducer(self, key: tuple[str, int]) -> Reducer:
         offset, metadata = self.committed.get(key, (0, ""))
         made = Reducer(*key, self.tables, self.queues, Point.of(offset, metadata))
+        made.reading = Reading(key[0], None, self.private)
         made.parked = {n: "said so" for n in self.parked.get(key, ()) if n >= made.next}
         return made
 
