@@ -132,6 +132,11 @@ class Detector:
         return (self.reads, *self.also)
 
     @cached_property
+    def by_order(self) -> bool:
+        """Whether the order of records is all that it needs."""
+        return all(t.by_order for t in self.tables)
+
+    @cached_property
     def relies_on(self) -> frozenset[str]:
         """The streams and tables whose loss makes it blind."""
         return frozenset({s.stream for t in self.tables for s in t.sources} | {t.name for t in self.tables})

@@ -210,7 +210,7 @@ def _column_type(parts: Sequence[Type]) -> tuple[pl.DataType, str]:
 
 SCHEMA: dict[str, dict[str, pl.DataType]] = {s: {f.name: f.dtype for f in fields(s)} for s in STREAMS}
 PLACED = {
-    "told": pl.Boolean(),  # False where event time stood in for an arrival that nobody recorded
+    "told": pl.Boolean(),  # False: event time stood in for an arrival nobody recorded; null: only an order is known
     "stepped_us": pl.Int64(),  # how far the append time lay behind the largest so far in its partition
     "fate": pl.String(),
 }
@@ -221,7 +221,7 @@ def ddl(stream: str) -> str:
     """CREATE TABLE of a stream as its rows land: the events' columns, their coordinates and their fate."""
     columns = [(f.name, f.ddl + (" NOT NULL" if f.required else "")) for f in fields(stream)]
     kinds: dict[pl.DataType, str] = {pl.String(): "VARCHAR", pl.Int64(): "BIGINT", pl.Boolean(): "BOOLEAN"}
-    columns += [(n, kinds[t] + " NOT NULL") for n, t in {**COORDINATES, **PLACED}.items()]
+    columns += [(n, kinds[t] + ("" if n == "told" else " NOT NULL")) for n, t in {**COORDINATES, **PLACED}.items()]
     body = ",\n".join(f'    "{n}" {t}' for n, t in columns)
     return f"CREATE TABLE {stream} (\n{body}\n);\n"
 

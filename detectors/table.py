@@ -130,10 +130,14 @@ class Meet(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """clock: event (used and implausible rows, by event time) or arrival (all rows, by arrival). Windows of 10 s."""
+    """clock: event (used and implausible rows, by event time) or arrival (all rows, by arrival). Windows of 10 s.
+
+    by_order: whether it also reads rows that have no time, of which only the order is known.
+    """
 
     name: str
     clock: str = "event"
+    by_order: bool = False
     key: tuple[str, ...]
     columns: dict[str, Column] | None = None
     sources: tuple[Rows, ...]
@@ -153,7 +157,8 @@ class Table:
     def select(self, source: Rows, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The rows of one source that this table is about, with their window."""
         clock = pl.col("t") if self.clock == "event" else pl.col("arrived")
-        kept = rows if self.clock == "arrival" else rows.filter(pl.col("fate") != "late")
+        timed = rows if self.by_order else rows.filter(pl.col("told").is_not_null())
+        kept = timed if self.clock == "arrival" else timed.filter(pl.col("fate") != "late")
         return kept.filter(source.where).with_columns(window=window_of(clock), **source.project)
 
     def first(self, rows: pl.LazyFrame, by: Sequence[str] = ()) -> pl.LazyFrame:

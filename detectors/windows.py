@@ -27,6 +27,7 @@ SUSPECT_SHARE = 0.01  # and implausible while all such stretches together hold l
 FATES = ("used", "late", "implausible")
 PARTITION_BITS, OFFSET_BITS, SUB_BITS = 10, 40, 11  # and 2 for the stream: 63 in all
 NEVER = 2**62
+ORDERED_US = 2**OFFSET_BITS  # below it, as a time: the number of a record of which only the order is known
 
 
 def windows(us: int) -> int:
@@ -104,7 +105,8 @@ def place(frame: pl.DataFrame, stream: str, lateness_us: int = LATENESS_US) -> p
     """Adds fate, t, coord to rows with arrival: in event time the arrival stands in for a stamp that can't be true.
 
     t: event time in µs, the arrival for implausible rows. arrived: arrival in µs. told: False where event time stood in
-    for an arrival nobody recorded; such a row is used or implausible, never late.
+    for an arrival nobody recorded, null where there is no time at all and the record's number stands in for one; such
+    a row is used or implausible, never late.
     """
     return frame.lazy().pipe(place_lazy, stream, lateness_us).collect()
 

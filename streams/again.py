@@ -18,7 +18,7 @@ from detectors.engine import JudgeState, finding, findings, judge, near_misses, 
 from detectors.events import STREAMS
 from detectors.finding import joined
 from detectors.table import Table
-from detectors.windows import HOUR_US, LATENESS_US, WINDOW_US
+from detectors.windows import DAY_US, HOUR_US, LATENESS_US, ORDERED_US, WINDOW_US
 from streams.settings import fingerprint, rows_of
 
 SPAN_US = 2 * HOUR_US  # of windows that are in memory at once, with the past that detectors look back on
@@ -53,6 +53,18 @@ class Landed:
         first, last = self.con.execute(sql).fetchall()[0]
         return first, last
 
+    def _around(self, us: int) -> tuple[int, int]:
+        """The last window before a time, and the first from then on."""
+        at = "epoch_us(window_start)"
+        sql = f'SELECT max({at}) FILTER ({at} < {us}), min({at}) FILTER ({at} >= {us}) FROM "{{}}"'
+        ends = [self.con.execute(sql.format(t.name)).fetchall()[0] for t in self.tables]
+        return max(a or 0 for a, _ in ends), min(self.span[1] if b is None else b for _, b in ends)
+
+    @cached_property
+    def days(self) -> float:
+        """How much time was judged, at least one day."""
+        return max(1.0, sum(to - lo for lo, to, _ in self.steps(*self.span)) / DAY_US)
+
     @cached_property
     def heard_us(self) -> int:
         """Arrivals are known up to here."""
@@ -74,7 +86,11 @@ class Landed:
         return {t.name: t.merge(self.con.sql(sql.format(t.name)).pl()) for t in tables}
 
     def steps(self, lo: int, to: int) -> Iterator[tuple[int, int, int]]:
-        """(lo, to, heard_us) of each span that is judged at once."""
+        """(lo, to, heard_us) of each span that is judged at once; of rows without a time in spans of their own."""
+        if lo < ORDERED_US < to:
+            last, first = self._around(ORDERED_US)
+            yield from self.steps(lo, min(last + SPAN_US, ORDERED_US))
+            lo = max(lo, first)
         for begin in range(lo, to, SPAN_US):
             end = min(begin + SPAN_US, to)
             yield begin, end, min(self.heard_us, end + self.lateness_us)

@@ -135,7 +135,7 @@ class Analysis:
         again = raw["fate"] == "repeated"
         rows = place(raw, part.stream, self.lateness_us)
         fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate")
-        minute = pl.col("arrival").dt.truncate("1m").alias("minute")
+        minute = pl.when(pl.col("told").is_not_null()).then(pl.col("arrival").dt.truncate("1m")).alias("minute")
         counts = rows.select("partition", minute, pl.lit(1).alias("read"), *((fate == f).alias(f) for f in COUNTED))
         counted = counts.group_by("partition", "minute").agg(pl.col("read", *COUNTED).sum().cast(pl.Int64))
         self.accounting.append(counted.with_columns(stream=pl.lit(part.stream)))

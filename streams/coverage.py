@@ -21,9 +21,12 @@ MAPPED = "a map of your own"
 
 
 def filled_fields(stream: str, rows: pl.DataFrame) -> Iterator[tuple[str, int, int]]:
-    """(field, rows, how many fill it) of landed rows; an arrival that event time stands in for is none."""
+    """(field, rows, how many fill it) of landed rows; an arrival that event time stands in for is none, nor is a time
+    that is a record's number."""
     told = pl.when("told").then("arrival").alias("arrival")
-    for field, nulls in rows.with_columns(told).select(list(SCHEMA[stream])).null_count().row(0, named=True).items():
+    timed = pl.when(pl.col("told").is_not_null()).then("timestamp").alias("timestamp")
+    known = rows.with_columns(told, timed).select(list(SCHEMA[stream]))
+    for field, nulls in known.null_count().row(0, named=True).items():
         yield field, len(rows), len(rows) - nulls
 
 
@@ -55,7 +58,9 @@ def seen(detector: Detector, filled: Filled, measured: Callable[[str], bool] = l
     def has(field: str) -> bool:
         return any(filled.get((s, n), (0, 0))[1] for s in there for n in field.split(" or "))
 
-    missing = tuple(n for n in detector.needs if not has(n)) if there else streams
+    timed = not there or any(filled.get((s, "timestamp"), (0, 1))[1] for s in there)
+    needs = detector.needs if timed or detector.by_order else ("timestamp", *detector.needs)
+    missing = tuple(n for n in needs if not has(n)) if there else streams
     if not missing and detector.nothing_without and not measured(detector.reads.name):
         missing = detector.nothing_without
     return Seen(detector.name, streams, missing, tuple(lack for lack in detector.lacks if not has(lack[0])))

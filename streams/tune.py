@@ -15,7 +15,6 @@ import polars as pl
 
 from detectors.detector import Detector, Settings, Threshold
 from detectors.subjects import ARROW, OF_SERVICE, names
-from detectors.windows import DAY_US
 from streams.again import Landed
 from streams.problems import Problem
 from streams.settings import CONFIG, EXAMPLE
@@ -52,7 +51,7 @@ class Backtest:
 def tried(landed: Landed, detector: Detector, settings: Settings, numbers: Mapping[str, float]) -> Backtest:
     """With the numbers that somebody asks for."""
     trial = _trial(landed, settings, numbers, "")
-    return Backtest(detector, _days(landed), landed.found(settings), [trial], trial)
+    return Backtest(detector, landed.days, landed.found(settings), [trial], trial)
 
 
 def proposed(landed: Landed, detector: Detector, settings: Settings) -> Backtest:
@@ -60,7 +59,7 @@ def proposed(landed: Landed, detector: Detector, settings: Settings) -> Backtest
 
     Of what can't be taken back nothing is tuned away.
     """
-    now, days = landed.found(settings), _days(landed)
+    now, days = landed.found(settings), landed.days
     many = A_DAY * days
     trials: list[Trial] = []
     if len(now) > many and not detector.irreversible:
@@ -70,11 +69,6 @@ def proposed(landed: Landed, detector: Detector, settings: Settings) -> Backtest
                 if len(trials[-1].found) <= many:
                     return Backtest(detector, days, now, trials, trials[-1])
     return Backtest(detector, days, now, trials, None)
-
-
-def _days(landed: Landed) -> float:
-    lo, to = landed.span
-    return max(1.0, (to - lo) / DAY_US)
 
 
 def _trial(landed: Landed, settings: Settings, numbers: Mapping[str, float], service: str) -> Trial:

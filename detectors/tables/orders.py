@@ -58,6 +58,7 @@ OWN = _own_entry()
 ORDERS = Table(
     name="orders",
     clock="arrival",
+    by_order=True,
     key=("node_id",),
     sources=(
         Meet(

@@ -394,6 +394,7 @@ class Reducer:
             pl.lit(self.partition, dtype=pl.Int64).alias("partition"),
             pl.lit(0, dtype=pl.Int64).alias("sub"),
             pl.lit(0, dtype=pl.Int64).alias("stepped_us"),
+            told=pl.lit(True),
             arrived=arrived,
             t=arrived,
             coord=coordinate(self.stream),

@@ -14,7 +14,7 @@ from streams.again import lateness_of
 from streams.coverage import Seen, seen, unlocks
 from streams.landing.state import formats_of, has
 from streams.report.coverage import WIDTH, in_short
-from streams.report.found import Filter, Invoke, Sight, Span
+from streams.report.found import NO_TIMES, Filter, Invoke, Sight, Span, is_time
 from streams.report.reach import cannot_say
 from streams.report.sentences import count, duration, share
 from streams.report.sources import STEP_US, Delay, Source, grouped, lateness_us, sources, span_words
@@ -194,6 +194,9 @@ def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 def _gaps(d: Diagnosis, span: Span) -> Iterator[str]:
     every = [(s, g) for s in d.sources for g in s.gaps]
+    if not is_time(span.last):
+        yield "GAPS      unknown: no source has times"
+        return
     if not every:
         yield "GAPS      none: no source is silent for five minutes"
         return
@@ -208,9 +211,11 @@ def _gaps(d: Diagnosis, span: Span) -> Iterator[str]:
 
 def _stamps(d: Diagnosis) -> Iterator[str]:
     """To what stamps are told, and those that seem to be of another zone."""
-    units = {u: [s for s in d.sources if s.unit == u] for u in UNITS}
-    told = "; ".join(f"to {UNITS[u]}: {_names(some)}" for u, some in units.items() if some)
-    yield f"STAMPS    {told}"
+    timed = [s for s in d.sources if is_time(s.last)]
+    units = {u: [s for s in timed if s.unit == u] for u in UNITS}
+    told = [f"to {UNITS[u]}: {_names(some)}" for u, some in units.items() if some]
+    ordered = [s for s in d.sources if s not in timed]
+    yield f"STAMPS    {'; '.join([*told, *([f'{NO_TIMES}: {_names(ordered)}'] if ordered else [])])}"
     for s in d.sources:
         if s.delay and s.delay.zone_us:
             hours = abs(s.delay.zone_us) / 3600 / US
@@ -289,8 +294,8 @@ def _source(s: Source, d: Diagnosis) -> dict[str, Any]:
         "source": s.name,
         "format": s.format,
         "rows": s.rows,
-        "first": s.first,
-        "last": s.last,
+        "first": s.first if is_time(s.last) else None,
+        "last": s.last if is_time(s.last) else None,
         "fields": s.optional,
         "detectors": {x.detector: {"state": x.state, "wanted": x.wanted} for x in several},
         "delay": delay,

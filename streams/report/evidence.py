@@ -16,7 +16,7 @@ from detectors.tables.stamps import Y2001_US, Y2100_US
 from detectors.windows import AHEAD_US, DAY_US, GAP_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS
 from streams.catalog import catalog
 from streams.landing.state import spell
-from streams.report.found import Filter, Found
+from streams.report.found import Filter, Found, is_time
 from streams.report.sentences import ahead
 
 Row = dict[str, Any]
@@ -98,6 +98,8 @@ def in_space(f: Found) -> str:
 
 
 def _time(stream: str, f: Found) -> str:
+    if not is_time(f.onset):
+        return "told IS NULL"
     known = catalog().get(f.detector)
     if known and known.detector.reads.clock == "arrival":
         clock, late = "arrival", ""

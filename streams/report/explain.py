@@ -14,7 +14,7 @@ import duckdb
 
 from streams.landing.state import spell
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
-from streams.report.found import Found, Invoke, Span, judged_with, removed_before
+from streams.report.found import NO_TIME, Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
 
 
@@ -23,7 +23,7 @@ def explain(
 ) -> Iterator[str]:
     """The lines of the screen."""
     kind = f"{f.detector}: {f.kind.replace('_', ' ')}" if f.kind else f.detector
-    yield f"{f.level.upper()} {f.certainty}  {kind}  {f.name}  {span.between(f)} UTC"
+    yield f"{f.level.upper()} {f.certainty}  {kind}  {f.name}  {_between(f, span)}"
     yield sentence(f) + over(f)
     if used := judged_with(con, [f]):
         yield f"Judged with {', '.join(used)}"
@@ -33,6 +33,10 @@ def explain(
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
     yield f"Do now: {invoke(f'runbook {f.detector}')}"
+
+
+def _between(f: Found, span: Span) -> str:
+    return f"{span.between(f)} UTC" if is_time(f.onset) else span.between(f)
 
 
 def over(f: Found) -> str:
@@ -114,6 +118,8 @@ def time_of(name: str) -> Callable[[Row], str]:
 
 def stamp(at: datetime) -> str:
     """A time of day to the millisecond; the date too where it is not of this century's working days."""
+    if not is_time(at):
+        return NO_TIME
     day = f"{at:%Y-%m-%d} " if not 2000 < at.year < 2090 else ""
     return f"{day}{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
 

@@ -28,7 +28,7 @@ def listing(
     levels = ", ".join(f"{sum(f.level == level for f in found)} {level}" for level in ("page", "warn"))
     ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
     scope = f" ({wanted.words})" if wanted.words else ""
-    yield f"{count(len(found), 'finding')}{scope}, {_days(span)} UTC: {levels}. {ran}."
+    yield f"{count(len(found), 'finding')}{scope}, {span.days}: {levels}. {ran}."
     yield from _rows(found, span)
     if unsaid:
         yield from (f"{'' if i else CANNOT_SAY:<{len(CANNOT_SAY)}}{words}" for i, words in enumerate(unsaid))
@@ -40,12 +40,6 @@ def listing(
     if used:
         yield f"Judged with {', '.join(used)}"
     yield f"{LEGEND}  Next: {invoke(f'explain {found[0].short}')}"
-
-
-def _days(span: Span) -> str:
-    end = span.end
-    last = f"{end:%H:%M}" if span.start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
-    return f"{span.start:%Y-%m-%d %H:%M} - {last}"
 
 
 def _rows(found: Sequence[Found], span: Span) -> Iterator[str]:

@@ -16,11 +16,14 @@ import msgspec
 
 from detectors.events import STREAMS
 from detectors.finding import QUIET_US
+from detectors.windows import ORDERED_US
 from streams.problems import Problem
 from streams.settings import span_us
 
 MINUTE = timedelta(minutes=1)
 Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
+FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ORDERED_US)
+NO_TIME, NO_TIMES = "no time", "no times, only the order of the records"
 LEAST_ID = 4  # characters after the dash
 
 
@@ -69,9 +72,17 @@ class Found:
         return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "short"}
 
 
+def is_time(at: datetime) -> bool:
+    """Whether it is one, and not the number of a record of which only the order is known."""
+    return at >= FIRST_TIME
+
+
 @dataclass(frozen=True)
 class Span:
-    """From the first to the last arrival. Screens show times of day, and the date too where there are several."""
+    """From the first to the last arrival. Screens show times of day, and the date too where there are several.
+
+    Where only the order of records is known they show no times.
+    """
 
     first: datetime
     last: datetime
@@ -85,7 +96,17 @@ class Span:
         whole = self.last.replace(second=0, microsecond=0)
         return whole if whole == self.last else whole + MINUTE
 
+    @property
+    def days(self) -> str:
+        """All of it, with the date."""
+        if not is_time(self.last):
+            return NO_TIMES
+        last = f"{self.end:%H:%M}" if self.start.date() == self.end.date() else f"{self.end:%Y-%m-%d %H:%M}"
+        return f"{self.start:%Y-%m-%d %H:%M} - {last} UTC"
+
     def clock(self, at: datetime) -> str:
+        if not is_time(at):
+            return NO_TIME
         one_day = self.start.date() == (self.end - MINUTE).date()
         return f"{at:%H:%M}" if one_day else f"{at:%m-%d %H:%M}"
 
@@ -94,10 +115,12 @@ class Span:
 
     def until(self, f: Found) -> str:
         """`open`, or the last minute that contributed."""
+        if not is_time(f.last):
+            return NO_TIME
         return "open" if self.is_open(f) else self.clock(f.last - timedelta(microseconds=1))
 
     def between(self, f: Found) -> str:
-        return f"{self.clock(f.onset)} - {self.until(f)}"
+        return f"{self.clock(f.onset)} - {self.until(f)}" if is_time(f.onset) else NO_TIME
 
     def since(self, f: Found) -> str:
         """An onset in the data's first minute may be older than the data."""
@@ -164,8 +187,9 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
 def span_of(con: duckdb.DuckDBPyConnection, filled_by: str) -> Span:
     """`filled_by` is the command that brings rows in."""
     of_rows = [list(STREAMS)]
-    sql = "SELECT min(first_arrival), max(last_arrival) FROM lake_parts WHERE stream IN (SELECT unnest(?))"
-    row = con.execute(sql, of_rows).fetchall()[0]
+    rows = "FROM lake_parts WHERE stream IN (SELECT unnest(?))"
+    timed = f"coalesce(min(first_arrival) FILTER (last_arrival >= {ORDERED_US}), min(first_arrival))"
+    row = con.execute(f"SELECT {timed}, max(last_arrival) {rows}", of_rows).fetchall()[0]
     if row[0] is None:  # or all of them have left the lake
         row = con.execute("SELECT epoch_us(min(onset)), epoch_us(max(last)) FROM findings").fetchall()[0]
     if row[0] is None:

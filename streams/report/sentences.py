@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from detectors.windows import WINDOW_US
-from streams.report.found import Found
+from streams.report.found import Found, is_time
 
 Words = str | Callable[[Found], str]
 
@@ -144,6 +144,11 @@ def _retry_storm(f: Found) -> str:
     return f"{many}; told from equal calls after a failed one" if f.facts.get("guessed") else many
 
 
+def _ordering(f: Found) -> str:
+    of = "of an hour " if is_time(f.onset) else ""
+    return f"{f.facts['back']:,} of {f.facts['lines']:,} lines {of}count fewer of its own events than the line before"
+
+
 def _pipeline(f: Found) -> str:
     if f.kind == "late_share":
         return f"{count(f.count, 'row')} too late to be judged, {share(f.facts['late_share'])} of ten minutes' rows"
@@ -174,6 +179,6 @@ SENTENCES: dict[str, Words] = {
     "timeout_cascade": _timeout_cascade,
     "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",
     "heartbeat_loss": _heartbeat_loss,
-    "ordering": "{back:,} of {lines:,} lines of an hour count fewer of its own events than the line before",
+    "ordering": _ordering,
     "pipeline": _pipeline,
 }

@@ -172,7 +172,8 @@ def silences(con: duckdb.DuckDBPyConnection, end: datetime) -> dict[tuple[str, s
 
 def _of_stream(con: duckdb.DuckDBPyConnection, stream: str) -> Iterator[tuple[str, dict[str, Any], Delay | None]]:
     names = [n for n in SCHEMA[stream] if n != "arrival"]
-    counts = ", ".join(f'count("{n}")' for n in names)
+    timed = {"timestamp": " FILTER (told IS NOT NULL)"}  # else it is a record's number
+    counts = ", ".join(f'count("{n}"){timed.get(n, "")}' for n in names)
     rows = con.execute(FILLED.format(stream=stream, stamp=STAMP.get(stream, "timestamp"), counts=counts)).fetchall()
     delays: dict[str, list[tuple[bool, int, int]]] = {}
     for source, *count in con.execute(DELAYS.format(stream=stream, ended=ENDED[stream], step=STEP_US)).fetchall():

@@ -26,6 +26,8 @@ def screen(trial: Trial, given: FieldMap, log: str, next_: str, ascii_only: bool
     if trial.times:
         span = " to ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in trial.times)
         yield f"Times, in UTC: {span} (off by hours: set zone; by years: set unit)"
+    if given.ordered:
+        yield "No times, only the order of the records: what goes by time will see nothing of it"
     yield from trial.notes
     if many := len(trial.rejects):
         some = trial.rejects.head(ON_SCREEN)

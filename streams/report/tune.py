@@ -18,8 +18,7 @@ WHO = ["environment", "tenant", "kind", "subject"]
 def screen(b: Backtest, span: Span, change: Sequence[str], invoke: Invoke) -> Iterator[str]:
     """change: of asynchealth.toml, for what is proposed."""
     name = b.detector.name
-    scope = f"{span.start:%Y-%m-%d %H:%M} - {span.clock(span.end)} UTC"
-    yield f"{name}, {scope}: {_levels(b.now)} with the thresholds as they are{_most(b.now)}."
+    yield f"{name}, {span.days}: {_levels(b.now)} with the thresholds as they are{_most(b.now)}."
     for t in b.trials:
         yield f"  {_levels(t.found):<20} with {_numbers(t.numbers)}{f' for {t.service} alone' if t.service else ''}"
     if b.proposed is None:

@@ -13,7 +13,7 @@ import polars as pl
 
 from detectors.detector import Detector
 from detectors.subjects import ARROW, SLASH, names
-from streams.report.found import Filter, Found, Invoke, Sight, Span, named
+from streams.report.found import NO_TIMES, Filter, Found, Invoke, Sight, Span, is_time, named
 from streams.report.reach import cannot_say, reaches
 from streams.report.sentences import count
 
@@ -194,7 +194,8 @@ def screen(given: Sequence[Answer], span: Span, wanted: Filter, other: str, invo
     since, until = wanted.since or span.start, wanted.until or span.end
     scope = f" ({wanted.subject[3:]})" if wanted.subject else ""
     said = f"{count(len(given), 'detector')}, {count(len({(s.detector, s.name) for s in every}), 'subject')}{scope}"
-    yield f"{said}, {since:%Y-%m-%d %H:%M} - {span.clock(until)} UTC, judged again from what was measured."
+    days = f"{since:%Y-%m-%d %H:%M} - {span.clock(until)} UTC" if is_time(until) else NO_TIMES
+    yield f"{said}, {days}, judged again from what was measured."
     if other:
         yield other
     limit = SHOWN if len(given) > 1 else SHOWN_OF_ONE

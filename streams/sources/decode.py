@@ -60,6 +60,11 @@ class Reading(NamedTuple):
         """The map's name."""
         return self.map.name if self.map else ""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether its rows have an order, and no time."""
+        return self.map is not None and self.map.ordered
+
     def kept(self, decoded: Decoded) -> Decoded:
         """What may be kept, before anything is written or shown."""
         if self.private is None:

@@ -9,6 +9,9 @@ node_id = { value = "edge-1" }
 
 A rule takes one value (from, value, concat, hash, file, parent, child) and changes it in the order: capture,
 drop_dashes, values, missing, unit, format, zone, minus. Of a field's rules the first that gives a value counts.
+
+timestamp = { from = "record" } says that there is no time, and that the order of the records is all that is known:
+its number stands in for one, and whatever goes by time sees nothing of it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from streams.sources.formats import Paths, Unfold
 from streams.sources.words import STATUS_OF, Unit
 
 FIXED = re.compile(r"[+-]\d\d:\d\d")
+ORDER = "record"  # as the time: there is none
 ORIGINS = ("source", "value", "concat", "hash", "file", "parent", "child")
 HERE = Path()
 SHIPPED = files("streams.sources") / "shipped"
@@ -125,6 +129,11 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return Rule(source=given) if isinstance(given, str) else given
 
         return {f: [one(g) for g in (v if isinstance(v, list) else [v])] for f, v in self.fields.items()}
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether its rows have an order, and no time."""
+        return self.rules.get("timestamp") == [Rule(source=ORDER)]
 
     @cached_property
     def paths(self) -> Paths:
@@ -262,6 +271,8 @@ def _wrong(given: FieldMap) -> Iterator[tuple[str, str]]:
     for name, field in known.items():
         if field.required and name not in given.rules:
             yield f"fields.{name}", f"missing, and {given.stream} need it"
+    for name in (n for n in given.rules if given.ordered and n != "timestamp" and known[n].dtype == INSTANT):
+        yield f"fields.{name}", f'a row with it has a time: take the timestamp from there, not from = "{ORDER}"'
     yield from (("format", why) for why in _wrong_format(given))
     if (given.kind == "text") != bool(given.line):
         yield "line", 'a map of text (format = "text") needs a pattern with named groups, and no other has one'

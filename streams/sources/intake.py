@@ -180,23 +180,23 @@ class Intake:
                 yield number, self._place(some.events, start, arrived, (arrived - raw).fill_null(0), True), some
             waiting = []
         if waiting:
-            yield from self._stand_in(waiting, start)
+            yield from self._stand_in(waiting, start, None if source.ordered else False)
 
     def _arrived(self, source: Source, start: Known) -> Iterator[tuple[int, Decoded]]:
         chunks = (
-            (count, replace(decoded, events=self._with_arrival(start.stream, decoded.events)))
+            (count, replace(decoded, events=self._with_arrival(source, decoded.events)))
             for count, decoded in source.chunks(start.records)
         )
         of_broker = source.partition is not None
         return chunks if of_broker else believed(chunks, start.stream, start.clock)
 
-    def _with_arrival(self, stream: str, events: pl.DataFrame) -> pl.DataFrame:
-        if self.arrival == "none":
+    def _with_arrival(self, source: Source, events: pl.DataFrame) -> pl.DataFrame:
+        if self.arrival == "none" or source.ordered:
             return events.with_columns(arrival=pl.lit(None, dtype=INSTANT))
-        named = SCHEMA[stream].get(self.arrival) == INSTANT
+        named = SCHEMA[source.stream].get(self.arrival) == INSTANT
         return events.with_columns(arrival=pl.col(self.arrival)) if named else events
 
-    def _stand_in(self, waiting: Sequence[tuple[int, Decoded]], start: Known) -> Iterator[Chunk]:
+    def _stand_in(self, waiting: Sequence[tuple[int, Decoded]], start: Known, told: bool | None) -> Iterator[Chunk]:
         times = pl.concat([d.events.select(event_time(start.stream).alias("t"))["t"] for _, d in waiting])
         arrived = stand_in_arrival(times)
         at = 0
@@ -204,14 +204,14 @@ class Intake:
             mine = arrived[at : at + len(some.events)]
             at += len(some.events)
             still = pl.zeros(len(some.events), pl.Int64, eager=True)
-            yield count, self._place(some.events, start, mine, still, False), some
+            yield count, self._place(some.events, start, mine, still, told), some
 
     def _place(
-        self, events: pl.DataFrame, start: Known, arrived: pl.Series, stepped: pl.Series, told: bool
+        self, events: pl.DataFrame, start: Known, arrived: pl.Series, stepped: pl.Series, told: bool | None
     ) -> pl.DataFrame:
         placed = events.with_columns(
             arrival=arrived.cast(INSTANT),
-            told=pl.lit(told),
+            told=pl.lit(told, dtype=pl.Boolean),
             stepped_us=stepped,
             source=pl.lit(start.name),
             topic=pl.lit(start.stream),

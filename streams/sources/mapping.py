@@ -18,12 +18,13 @@ import polars as pl
 import polars_hash  # noqa: F401  (registers nchash)
 
 from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, UNREADABLE, Count, Decoded, conform, decimal, instant
-from streams.sources.fieldmap import FIXED, FieldMap, Rule, is_duration
+from streams.sources.fieldmap import FIXED, ORDER, FieldMap, Rule, is_duration
 from streams.sources.formats import Paths, Unfolded
 from streams.sources.words import Unit
 
 NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
+IN_ORDER = Rule(source=ORDER)
 ZONED = re.compile("%[:#]*z")  # a format that reads a zone; %#z, without minutes, too
 CLOCKS = msgspec.json.Decoder(dict[str, Count])
 
@@ -173,6 +174,8 @@ def _held(rule: Rule, value: pl.Expr) -> pl.Expr:
 
 def value_of(rule: Rule, name: str, dtype: pl.DataType) -> pl.Expr:
     """What a rule makes of a row, whether it holds there or not; null where that can't be read."""
+    if name == "timestamp" and rule == IN_ORDER:
+        return pl.col("offset").cast(INSTANT)
     text = _changed(rule, _origin(rule))
     if dtype == CLOCK:
         return text.map_elements(_clock, return_dtype=CLOCK)

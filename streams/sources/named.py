@@ -19,7 +19,7 @@ from detectors.events import STREAMS
 from streams.problems import Problem
 from streams.settings import CONFIG, private, read
 from streams.sources.decode import Reading
-from streams.sources.fieldmap import FieldMap, load, shipped
+from streams.sources.fieldmap import ORDER, FieldMap, load, shipped
 
 EXAMPLE = '[topics] otel-spans = "otlp", or = "maps/edge.toml", or = "requests" for our own schema'
 OWN_ONLY = "signals"  # where our own canary goes
@@ -57,6 +57,9 @@ def reading(given: FieldMap, topic: str, where: str) -> Reading:
     if given.kind == "csv":
         then = "write JSON to the topic, or read it as text with a pattern: asynchealth replay --map"
         raise Problem(where, "a message of Kafka has no line of names before it, and CSV needs one", then)
+    if given.ordered:
+        reason = f'timestamp = {{ from = "{ORDER}" }} is for files: between partitions messages have no order'
+        raise Problem(where, reason, "take a time that the messages hold, or write them to a file and replay that")
     return Reading(given.stream, given.within(topic))
 
 

@@ -42,6 +42,10 @@ class Source(Protocol):
         """What people call what it is; nothing where it is our own."""
 
     @property
+    def ordered(self) -> bool:
+        """Whether its rows have an order, and no time."""
+
+    @property
     def partition(self) -> int | None:
         """Its own number; None: the next of its stream."""
 
@@ -81,6 +85,7 @@ class Recorded:
         self.name = name
         self.reading = recognise(self.file, maps)._replace(private=hidden)
         self.stream, self.by, self.format = self.reading.stream, self.reading.by, self.reading.format
+        self.ordered = self.reading.ordered
         self.recording = Recording(self.file)
 
     @property

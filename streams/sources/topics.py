@@ -106,6 +106,10 @@ class Partition:
         return self.log.name
 
     @property
+    def ordered(self) -> bool:
+        return False
+
+    @property
     def partition(self) -> int:
         return int(self.log.at.partition)
 

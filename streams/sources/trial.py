@@ -41,11 +41,11 @@ class Trial:
 
 
 def tried(file: File, given: FieldMap, hidden: Privacy | None = None) -> Trial:
-    named, recording = [*given.rules], Recording(file)
+    named, recording = [n for n in given.rules if not (given.ordered and n == "timestamp")], Recording(file)
     rows = pl.DataFrame(schema={n: SCHEMA[given.stream][n] for n in named})
     rejects, read, empty, spans = [], 0, 0, list[datetime]()
     filled = dict.fromkeys(named, 0)
-    time = next(n for n, kind in SCHEMA[given.stream].items() if kind == INSTANT and n in given.rules)
+    time = next((n for n, kind in SCHEMA[given.stream].items() if kind == INSTANT and n in named), None)
     usable = 0
     for count, decoded in chunks(recording, Reading(given.stream, given, hidden)):
         some = decoded.events.select(named)
@@ -53,7 +53,7 @@ def tried(file: File, given: FieldMap, hidden: Privacy | None = None) -> Trial:
         rows = rows if len(rows) >= ROWS else pl.concat([rows, some.head(ROWS - len(rows))])
         filled = {n: filled[n] + some[n].count() for n in named}
         rejects.append(decoded.rejects)
-        spans += _ends(some[time])
+        spans += _ends(some[time]) if time else []
     times = (min(spans), max(spans)) if spans else None
     every = _with_lines(file, given, rejects)
     return Trial(rows, every, read, usable, empty, filled, times, [*_notes(file, given, recording)])

@@ -22,7 +22,7 @@ CREATE TABLE heartbeats (
     "partition" BIGINT NOT NULL,
     "offset" BIGINT NOT NULL,
     "sub" BIGINT NOT NULL,
-    "told" BOOLEAN NOT NULL,
+    "told" BOOLEAN,
     "stepped_us" BIGINT NOT NULL,
     "fate" VARCHAR NOT NULL
 );

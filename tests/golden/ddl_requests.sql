@@ -33,7 +33,7 @@ CREATE TABLE requests (
     "partition" BIGINT NOT NULL,
     "offset" BIGINT NOT NULL,
     "sub" BIGINT NOT NULL,
-    "told" BOOLEAN NOT NULL,
+    "told" BOOLEAN,
     "stepped_us" BIGINT NOT NULL,
     "fate" VARCHAR NOT NULL
 );

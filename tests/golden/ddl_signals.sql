@@ -18,7 +18,7 @@ CREATE TABLE signals (
     "partition" BIGINT NOT NULL,
     "offset" BIGINT NOT NULL,
     "sub" BIGINT NOT NULL,
-    "told" BOOLEAN NOT NULL,
+    "told" BOOLEAN,
     "stepped_us" BIGINT NOT NULL,
     "fate" VARCHAR NOT NULL
 );
