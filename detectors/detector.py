@@ -121,6 +121,7 @@ class Detector:
     reach_us: int | None = None  # of a hole in what it reads, if that is short beside its past; else past_us
     over_loss: Literal["unknown", "fires", "told"] = "unknown"  # fires: what is lost only takes away; told: it is of us
     version: int = 1
+    shadow: bool = False  # what it finds is landed under a level of its own, and nobody is told
 
     @cached_property
     def initials(self) -> str:

@@ -18,7 +18,6 @@ import polars.selectors as cs
 
 from detectors.detector import ASSESSMENT, Detector, Settings, View
 from detectors.finding import (
-    LEVELS,
     Change,
     Episode,
     Episodes,
@@ -26,6 +25,7 @@ from detectors.finding import (
     finding_id,
     fold,
     levels,
+    named,
     nearness,
     one_a_subject,
 )
@@ -324,7 +324,7 @@ def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict
         "subject": subject,
         "environment": environment,
         "tenant": tenant,
-        "level": LEVELS[episode.level],
+        "level": named(detector, episode.level),
         "certainty": "certain" if episode.certain else "possible",
         "onset": episode.onset,
         "last": episode.last,

@@ -22,6 +22,7 @@ from detectors.windows import HOUR_US, WINDOW_US
 QUIET_US = 12 * WINDOW_US  # under warn this long: resolved
 LOST_US = HOUR_US  # unknown this long: closed as lost
 LEVELS = ("", "warn", "page")
+SHADOW = "shadow"  # the level of all that a detector finds of whose findings nobody is told
 
 Key = tuple[str, str, str, str]  # environment, tenant, kind, subject
 
@@ -344,6 +345,11 @@ def _step(episode: Episode | None, ended: int, row: dict[str, Any]) -> Episode |
         quiet_since=None,
         unknown_since=None,
     )
+
+
+def named(detector: Detector, level: int) -> str:
+    """A level as it lands."""
+    return SHADOW if detector.shadow else LEVELS[level]
 
 
 def finding_id(detector: Detector, key: Key, onset: int) -> str:

@@ -1,6 +1,8 @@
 """asynchealth.toml and installed packages enter, all detectors there are leave: shipped ones and users' own.
 
 detectors = ["./detectors"]   # folders, from where the file is; this line stands above the first [table]
+[shadow]
+detectors = ["retry_storm"]   # what they find is landed as `shadow`, and nobody is told
 
 NAME.py with its runbook NAME.md beside it is a detector, as in `detectors/catalog`; a file that begins with an
 underscore is there for the others to import (`from ._shared import …`). A package names the module of each under the
@@ -14,7 +16,8 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -79,7 +82,21 @@ def _catalog(path: Path) -> dict[str, Entry]:
     _one_table_a_name(every)
     for entry in own.values():
         _try_out(entry)
-    return every
+    shaded = shadows(path, every)
+    return {n: replace(e, detector=replace(e.detector, shadow=True)) if n in shaded else e for n, e in every.items()}
+
+
+def shadows(path: Path, known: Collection[str]) -> list[str]:
+    """The detectors of whose findings nobody is told."""
+    given = read(path).get("shadow", {})
+    names = given.get("detectors", []) if isinstance(given, dict) else None
+    if not isinstance(names, list) or not isinstance(given, dict) or given.keys() - {"detectors"}:
+        then = 'write it as in: shadow = { detectors = ["retry_storm"] }'
+        raise Problem(f"{path}: shadow", "not a table with a list of detectors", then)
+    for name in names:
+        if name not in known:
+            raise Problem(f"{path}: shadow.detectors: {name!r}", "no such detector", "asynchealth detectors")
+    return names
 
 
 # ---- where they come from ------------------------------------------------------------------------------------------

@@ -133,6 +133,32 @@ def difference(trial: Trial, path: Path = Path(CONFIG)) -> list[str]:
     return [*told]
 
 
+def shaded(detector: Detector, path: Path = Path(CONFIG)) -> list[str]:
+    """The change that makes a detector a shadow."""
+    before = path.read_text() if path.exists() else ""
+    after = with_shadow(before, detector.name)
+    if after is None:
+        return [f'in {path}: shadow.detectors must hold "{detector.name}"']
+    return [*difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm="")]
+
+
+def with_shadow(text: str, name: str) -> str | None:
+    """The file with one more shadow, or None where that can't be written into it line by line."""
+    tree = tomllib.loads(text)
+    names = [*tree.get("shadow", {}).get("detectors", []), name]
+    line, kept = f"detectors = {json.dumps(names)}", text.splitlines()
+    at = next((i for i, head in enumerate(kept) if head.strip() == "[shadow]"), None)
+    if at is None:
+        kept += [*([""] if kept else []), "[shadow]", line]
+    else:
+        kept[at + 1 : at + 2] = [line]
+    after = "\n".join(kept) + "\n"
+    try:
+        return after if tomllib.loads(after) == tree | {"shadow": {"detectors": names}} else None
+    except tomllib.TOMLDecodeError:  # the list stands there in other words
+        return None
+
+
 def with_numbers(text: str, numbers: Mapping[str, float], service: str) -> str | None:
     """The file with these numbers, or None where they can't be written into it line by line."""
     head = f"[services.{_key(service)}.thresholds]" if service else "[thresholds]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,7 @@ def _chosen(every: Sequence[Detector], name: str) -> list[Detector]:
 def tune(
     detector: Annotated[str, typer.Argument(help="A detector's name.")],
     set_: Sets = [],  # noqa: B006
+    shadow: Annotated[bool, typer.Option("--shadow", help="The change that lets it find and tells nobody.")] = False,
     json: Json = False,
     ascii_only: Ascii = False,
     state: State = STATE,
@@ -82,19 +84,27 @@ def tune(
     from streams import tune as backtests
     from streams.again import Landed, lateness_of
     from streams.catalog import all_detectors
+    from streams.report import tune as screens
     from streams.report.answers import ENCODER
-    from streams.report.tune import data, screen
     from streams.settings import load
 
+    if shadow and set_:
+        raise Problem("--shadow --set", "one of the two", f"asynchealth tune {detector} --shadow")
     every = all_detectors()
-    (chosen,) = _chosen(every, detector)
+    (given,) = _chosen(every, detector)
+    chosen = replace(given, shadow=False)  # what it would be without
     now = load(every)
     numbers = backtests.of_detector(chosen, load(every, set_), set_)
     with opened(state) as (con, _, span, _, invoke):
         landed = Landed(con, [chosen], lateness_of(con))
-        found = backtests.tried(landed, chosen, now, numbers) if set_ else backtests.proposed(landed, chosen, now)
-        change = backtests.difference(found.proposed) if found.proposed else []
-        if json:
-            give([ENCODER.encode({**data(found), "change": change}).decode()])
+        if shadow:
+            found = backtests.tried(landed, chosen, now, {})
+            change = [] if given.shadow else backtests.shaded(chosen)
         else:
-            say(screen(found, span, change, invoke), ascii_only)
+            found = backtests.tried(landed, chosen, now, numbers) if set_ else backtests.proposed(landed, chosen, now)
+            change = backtests.difference(found.proposed) if found.proposed else []
+        if json:
+            give([ENCODER.encode({**screens.data(found), "change": change}).decode()])
+        else:
+            shown = screens.shadow if shadow else screens.screen
+            say(shown(found, span, change, invoke), ascii_only)

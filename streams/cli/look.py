@@ -243,6 +243,7 @@ def detectors(context: typer.Context, state: State = STATE) -> None:
     for name, entry in catalog().items():
         d = entry.detector
         blind = f"   BLIND: {sight[name].why}" if name in sight and sight[name].blind else ""
+        blind += "   SHADOW: nobody is told" if d.shadow else ""
         typer.echo(f"{name:<22} {d.subject_kind:<9} {entry.doc.strip().splitlines()[0]}{blind}")
         if not entry.shipped:
             typer.echo(f"    from {file_of(entry)}")

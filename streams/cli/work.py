@@ -160,7 +160,9 @@ def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
         typer.echo(line)
     page, warn = outcome.levels.get("page", 0), outcome.levels.get("warn", 0)
     found = f"{page + warn:,} finding{'' if page + warn == 1 else 's'}"
-    typer.echo(f"{found}: {page} page, {warn} warn. Next: {with_state('findings', state)}")
+    shadow = outcome.levels.get("shadow", 0)
+    apart = f" (and {shadow:,} of shadows)" if shadow else ""
+    typer.echo(f"{found}: {page} page, {warn} warn{apart}. Next: {with_state('findings', state)}")
     fail(fail_on, outcome.levels)
 
 

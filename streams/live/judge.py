@@ -13,7 +13,7 @@ import polars as pl
 
 from detectors.detector import Detector, Settings
 from detectors.engine import INSTANT, Hole, Judged, JudgeState, finding, findings, judge, open_findings
-from detectors.finding import Episode, Episodes, Key
+from detectors.finding import Episode, Episodes, Key, named
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
@@ -85,7 +85,7 @@ class Judge(Step):
         mine = {d.name for d in self.detectors}  # a detector that was taken away has no say any more
         self.state = JudgeState({}, {n: e for n, e in self.episodes.items() if n in mine})
         self._after: tuple[int, JudgeState] | None = None
-        self.begun: list[tuple[str, int]] = []  # detector and level of what began or rose with what was said last
+        self.begun: list[tuple[str, str]] = []  # detector and level of what began or rose with what was said last
 
     def saved(self) -> tuple[int, str]:
         offset, number = super().saved()
@@ -119,8 +119,8 @@ class Judge(Step):
         given = (begin, to * WINDOW_US, heard_us, self.settings, self._holes())
         judged, after = judge(self.detectors, state, tables, *given, partial(self.apart.raised, "detector"))
         self._after = to, after
-        told = ((name, c.episode) for name, changes in judged.changes.items() for c in changes)
-        self.begun = [(name, episode.level) for name, episode in told if episode.resolved is None]
+        told = ((d, c.episode) for d in self.detectors for c in judged.changes.get(d.name, []))
+        self.begun = [(d.name, named(d, episode.level)) for d, episode in told if episode.resolved is None]
         return to, self._messages(judged, canaries, to, after)
 
     def _holes(self) -> list[Hole]:

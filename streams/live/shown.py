@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from faust.types import TP
 
-from detectors.finding import LEVELS
+from detectors.detector import Detector
+from detectors.finding import LEVELS, named
 from detectors.windows import SECOND_US, SLICE_US, WINDOW_US
 from streams.live.judge import Judge
 from streams.live.match import Matcher
@@ -16,7 +17,7 @@ from streams.watch.metrics import Meter
 Stage = Reducer | Matcher | Judge
 
 
-def show(meter: Meter, stages: Mapping[TP, Stage], ends: Mapping[TP, int], detectors: Sequence[str]) -> None:
+def show(meter: Meter, stages: Mapping[TP, Stage], ends: Mapping[TP, int], detectors: Sequence[Detector]) -> None:
     """Where the partitions of this worker stand. ends: the end of each one's log."""
     _show_logs(meter, stages, ends)
     _show_steps(meter, [s for s in stages.values() if not isinstance(s, Reducer)])
@@ -54,10 +55,10 @@ def _show_steps(meter: Meter, stages: Sequence[Matcher | Judge]) -> None:
     meter.set("asynchealth_copies_unequal_total", unequal)
 
 
-def _show_findings(meter: Meter, judges: Sequence[Judge], detectors: Sequence[str]) -> None:
+def _show_findings(meter: Meter, judges: Sequence[Judge], detectors: Sequence[Detector]) -> None:
     """By the worker that judges; the others know of none."""
-    open_ = {(name, level): 0 for name in detectors for level in LEVELS[1:]} if judges else {}
-    for name, episodes in (pair for judge in judges for pair in judge.state.episodes.items()):
+    open_ = {(d.name, named(d, n)): 0 for d in detectors for n in range(1, len(LEVELS))} if judges else {}
+    for d, episodes in ((d, j.state.episodes[d.name]) for j in judges for d in detectors if d.name in j.state.episodes):
         for episode in episodes.open.values():
-            open_[name, LEVELS[episode.level]] += 1
+            open_[d.name, named(d, episode.level)] += 1
     meter.set("asynchealth_open_findings", open_)

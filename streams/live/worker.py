@@ -31,7 +31,7 @@ from faust.types import TP
 
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
-from detectors.finding import LEVELS, Episodes
+from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import NEVER
 from streams.landing.horizon import Segments
@@ -301,7 +301,7 @@ class Worker:
             stage.done()
             stage.state_at = min(of_state)
             for detector, level in stage.begun:
-                self.meter.add("asynchealth_finding_changes_total", 1, detector, LEVELS[level])
+                self.meter.add("asynchealth_finding_changes_total", 1, detector, level)
 
     # ---- what it shows of itself ----
 
@@ -332,7 +332,7 @@ class Worker:
                     if stage.position == end and await self._promised(tp, stage, now_us):
                         await self._say_slices(tp, stage)
         shown = {tp: s for tp, s in self.stages.items() if tp in ends}
-        show(self.meter, shown, ends, [d.name for d in self.detectors])
+        show(self.meter, shown, ends, self.detectors)
 
     async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
         before = stage.promised, stage.promised_at

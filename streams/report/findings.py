@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from streams.report.found import Filter, Found, Invoke, Sight, Span
+from streams.report.found import Filter, Found, Invoke, Sight, Span, by_level
 from streams.report.sentences import count, sentence
 
 CANNOT_SAY = "Cannot say: "
@@ -25,7 +25,7 @@ def listing(
     unsaid: what nobody could judge; used: the settings that these were judged with and that are not the default.
     """
     blind = [s for s in sight.values() if s.blind]
-    levels = ", ".join(f"{sum(f.level == level for f in found)} {level}" for level in ("page", "warn"))
+    levels = ", ".join(f"{n} {level}" for level, n in by_level(found).items())
     ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
     scope = f" ({wanted.words})" if wanted.words else ""
     yield f"{count(len(found), 'finding')}{scope}, {span.days}: {levels}. {ran}."

@@ -15,7 +15,7 @@ import duckdb
 import msgspec
 
 from detectors.events import STREAMS
-from detectors.finding import QUIET_US
+from detectors.finding import QUIET_US, SHADOW
 from detectors.windows import ORDERED_US
 from streams.problems import Problem
 from streams.settings import span_us
@@ -24,6 +24,8 @@ MINUTE = timedelta(minutes=1)
 Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
 FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ORDERED_US)
 NO_TIME, NO_TIMES = "no time", "no times, only the order of the records"
+SHOWN_LEVELS = ("page", "warn", SHADOW)
+ORDER = "level, onset, detector, subject, finding_id"  # 'page' < 'warn'
 LEAST_ID = 4  # characters after the dash
 
 
@@ -158,8 +160,8 @@ def _shared(a: str, b: str) -> int:
 
 
 def all_findings(con: duckdb.DuckDBPyConnection) -> list[Found]:
-    """Pages before warnings, then in the order in which they began."""
-    return found_in(con, "FROM findings ORDER BY level, onset, detector, subject, finding_id")  # 'page' < 'warn'
+    """Pages, warnings, then those of shadows, each in the order in which they began."""
+    return found_in(con, f"FROM findings ORDER BY level = '{SHADOW}', {ORDER}")
 
 
 def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
@@ -171,6 +173,12 @@ def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
     for row in every:
         row["facts"] = msgspec.json.decode(row["facts"]) or {}
     return [Found(short=short[r["finding_id"]], **r) for r in every]
+
+
+def by_level(found: Sequence[Found]) -> dict[str, int]:
+    """How many pages and warnings, and of what nobody is told where there is any."""
+    numbers = {level: sum(f.level == level for f in found) for level in SHOWN_LEVELS}
+    return {level: n for level, n in numbers.items() if n or level != SHADOW}
 
 
 def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:

@@ -16,6 +16,7 @@ import duckdb
 
 from detectors.catalog.timeout_ratio import timeout_ratio
 from detectors.clocks import MAJORITY
+from detectors.finding import SHADOW
 from streams.landing.state import has
 from streams.outcome import TOTALS
 from streams.report.evidence import (
@@ -34,11 +35,13 @@ from streams.report.explain import quoted
 from streams.report.found import (
     NO_TIME,
     NO_TIMES,
+    SHOWN_LEVELS,
     Filter,
     Found,
     Invoke,
     Sight,
     Span,
+    by_level,
     is_time,
     judged_with,
     named,
@@ -50,7 +53,7 @@ from streams.report.sentences import ahead, count, impossible, sentence, share
 RULE = "━" * 43
 COLLECTOR = "collector"  # whom heartbeats name as their observer where they name nobody
 MUCH_LATE = 0.10
-BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
+BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def gather(
     source = Source(con, span, about(con, every, wanted), sight, wanted, reaches(con, wanted))
     sections = [_clocks(source), _storms(source), _races(source), _budget(source), _keys(source)]
     shown = {f.finding_id for s in sections for f in s.findings}
-    levels = {level: sum(f.level == level for f in source.found) for level in ("page", "warn")}
+    levels = by_level(source.found)
     twice = [f for f in source.found if f.detector == "duplicate_key" and f.kind == "applied_twice"]
     doubled = source.ask(f"SELECT idempotency_key FROM keys WHERE {uses(twice[0])} LIMIT 1") if twice else []
     totals = con.sql(TOTALS).pl().row(0, named=True)
@@ -183,7 +186,7 @@ def gather(
 
 
 def _level(found: Sequence[Found]) -> str:
-    return "page" if any(f.level == "page" for f in found) else "warn"
+    return next(level for level in SHOWN_LEVELS if any(f.level == level for f in found))
 
 
 Head = tuple[str, str, str]  # name, icon, title
@@ -491,9 +494,9 @@ def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
     yield RULE
     scope = f"   ({report.wanted.words})" if report.wanted.words else ""
     days = f"{span.clock(span.start)} - {span.clock(span.end)} UTC" if timed else NO_TIME
-    yield _line("Window:", f"{days}, {levels['page']} page, {levels['warn']} warn{scope}")
+    yield _line("Window:", f"{days}, {', '.join(f'{n} {level}' for level, n in levels.items())}{scope}")
     for s in report.sections:
-        badge = f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else ""
+        badge = f" ({BADGE[s.state]})" if s.state in SHOWN_LEVELS and "cache hit" not in s.value else ""
         yield f"{s.icon} {s.title + ':':<20}{s.value}{badge}"
         yield from (_line(*line) for line in s.lines)
         if s.runbook:

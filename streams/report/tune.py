@@ -9,6 +9,7 @@ import polars as pl
 
 from streams.report.found import Invoke, Span
 from streams.report.sentences import count
+from streams.settings import CONFIG
 from streams.tune import A_DAY, Backtest, Trial
 
 SHOWN = 8
@@ -32,6 +33,18 @@ def screen(b: Backtest, span: Span, change: Sequence[str], invoke: Invoke) -> It
         yield f"Next: {invoke(f'rebuild {sets}')}"
     else:
         yield f"Next: {invoke('rebuild')}, once that is written"
+
+
+def shadow(b: Backtest, span: Span, change: Sequence[str], invoke: Invoke) -> Iterator[str]:
+    """change: of asynchealth.toml, so that it goes on finding and nobody is told; none where it does so already."""
+    yield f"{b.detector.name}, {span.days}: {_levels(b.now)} with the thresholds as they are{_most(b.now)}."
+    if not change:
+        yield f"It is a shadow already: nobody is told. To end that, take it out of shadow.detectors in {CONFIG}."
+        yield f"Next: {invoke('findings')}"
+        return
+    yield "As a shadow it finds the same, at a level of its own: no page, no warning, and nobody is told."
+    yield from change
+    yield f"Next: {invoke('rebuild')}, once that is written; workers and landers must be started again"
 
 
 def _levels(found: pl.DataFrame) -> str:

@@ -210,7 +210,7 @@ def _of_detector(a: Answer, limit: int, span: Span, invoke: Invoke) -> Iterator[
     rest = [s for s in a.subjects if s.state != "fired"]
     shown += [s for s in rest if limit == SHOWN_OF_ONE or not s.near or s.near.near > 0][:limit]
     left = a.subjects[len(shown) :] if shown == a.subjects[: len(shown)] else [s for s in a.subjects if s not in shown]
-    yield a.detector.name
+    yield f"{a.detector.name}{' (a shadow: nobody is told)' if a.detector.shadow else ''}"
     if a.blind:
         yield f"  blind: {a.blind}. See: {invoke('doctor')}"
         return

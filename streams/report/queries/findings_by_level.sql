@@ -1,4 +1,4 @@
 -- What was found, pages first?
 SELECT level, certainty, detector, kind, subject, onset, last, peak, unit, count
 FROM findings
-ORDER BY level, onset, detector, subject
+ORDER BY level = 'shadow', level, onset, detector, subject

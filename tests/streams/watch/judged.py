@@ -13,7 +13,7 @@ from streams.live.judge import PRODUCER
 from streams.live.numbered import Head, messages, pack
 
 Messages = list[tuple[bytes, bytes]]
-Level = Literal["warn", "page"]
+Level = Literal["warn", "page", "shadow"]
 
 
 class Change(NamedTuple):

@@ -98,6 +98,13 @@ def night() -> Iterator[Night]:
         made.close()
 
 
+def test_of_what_a_shadow_finds_nobody_is_told(night: Night) -> None:
+    night.notifier.levels = ("warn", "page")
+    night.story = [Change(BEGIN + 1, "RS-3", "shadow"), Change(BEGIN + 1, "RS-4", "warn"), *STORY]
+    night.go(200)
+    assert night.hook.keys == ["RS-4/warn/firing", *KEYS]
+
+
 def test_a_receiver_that_is_away_is_tried_with_growing_pauses_and_keeps_nobody_waiting(night: Night) -> None:
     night.hook.answers = [503, 429, 500, 503, 503]
     night.go(90)
