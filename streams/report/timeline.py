@@ -16,7 +16,7 @@ import duckdb
 from detectors.windows import LATENESS_US, WINDOW_US
 from streams.report.described import described
 from streams.report.evidence import Row, about, evidence, fetch, instant, proven_by, text
-from streams.report.found import Filter, Found, Span, all_findings, found_in
+from streams.report.found import Filter, Found, Span, all_findings, found_in, is_time
 from streams.report.sentences import amount, duration, sentence
 from streams.report.sources import silences
 
@@ -72,7 +72,7 @@ def timeline(
     told += _silences(con, span, as_of)
     told += notes
     seen = [e for e in told if as_of is None or (e.readable is not None and e.readable <= as_of)]
-    inside = [e for e in seen if _overlaps(e, wanted)]
+    inside = [e for e in seen if is_time(e.at) and _overlaps(e, wanted)]
     ordered = sorted(inside, key=lambda e: (e.at, ORDER.index(e.what), e.subject, e.words, e.evidence))
     return Timeline(tuple(ordered), tuple(found), as_of)
 

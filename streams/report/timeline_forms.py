@@ -45,7 +45,7 @@ KINDS = {"signal": "signal", "note": "note", "event": "row", "silence": "silence
 
 def _about(t: Timeline, span: Span) -> str:
     known = f", as it was known at {t.as_of:%H:%M:%S}" if t.as_of else ""
-    return f"{span.start:%Y-%m-%d %H:%M} - {span.end:%H:%M} UTC{known}"
+    return f"{span.days}{known}"
 
 
 def _time(at: datetime, dated: bool) -> str:

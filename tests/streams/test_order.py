@@ -57,8 +57,8 @@ def found(folder: Path) -> list[tuple[Any, ...]]:
         con.close()
 
 
-def screens(folder: Path) -> Iterator[tuple[str, str]]:
-    for command in SCREENS:
+def screens(folder: Path, *more: list[str]) -> Iterator[tuple[str, str]]:
+    for command in [*SCREENS, *more]:
         done = CliRunner().invoke(app, [*command, "--state", str(folder)])
         assert done.exit_code == 0, (command, done.output, done.exception)
         yield command[0], done.output
@@ -81,6 +81,8 @@ def test_no_screen_shows_a_time_where_there_is_none(logs: Path) -> None:
     for name, text in shown.items():
         assert "1970" not in text and "00:00" not in text, (name, text)
         assert "no time" in text, (name, text)
+    when = CliRunner().invoke(app, ["timeline", "--state", str(logs / "alone")])
+    assert when.exit_code == 0 and "1970" not in when.output and "n-1" not in when.output, when.output
     assert "n-1" in shown["explain"] and "impossible_timestamp" in shown["doctor"]
 
 
@@ -96,7 +98,7 @@ def test_what_has_times_is_judged_as_if_it_were_alone(logs: Path) -> None:
     kept = mixed["findings"].filter(pl.col("detector") != "ordering")
     assert kept.select(names).sort("finding_id").equals(both.select(names).sort("finding_id"))
     assert [(d, s) for d, s, *_ in found(logs / "mixed") if d == "ordering"] == [("ordering", "n-1")]
-    for name, text in screens(logs / "mixed"):
+    for name, text in screens(logs / "mixed", ["timeline"]):
         assert "1970" not in text, (name, text)
 
 
