@@ -11,7 +11,7 @@ import duckdb
 
 from streams.outcome import TOTALS
 from streams.report.evidence import about, uses
-from streams.report.found import Filter, Found, Sight, Span, judged_with, removed_before
+from streams.report.found import Filter, Found, Sight, Span, by_level, is_time, judged_with, removed_before
 from streams.report.morning.budget import budget
 from streams.report.morning.clocks import clocks
 from streams.report.morning.day import Before, data, day_before
@@ -43,8 +43,8 @@ class Report:
         """What `--json` shows."""
         then = self.before.span
         return {
-            "from": self.span.start,
-            "until": self.span.end,
+            "from": self.span.start if is_time(self.span.last) else None,
+            "until": self.span.end if is_time(self.span.last) else None,
             "only": self.wanted.words or None,
             "findings": self.levels,
             "day_before": {
@@ -78,7 +78,7 @@ def gather(
     return Report(
         span,
         wanted,
-        _levels(source.found),
+        by_level(source.found),
         sections,
         _before(source, every),
         totals,
@@ -94,10 +94,6 @@ def _sections(source: Source) -> list[Section]:
     return [clocks(source), storms(source), races(source), budget(source), keys(source)]
 
 
-def _levels(found: Sequence[Found]) -> dict[str, int]:
-    return {level: sum(f.level == level for f in found) for level in ("page", "warn")}
-
-
 def _before(today: Source, every: Sequence[Found]) -> Before:
     """The same sections of the same time, the day before."""
     wanted, why = day_before(today.span, today.wanted)
@@ -105,4 +101,4 @@ def _before(today: Source, every: Sequence[Found]) -> Before:
         return Before(why)
     found = about(today.con, every, wanted)
     source = replace(today, found=found, wanted=wanted, reach=reaches(today.con, wanted))
-    return Before("", Span(wanted.since, wanted.until), _levels(found), _sections(source))
+    return Before("", Span(wanted.since, wanted.until), by_level(found), _sections(source))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from streams.report.found import Filter, Span
+from streams.report.found import NO_TIMES, Filter, Span, is_time
 from streams.report.morning.section import Section
 
 DAY = timedelta(days=1)
@@ -38,6 +38,8 @@ class Before:
 
 def day_before(span: Span, wanted: Filter) -> tuple[Filter | None, str]:
     """The filter for the same time, whole days earlier, or why nothing is known of it."""
+    if not is_time(span.last):
+        return None, NO_TIMES
     start, end = wanted.since or span.start, wanted.until or span.end
     back = DAY * max(1, -(-(end - start) // DAY))
     if start - back < span.start:

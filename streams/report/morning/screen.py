@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from streams.report.evidence import text
 from streams.report.explain import quoted
-from streams.report.found import Invoke
+from streams.report.found import NO_TIME, NO_TIMES, SHOWN_LEVELS, Invoke, is_time
 from streams.report.morning import Report
 from streams.report.morning.day import measures, words
 from streams.report.morning.section import BADGE, Section, level
@@ -40,14 +40,16 @@ def _line(label: str, said: str) -> str:
 
 
 def title(report: Report) -> str:
-    return f"ASYNC HEALTH REPORT - {report.span.end:%Y-%m-%d %H:%M} UTC"
+    end = report.span.end
+    return f"ASYNC HEALTH REPORT - {f'{end:%Y-%m-%d %H:%M} UTC' if is_time(report.span.last) else NO_TIMES}"
 
 
 def opening(report: Report) -> Iterator[tuple[str, str]]:
     """Of which time, and what is known of the day before."""
     span, before = report.span, report.before
     scope = f"   ({report.wanted.words})" if report.wanted.words else ""
-    yield "Window:", f"{span.clock(span.start)} - {span.clock(span.end)} UTC, {_levels(report.levels)}{scope}"
+    days = f"{span.clock(span.start)} - {span.clock(span.end)} UTC" if is_time(span.last) else NO_TIME
+    yield "Window:", f"{days}, {_levels(report.levels)}{scope}"
     if before.span:
         then = f"{before.span.start:%m-%d %H:%M} - {before.span.end:%m-%d %H:%M}"
         yield "Day before:", f"{then} UTC, {_levels(before.levels)}"
@@ -56,12 +58,12 @@ def opening(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _levels(levels: Mapping[str, int]) -> str:
-    return f"{levels['page']} page, {levels['warn']} warn"
+    return ", ".join(f"{n} {level}" for level, n in levels.items())
 
 
 def headline(s: Section) -> str:
     """What a section says, with its level."""
-    return s.value + (f" ({BADGE[s.state]})" if s.state in ("page", "warn") and "cache hit" not in s.value else "")
+    return s.value + (f" ({BADGE[s.state]})" if s.state in SHOWN_LEVELS and "cache hit" not in s.value else "")
 
 
 def under(report: Report, s: Section, invoke: Invoke) -> Iterator[tuple[str, str]]:

@@ -11,14 +11,12 @@ from typing import Any
 
 import duckdb
 
-from streams.report.evidence import (
-    instant,
-    text,
-)
-from streams.report.found import Filter, Found, Sight, Span
+from detectors.finding import SHADOW
+from streams.report.evidence import instant, text
+from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span
 from streams.report.reach import Reach
 
-BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", "ok": "OK", "unknown": "unknown"}
+BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}
 Head = tuple[str, str, str]  # name, icon, title
 
 
@@ -93,7 +91,7 @@ class Source:
 
 
 def level(found: Sequence[Found]) -> str:
-    return "page" if any(f.level == "page" for f in found) else "warn"
+    return next(level for level in SHOWN_LEVELS if any(f.level == level for f in found))
 
 
 def unknown(head: Head, why: str, lines: Sequence[tuple[str, str]] = (), found: Sequence[Found] = ()) -> Section:
