@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth equality equality-short soak fuzz bench bench-live bench-day bench-report evidence lint lock clean
+.PHONY: help setup demo test kafka truth corrected equality equality-short soak fuzz bench bench-live bench-day bench-report evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ kafka: setup  ## Apache Kafka 4 on 127.0.0.1:9092, from Maven's artifacts; Ctrl-
 
 truth: setup  ## findings against the labels of 5 fault hours and 10 calm ones (SEED=7 for one)
 	$(BIN)/python -m tests.truth $(if $(SEED),--seed $(SEED),)
+
+corrected: setup  ## error bars of corrected times against the true times of 3 hours (SEED=7 for one)
+	$(BIN)/python -m tests.corrected $(if $(SEED),--seed $(SEED),)
 
 equality: setup  ## 300,000 labelled events through a real Kafka, under 32 faults: replay's answer? half an hour
 	$(BIN)/python -m tests.equality
@@ -72,6 +75,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 	ASYNCHEALTH_SEEDS=3 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/laws.txt
 	$(BIN)/python -m tests.truth > docs/truth.txt
+	$(BIN)/python -m tests.corrected > docs/corrected.txt
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/streams/report/test_sql_shut_in.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/sql.txt
 	$(BIN)/python -m tests.fuzz > docs/fuzz.txt

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from polars import col
 
-from detectors.clocks import MAX_DRIFT_PPM, MAX_ONE_WAY_DELAY_US, OPEN, bounds, intervals
+from detectors.clocks import MAX_DRIFT_PPM, MAX_ONE_WAY_DELAY_US, bounds, intervals
 from detectors.detector import Detector, Settings, Threshold, View
+from detectors.facts import Facts, facts_of, names_of, recent
 from detectors.table import SPACE, Ints
-from detectors.tables.clocks import CLOCKS, KEPT
-from detectors.windows import MINUTE_US, NEVER, WINDOW_US
+from detectors.tables.clocks import CLOCKS
+from detectors.windows import MINUTE_US, WINDOW_US
 
 MS_US = 1_000
 SHAPE: dict[str, Any] = {
@@ -60,47 +60,6 @@ class Said(NamedTuple):
     assumes_delay: bool | None = None
 
 
-class Facts(NamedTuple):
-    """Rows of one fleet in the order of their windows; src and dst are positions among the fleet's sorted names."""
-
-    window: Ints
-    src: Ints
-    dst: Ints
-    facts_us: Ints
-    proof: Ints
-
-    def at(self, rows: Any) -> Facts:
-        return Facts(*(column[rows] for column in self))
-
-    def nodes(self, size: int) -> Ints:
-        heard = np.zeros(size, bool)
-        heard[self.src] = heard[self.dst] = True
-        return np.flatnonzero(heard)
-
-    def evidence(self, size: int) -> Ints:
-        """For each node a row of the pair with its smallest fact: who is wrong is most so there, ahead or behind."""
-        node = np.concatenate([self.src, self.dst])
-        fact, proof = np.tile(self.facts_us[:, 0], 2), np.tile(self.proof, 2)
-        smallest, found = np.full(size, OPEN), np.full(size, NEVER)
-        np.minimum.at(smallest, node, fact)
-        at = np.flatnonzero(fact == smallest[node])
-        np.minimum.at(found, node[at], proof[at])
-        return found
-
-
-def recent(facts: Facts, size: int, first: int, to: int) -> Iterator[tuple[int, Facts]]:
-    """Of each window the latest row of each ordered pair in the minute that ends with it, sorted by (dst, src)."""
-    pair = np.unique(facts.dst * size + facts.src, return_inverse=True)[1]
-    latest = np.full(pair.max() + 1, -1)
-    begin = int(np.searchsorted(facts.window, first - MINUTE_US + WINDOW_US))
-    for w in range(first, to, WINDOW_US):
-        end = int(np.searchsorted(facts.window, w + WINDOW_US))
-        latest[pair[begin:end]] = np.arange(begin, end)  # the last one stays
-        begin = end
-        rows = latest[latest >= 0]
-        yield w, facts.at(rows[facts.window[rows] > w - MINUTE_US])
-
-
 def assess(view: View) -> pl.DataFrame:
     fleets = []
     for space, rows in view.rows.partition_by(SPACE, as_dict=True).items():
@@ -114,18 +73,8 @@ def assess(view: View) -> pl.DataFrame:
 
 def _fleet(rows: pl.DataFrame, view: View) -> Iterator[Said]:
     """Assessments of one fleet, window by window; a node of whom nothing was heard for a minute becomes unknown."""
-    names = pl.concat([rows["src"], rows["dst"]]).unique().sort()
-    number = col("src", "dst").cast(pl.Enum(names)).to_physical().cast(pl.Int64)
-    rows = rows.with_columns(number).sort("window", "src", "dst")
-    facts = Facts(
-        rows["window"].to_numpy(),
-        rows["src"].to_numpy(),
-        rows["dst"].to_numpy(),
-        rows.select(
-            col("facts").list.get(i, null_on_oob=True).fill_null(OPEN).alias(str(i)) for i in range(KEPT)
-        ).to_numpy(),
-        rows["proof"].to_numpy(),
-    )
+    names = names_of(rows)
+    facts = facts_of(rows, names)
     first = max(view.lo, int(facts.window[0]))
     to = min(view.to, int(facts.window[-1]) + MINUTE_US + WINDOW_US)
     known = np.zeros(0, np.int64)

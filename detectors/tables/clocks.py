@@ -8,7 +8,8 @@ The two lines of one attempt are those that share a span, else a request_id and 
 called and, where both tell, by whom: one request_id goes through all the calls that a request makes.
 
 A fact says "at most", so what may have been cut off a stamp counts for the delay: a stamp in whole milliseconds or
-seconds is known no better than that.
+seconds is known no better than that. `lag` is how long before its arrival the oldest of them was measured, as far as
+the stamps can tell: where clocks drift, a fact is worth less the older it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 from polars import col
 
-from detectors.table import SPACE, Low, Lowest, Meet, Rows, Sum, Table, coded, meeting
+from detectors.table import SPACE, High, Low, Lowest, Meet, Rows, Sum, Table, coded, meeting
 from detectors.windows import HOUR_US, MINUTE_US, SECOND_US
 
 KEPT = 4
@@ -39,12 +40,17 @@ def _cut(us: pl.Expr) -> pl.Expr:
     return pl.when(us % SECOND_US == 0).then(SECOND_US - 1).when(us % MS_US == 0).then(MS_US - 1).otherwise(0)
 
 
+def _lag(*stamps: pl.Expr) -> pl.Expr:
+    """How old a message is when its row arrives, by the clock that says more."""
+    return col("arrived") - pl.min_horizontal(*stamps)
+
+
 def _message(received: str, sent: str, src: str, dst: str) -> Rows:
     to, since = _us(received), _us(sent)
     return Rows(
         stream="heartbeats",
         where=_near(to) & _near(since),
-        project={"src": col(src), "dst": col(dst), "fact": to + _cut(to) - since},
+        project={"src": col(src), "dst": col(dst), "fact": to + _cut(to) - since, "lag": _lag(to, since)},
     )
 
 
@@ -74,11 +80,13 @@ def match_pairs(rows: pl.DataFrame) -> pl.DataFrame:
     later = later[~(rows["caller"][later] != rows["caller"][later - 1]).fill_null(False).to_numpy()]
     client = rows.select("node_id", "ok", "start", "end_by")[np.where(is_client[later], later, later - 1)]
     server = rows.select("node_id", "start_by", "end")[np.where(is_client[later], later - 1, later)]
-    both = rows.select("window", *SPACE, "weight", "coord")[later]
+    both = rows.select("window", *SPACE, "weight", "coord", "arrived")[later]
     there = {"src": client["node_id"], "dst": server["node_id"], "fact": server["start_by"] - client["start"]}
     back = {"src": server["node_id"], "dst": client["node_id"], "fact": client["end_by"] - server["end"]}
-    answered = both.with_columns(**back).filter(client["ok"], col("fact").is_not_null())
-    facts: pl.DataFrame = pl.concat([both.with_columns(**there), answered])
+    answered = both.with_columns(**back, lag=_lag(client["end_by"], server["end"]))
+    answered = answered.filter(client["ok"], col("fact").is_not_null())
+    called = both.with_columns(**there, lag=_lag(client["start"], server["start_by"]))
+    facts: pl.DataFrame = pl.concat([called, answered])
     return facts
 
 
@@ -102,10 +110,15 @@ CLOCKS = Table(
                 "end_by": END + _cut(START) + ROUNDED,
             },
             on=("pair", "service_name"),
-            carry=("client", "node_id", "caller", "ok", "start", "start_by", "end", "end_by"),
+            carry=("client", "node_id", "caller", "ok", "start", "start_by", "end", "end_by", "arrived"),
             back_us=PAIR_BACK_US,
             match=match_pairs,
         ),
     ),
-    columns={"facts": Lowest(KEPT, col("fact")), "seen": Sum(weighted=False), "proof": Low(col("coord"))},
+    columns={
+        "facts": Lowest(KEPT, col("fact")),
+        "lag": High(col("lag")),
+        "seen": Sum(weighted=False),
+        "proof": Low(col("coord")),
+    },
 )

@@ -48,7 +48,7 @@ class Tape:
     garbage: Garbage
     labels: dict[str, Any]
     plan: Plan
-    marked: Parts  # the frames with what only the generator knows: which rows are whose fault
+    marked: Parts  # the frames with what only the generator knows: whose fault a row is, and when it truly began
 
 
 def make_hour(
@@ -72,7 +72,7 @@ def make_hour(
     }
     marked = shipped(rng, misdated(stamped(truly, plan), plan), plan)
     garbage = _garbage(rng, plan, marked)
-    frames = {s: [p.drop("doubled", "group", strict=False) for p in parts] for s, parts in marked.items()}
+    frames = {s: [p.drop("doubled", "group", "start", strict=False) for p in parts] for s, parts in marked.items()}
     return Tape(frames, garbage, labels(plan, marked, garbage), plan, marked)
 
 

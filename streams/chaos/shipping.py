@@ -90,7 +90,7 @@ def shipped(rng: np.random.Generator, frames: Frames, plan: Plan) -> dict[str, l
             **({"node_id": pl.Series([*NODES, ""]).gather(arrived["node"])} if stream != "signals" else {}),
         ).sort("arrival", maintain_order=True)
         columns = [n for n in SCHEMA[stream] if n in arrived.columns]
-        hidden = [n for n in ("doubled", "group") if n in arrived.columns]
+        hidden = [n for n in ("doubled", "group", "start") if n in arrived.columns]
         parts = arrived.partition_by("partition", maintain_order=True, as_dict=True)
         tape[stream] = [parts[p,].select(*columns, *hidden) for p in range(PARTITIONS[stream]) if (p,) in parts]
     return tape

@@ -19,7 +19,8 @@ from tests.cases import Case, at, partitions
 from tests.harness import Memory, one_pass, placed
 
 Row = dict[str, Any]
-Facts = dict[tuple[int, str, str], tuple[list[int], int, int]]
+Fact = tuple[Row, str, str, int, int]
+Facts = dict[tuple[int, str, str], tuple[list[int], int, int, int]]
 T0_US = int(at(0).timestamp()) * SECOND_US
 
 
@@ -69,7 +70,7 @@ def attempt(r: Row) -> str | None:
     return None if r["request_id"] is None else f"{r['request_id']}#{r['retry_count'] or 0} {r['service_name']}"
 
 
-def line_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
+def line_facts(rows: list[Row]) -> list[Fact]:
     found = []
     rows = [r for r in rows if attempt(r) and r["side"] and abs(us(r["timestamp"]) - r["arrived"]) <= NEAR_US]
     rows.sort(key=lambda r: (window(r), r["t"], r["coord"]))
@@ -85,11 +86,13 @@ def line_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
             continue
         client, server = (b, before[0]) if b["side"] == "client" else (before[0], b)
         start, begun = us(client["timestamp"]), us(server["timestamp"])
-        found.append((b, client["node_id"], server["node_id"], begun + cut(begun) - start))
+        lag = b["arrived"] - min(start, begun + cut(begun))
+        found.append((b, client["node_id"], server["node_id"], begun + cut(begun) - start, lag))
         ours, theirs = end(client), end(server)
         if client["status"] == "ok" and ours is not None and theirs is not None:
-            slack = cut(start) + rounded(client) + rounded(server)
-            found.append((b, server["node_id"], client["node_id"], ours - theirs + slack))
+            ours, theirs = ours + cut(start) + rounded(client), theirs - rounded(server)
+            lag = b["arrived"] - min(ours, theirs)
+            found.append((b, server["node_id"], client["node_id"], ours - theirs, lag))
     return found
 
 
@@ -104,7 +107,7 @@ def rounded(r: Row) -> int:
     return 999 if round(r["duration_ms"] * 1000) % 1000 == 0 else 0
 
 
-def beat_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
+def beat_facts(rows: list[Row]) -> list[Fact]:
     found = []
     for r in rows:
         ways = [("client_time", "server_time", r["node_id"], r["observer"])]
@@ -112,7 +115,8 @@ def beat_facts(rows: list[Row]) -> list[tuple[Row, str, str, int]]:
         for sent, received, src, dst in ways:
             stamps = [us(r[n]) for n in (sent, received) if r[n] is not None]
             if len(stamps) == 2 and all(abs(s - r["arrived"]) <= NEAR_US for s in stamps):
-                found.append((r, src, dst, stamps[1] + cut(stamps[1]) - stamps[0]))
+                fact = stamps[1] + cut(stamps[1]) - stamps[0]
+                found.append((r, src, dst, fact, r["arrived"] - min(stamps)))
     return found
 
 
@@ -127,11 +131,11 @@ def window(r: Row) -> int:
 def by_loop(of: Case) -> Facts:
     log = placed(of)
     rows = {s: [r for part in parts for r in part.iter_rows(named=True)] for s, parts in log.items()}
-    groups: dict[tuple[int, str, str], list[tuple[int, int]]] = {}
-    for row, src, dst, fact in line_facts(rows.get("requests", [])) + beat_facts(rows.get("heartbeats", [])):
-        groups.setdefault((window(row), src, dst), []).append((fact, row["coord"]))
+    groups: dict[tuple[int, str, str], list[tuple[int, int, int]]] = {}
+    for row, src, dst, fact, lag in line_facts(rows.get("requests", [])) + beat_facts(rows.get("heartbeats", [])):
+        groups.setdefault((window(row), src, dst), []).append((fact, lag, row["coord"]))
     return {
-        key: (sorted(fact for fact, _ in found)[:KEPT], len(found), min(coord for _, coord in found))
+        key: (sorted(f[0] for f in found)[:KEPT], max(f[1] for f in found), len(found), min(f[2] for f in found))
         for key, found in groups.items()
     }
 
@@ -164,7 +168,8 @@ beats = st.builds(
 def test_facts_are_those_of_a_plain_loop_over_lines(requests: list[Row], heartbeats: list[Row]) -> None:
     of = case(requests=requests, heartbeats=heartbeats)
     got = {
-        (r["window"], r["src"], r["dst"]): (r["facts"], r["seen"], r["proof"]) for r in table(of).iter_rows(named=True)
+        (r["window"], r["src"], r["dst"]): (r["facts"], r["lag"], r["seen"], r["proof"])
+        for r in table(of).iter_rows(named=True)
     }
     assert got == by_loop(of)
 
