@@ -88,7 +88,7 @@ class Moment(NamedTuple):
 
 
 def throughout(some: Facts, names: pl.Series, w: int, max_drift_ppm: int) -> Moment:
-    """Bounds for any time of the window w: each fact is as old as it can be there, counted from when it was measured."""
+    """Bounds for any time of the window w: each fact is as old there as it can be, from when it was measured."""
     nodes = some.nodes(len(names))
     place = np.full(len(names), -1)
     place[nodes] = np.arange(len(nodes))

@@ -21,7 +21,6 @@ from polars import col
 
 from detectors.clocks import MAJORITY
 from detectors.corrected import Reference
-from detectors.table import Ints
 from streams.chaos.fleet import Tape, make_hour, write_tape
 from streams.chaos.plan import Plan
 from streams.chaos.topology import COLLECTOR, NODES, Clocks
