@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from detectors.clocks import MAJORITY, MAX_DRIFT_PPM, OPEN
-from detectors.facts import Facts, Moment, recent, throughout
+from detectors.facts import Facts, Moment, linked_both_ways, recent, throughout
 from detectors.table import Ints
 from detectors.tables.clocks import NEAR_US
 from detectors.windows import WINDOW_US
@@ -40,6 +40,10 @@ class Reference(NamedTuple):
     majority: Ints  # the largest group of nodes that are linked both ways; none if it is smaller than three
     observer: Ints  # of each node: the one that most others of its component report to
 
+    @classmethod
+    def nobody(cls) -> Reference:
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
     def name(self, node: int, names: pl.Series) -> str:
         return MAJORITY if node in self.majority else str(names[int(self.observer[node])])
 
@@ -49,7 +53,7 @@ def reference(pairs: pl.DataFrame, names: pl.Series) -> Reference:
     size = len(names)
     src, dst = (pairs[n].cast(pl.Enum(names)).to_physical().to_numpy() for n in ("src", "dst"))
     links = csr_array((np.ones(len(src)), (src, dst)), shape=(size, size))
-    group = connected_components(links, connection="strong")[1]
+    group = linked_both_ways(src, dst, size)
     members = np.flatnonzero(group == group[np.argmax(np.bincount(group)[group])])
     component = connected_components(links, directed=False)[1]
     by_incoming = np.lexsort((-np.bincount(dst, minlength=size), component))  # stable: equals stay sorted by name

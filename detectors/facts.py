@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from polars import col
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from detectors.clocks import OPEN, Bounds, bounds
 from detectors.table import Ints
@@ -77,6 +79,7 @@ class Moment(NamedTuple):
     window: int
     known: Bounds
     place: Ints  # of each of the fleet's nodes: its position in `known`, -1 for one that was not heard
+    group: Ints  # of each of the fleet's nodes: see linked_both_ways
 
     def least(self, src: Ints, dst: Ints) -> Ints:
         """offset_dst - offset_src is at most this at any time of the window, pair by pair of the fleet's nodes."""
@@ -85,6 +88,16 @@ class Moment(NamedTuple):
 
     def moved(self) -> Ints:
         return np.flatnonzero(np.isin(self.place, np.flatnonzero(self.known.moved)))
+
+    def steady(self) -> Ints:
+        """Those that were heard and did not move."""
+        return np.setdiff1d(np.flatnonzero(self.place >= 0), self.moved())
+
+
+def linked_both_ways(src: Ints, dst: Ints, size: int) -> Ints:
+    """Of each node the number of its group: from each of a group facts lead to every other."""
+    links = csr_array((np.ones(len(src)), (src, dst)), shape=(size, size))
+    return np.asarray(connected_components(links, connection="strong")[1], dtype=np.int64)
 
 
 def throughout(some: Facts, names: pl.Series, w: int, max_drift_ppm: int) -> Moment:
@@ -95,4 +108,4 @@ def throughout(some: Facts, names: pl.Series, w: int, max_drift_ppm: int) -> Mom
     age_us = w + WINDOW_US - some.window + np.maximum(some.lag_us, 0)
     heard = names[nodes].to_list()
     known = bounds(heard, place[some.src], place[some.dst], some.facts_us, age_us, max_drift_ppm=max_drift_ppm)
-    return Moment(w, known, place)
+    return Moment(w, known, place, linked_both_ways(some.src, some.dst, len(names)))

@@ -134,7 +134,9 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -
 def _by_node(f: Found, stream: str) -> str:
     """The rows that the node's clock stamped: a heartbeat has two clocks, and the subject may be the observer."""
     node = text(f.subject)
-    stamps = STAMPS[stream] if f.detector in ("clock_skew", "impossible_timestamp") else STAMPS[stream][:1]
+    stamps = (
+        STAMPS[stream] if f.detector in ("clock_skew", "clock_drift", "impossible_timestamp") else STAMPS[stream][:1]
+    )
     wrong = f.detector == "impossible_timestamp" and f.kind != "back"
     either = [f"{who} = {node}" + (f" AND {_off(f.kind, stamp)}" if wrong else "") for who, stamp in stamps]
     return either[0] if len(either) == 1 else f"({' OR '.join(either)})"

@@ -41,6 +41,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
+def stamp(at: datetime) -> str:
+    """A time of day to the millisecond; the date too where it is not of this century's working days."""
+    day = f"{at:%Y-%m-%d} " if not 2000 < at.year < 2090 else ""
+    return f"{day}{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+
+
 def sentence(f: Found) -> str:
     """What was seen and, in brackets, what it was compared with."""
     words = SENTENCES.get(f.detector, _generic)
@@ -103,6 +109,14 @@ def _clock_skew(f: Found) -> str:
     side = "ahead" if ahead(f) else "behind"
     assumed = ", if no message takes longer than assumed" if f.facts["assumes_delay"] else ""
     return f"{side} by {math.floor(f.peak):,} ms or more{assumed}"
+
+
+def _clock_drift(f: Found) -> str:
+    way, others = "forward" if f.facts["least"] > 0 else "back", f"{f.facts['nodes'] - 1} others"
+    if f.kind == "step":
+        return f"was set {way} by {f.peak:,.0f} ms or more, against {others}"
+    way = "gains" if f.facts["least"] > 0 else "loses"
+    return f"{way} {f.peak:.1f} ms or more a minute, against {others}"
 
 
 def ahead(f: Found) -> bool:
@@ -175,6 +189,7 @@ SENTENCES: dict[str, Words] = {
     "concurrent_writers": _concurrent_writers,
     "idempotency_cache": _idempotency_cache,
     "clock_skew": _clock_skew,
+    "clock_drift": _clock_drift,
     "impossible_timestamp": impossible,
     "timeout_cascade": _timeout_cascade,
     "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",
