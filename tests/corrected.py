@@ -67,8 +67,8 @@ def truth(events: pl.DataFrame, clocks: Clocks, names: pl.Series, of: Reference)
     return pl.Series(t + np.where(events["reference"] == MAJORITY, shown, alone))
 
 
-def judge(tape: Tape, con: duckdb.DuckDBPyConnection) -> Judged:
-    events = with_bars(con, events_of(tape))
+def judge(tape: Tape, con: duckdb.DuckDBPyConnection, events: pl.DataFrame) -> Judged:
+    events = with_bars(con, events)
     plan = tape.plan
     names, of = reference_of(con, ("", ""), plan.start_us, plan.end_us - 1)
     said = events.with_columns(shown_us=truth(events, plan.clocks, names, of))
@@ -107,7 +107,7 @@ def grade_hour(seed: int) -> bool:
         replayed(folder / "tape", folder / "state")
         with duckdb.connect(str(folder / "state" / "asynchealth.duckdb"), read_only=True) as con:
             con.execute("SET TimeZone='UTC'")
-            found = judge(tape, con)
+            found = judge(tape, con, events_of(tape))
     print(f"seed {seed}: {len(found.steady) + len(found.stepped) + found.impossible:,} events")
     print(f"  of clocks within max_drift    {told(found.steady)}")
     for (against,), rows in found.steady.partition_by("reference", as_dict=True).items():

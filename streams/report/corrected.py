@@ -5,7 +5,7 @@ The reference is that of the hours that the stamps lie in, so that one event has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,17 +14,21 @@ import duckdb
 import polars as pl
 from polars import col
 
-from detectors.clocks import MAX_DRIFT_PPM
-from detectors.corrected import MARGIN_US, Reference, corrected, intervals_at, reference
+from detectors.clocks import MAJORITY, MAX_DRIFT_PPM
+from detectors.corrected import MARGIN_US, Reference, corrected, intervals_at, not_before, reference
 from detectors.corrected import SHAPE as INTERVALS
 from detectors.facts import facts_of, names_of
 from detectors.table import SPACE
 from detectors.tables.clocks import NEAR_US
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
+from streams.report.evidence import Row, instant
+from streams.report.sentences import stamp
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH, MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 CLOCKS = 'epoch_us(window_start) AS "window", src, dst, facts, lag, proof'
+TABLE: dict[str, Any] = {"window": pl.Int64, "src": pl.String, "dst": pl.String, "facts": pl.List(pl.Int64)}
+TABLE |= {"lag": pl.Int64, "proof": pl.Int64}
 SHAPE = dict.fromkeys((*SPACE, "node"), pl.String) | dict.fromkeys(("at_us", "arrived_us"), pl.Int64)
 NOTHING = {"earliest_us": pl.Int64, "latest_us": pl.Int64, "reference": pl.String}
 
@@ -37,15 +41,96 @@ class Bar:
     latest: datetime | None = None
     reference: str | None = None
 
+    @classmethod
+    def of(cls, earliest_us: int | None, latest_us: int | None, reference: str | None) -> Bar:
+        return cls(_instant(earliest_us), _instant(latest_us), reference)
 
-def bar_of(row: Mapping[str, Any]) -> Bar:
-    return Bar(_instant(row["earliest_us"]), _instant(row["latest_us"]), row["reference"])
+    @property
+    def ends_us(self) -> tuple[int | None, int | None]:
+        return (
+            None if self.earliest is None else _us(self.earliest),
+            None if self.latest is None else _us(self.latest),
+        )
+
+    @property
+    def best(self) -> datetime | None:
+        """The middle, where both ends are known."""
+        return None if self.earliest is None or self.latest is None else self.earliest + self.half
+
+    @property
+    def half(self) -> timedelta:
+        return timedelta() if self.earliest is None or self.latest is None else (self.latest - self.earliest) / 2
+
+    def holds(self, at: datetime) -> bool:
+        return (self.earliest is None or self.earliest <= at) and (self.latest is None or at <= self.latest)
 
 
-def bars(con: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]], stamp: str = "timestamp") -> list[Bar]:
-    """Of each landed row, when its node stamped it."""
-    stamps = [(*(r[n] for n in SPACE), r["node_id"], _us(r[stamp]), _us(r["arrival"])) for r in rows]
-    return [bar_of(r) for r in with_bars(con, pl.DataFrame(stamps, schema=SHAPE, orient="row")).iter_rows(named=True)]
+STAMPS = {"requests": "timestamp", "heartbeats": "client_time", "write_log": "timestamp"}  # by the clock of node_id
+NARROW = timedelta(milliseconds=10)  # half of a bar that makes no difference to who reads it
+
+
+def marked(con: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> list[Row]:
+    """Landed rows of any stream, each with its `bar`."""
+    nodes = [r for r in rows if r["stream"] in STAMPS]
+    stamps = [(*(r[n] for n in SPACE), r["node_id"], _us(raw(r)), _us(r["arrival"])) for r in nodes]
+    told = with_bars(con, pl.DataFrame(stamps, schema=SHAPE, orient="row")).select(*NOTHING).rows()
+    bars = {r["record"]: Bar.of(*ends) for r, ends in zip(nodes, told, strict=True)}
+    return [r | {"bar": bars.get(r["record"], Bar())} for r in rows]
+
+
+def raw(row: Row) -> datetime:
+    at: datetime = row[STAMPS.get(row["stream"], "timestamp")]
+    return at
+
+
+def began(row: Row) -> datetime:
+    """The best guess: the raw time, unless it lies outside its bar."""
+    bar = row["bar"]
+    return raw(row) if bar.best is None or bar.holds(raw(row)) else bar.best
+
+
+def called_first(client: Row, server: Row) -> tuple[Row, Row]:
+    """The two lines of one attempt: a server can't begin before it was called."""
+    a, b = client["bar"], server["bar"]
+    if a.reference is None or a.reference != b.reference:
+        return client, server
+    cause, effect = not_before(a.ends_us, b.ends_us)
+    return client | {"bar": Bar.of(*cause, a.reference)}, server | {"bar": Bar.of(*effect, b.reference)}
+
+
+def shown(row: Row) -> str:
+    """08:19:07.106 ± 5 ms; same, where the raw time is as good."""
+    bar, at = row["bar"], raw(row)
+    if bar.reference is None:
+        return "unknown"
+    if bar.best is not None:
+        if bar.holds(at) and bar.half <= NARROW:
+            return "same"
+        return f"{stamp(bar.best)} ± {_whole_ms(bar.half)} ms"
+    if bar.holds(at):
+        return "same or earlier" if bar.earliest is None else "same or later"
+    return f"≤ {stamp(bar.latest)}" if bar.earliest is None else f"≥ {stamp(bar.earliest)}"
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """Whose clock the column is told by, and what `same` hides."""
+    clocks = sorted({r["bar"].reference for r in rows if r["bar"].reference})
+    if not clocks:
+        return "CORRECTED: unknown, nothing links these clocks to others"
+    whose = " or ".join("the majority's clock" if c == MAJORITY else f"the clock of {c}" for c in clocks)
+    same = max((r["bar"].half for r in rows if shown(r) == "same"), default=None)
+    return f"CORRECTED: by {whose}" + (f"; same: to ± {_whole_ms(same)} ms" if same is not None else "")
+
+
+def apart(first: Row, second: Row) -> timedelta | None:
+    """By how much the time between the two may be wrong; None where it can't be said."""
+    a, b = first["bar"], second["bar"]
+    return None if a.best is None or b.best is None or a.reference != b.reference else a.half + b.half
+
+
+def _whole_ms(span: timedelta) -> int:
+    """Rounded up, and what `stamp` cuts off a time."""
+    return -(-span // MS) + 1
 
 
 def with_bars(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame) -> pl.DataFrame:
@@ -83,18 +168,17 @@ def reference_of(
     since, until = first // HOUR_US * HOUR_US, last // HOUR_US * HOUR_US + HOUR_US
     pairs = _read(con, "DISTINCT src, dst", space, since, until)
     names = names_of(pairs)
-    return names, reference(pairs, names)
+    return names, reference(pairs, names) if len(names) else Reference.nobody()
 
 
 def _read(con: duckdb.DuckDBPyConnection, columns: str, space: tuple[Any, ...], since: int, until: int) -> pl.DataFrame:
     if not has(con, "clocks"):
-        return pl.DataFrame(schema={"src": pl.String, "dst": pl.String})
-    where = (
-        "environment = ? AND tenant = ? AND window_start >= make_timestamptz(?) AND window_start < make_timestamptz(?)"
-    )
-    found = con.execute(f"SELECT {columns} FROM clocks WHERE {where}", [*space, since, until])
-    names = [d[0] for d in found.description or ()]
-    return pl.DataFrame(found.fetchall(), schema=names, orient="row")
+        return pl.DataFrame(schema=TABLE)
+    first, end = (instant(EPOCH + timedelta(microseconds=us)) for us in (since, until))
+    where = f"environment = ? AND tenant = ? AND window_start >= {first} AND window_start < {end}"
+    found = con.execute(f"SELECT {columns} FROM clocks WHERE {where}", list(space))
+    shape = {d[0]: TABLE[d[0]] for d in found.description or ()}
+    return pl.DataFrame(found.fetchall(), schema=shape, orient="row")
 
 
 def _max_drift_ppm(con: duckdb.DuckDBPyConnection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import Any
 import duckdb
 
 from streams.landing.state import spell
+from streams.report.corrected import STAMPS, apart, began, called_first, legend, marked, shown
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
-from streams.report.found import NO_TIME, Found, Invoke, Span, is_time, judged_with, removed_before
-from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share
+from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
+from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
 
 
 def explain(
@@ -59,7 +61,7 @@ def _rows(con: duckdb.DuckDBPyConnection, f: Found, invoke: Invoke) -> Iterator[
     counted = number == f.count
     yield f"{'Counted' if counted else 'Looked at'}: {count(number, 'row')}, by"
     yield from (f"  {line}" for line in invoke(f"sql {quoted(made_of.query)}").splitlines())
-    rows = proven_by(con, f, made_of)
+    rows = marked(con, proven_by(con, f, made_of))
     if rows:
         yield "Some of them:" if counted and number > len(rows) else "Proven by:"
         yield from listed(rows)
@@ -104,7 +106,6 @@ UNITS: dict[str, Callable[[float], str]] = {
 
 # ---- rows as a table -------------------------------------------------------------------------------------------------
 
-LOOKED_AT = 20  # keys, for one whose clocks are right
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -114,14 +115,6 @@ def _plain(name: str) -> Callable[[Row], str]:
 
 def time_of(name: str) -> Callable[[Row], str]:
     return lambda row: stamp(row[name])
-
-
-def stamp(at: datetime) -> str:
-    """A time of day to the millisecond; the date too where it is not of this century's working days."""
-    if not is_time(at):
-        return NO_TIME
-    day = f"{at:%Y-%m-%d} " if not 2000 < at.year < 2090 else ""
-    return f"{day}{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
 
 
 def _applied(row: Row) -> str:
@@ -180,7 +173,9 @@ def listed(rows: Sequence[Row], letters: bool = False) -> Iterator[str]:
     """Rows of each stream under their own headings, arrival and record last."""
     for stream in dict.fromkeys(r["stream"] for r in rows):
         mine = [r for r in rows if r["stream"] == stream]
-        columns = [*COLUMNS[stream], ("ARRIVED", time_of("arrival")), ("RECORD", _plain("record"))]
+        first, *rest = COLUMNS[stream]
+        told = [("CORRECTED", shown)] if stream in STAMPS else []
+        columns = [first, *told, *rest, ("ARRIVED", time_of("arrival")), ("RECORD", _plain("record"))]
         cells = [[name for name, _ in columns], *([show(r) for _, show in columns] for r in mine)]
         widths = [max(len(c[i]) for c in cells) for i in range(len(columns))]
         for number, line in enumerate(cells):
@@ -189,6 +184,8 @@ def listed(rows: Sequence[Row], letters: bool = False) -> Iterator[str]:
                 c.rjust(w) if n in NUMERIC else c.ljust(w) for c, w, (n, _) in zip(line, widths, columns, strict=True)
             )
             yield (mark + "  ".join(padded)).rstrip()
+    if any(r["stream"] in STAMPS for r in rows):
+        yield legend(rows)
 
 
 # ---- keys that were used twice ---------------------------------------------------------------------------------------
@@ -218,7 +215,7 @@ def _stories(
     if not found:
         yield "The keys are no longer there."
         return
-    for use in found if whole else [_clearest(con, f, found, skewed)]:
+    for use in found if whole else found[:1]:
         rows = _four(con, f, use)
         yield f"{'Key' if whole else 'One of them'}, proven by {count(len(rows), 'event')}:"
         back = max(span.start, f.onset - timedelta(days=1))
@@ -226,10 +223,7 @@ def _stories(
         yield f"key {use.key}   {_payloads(rows)}   earlier uses searched: back to {span.clock(back)}{begins}"
         yield from listed(rows, letters=True)
         yield from story(rows)
-        for node in sorted({r["node_id"] for r in rows} & set(skewed)):
-            clock = skewed[node]
-            off = f"{'ahead' if ahead(clock) else 'behind'} by {clock.peak:,.0f} ms or more ({clock.short})"
-            yield f"Mind the clock of {node}: {off}. Times are each node's own, so the order of its lines is open."
+        yield from _clocks(rows, skewed)
     if f.kind == "applied_twice" and f.facts["overlapping"]:
         yield "Would not fire if: the key were reserved before the work, not stored after it"
     if len(found) > 1 and not whole:
@@ -237,10 +231,19 @@ def _stories(
     yield f"All {len(found)} as CSV: {invoke(f'findings {f.short} --csv')}"
 
 
-def _clearest(con: duckdb.DuckDBPyConnection, f: Found, found: Sequence[Use], skewed: Mapping[str, Found]) -> Use:
-    """The first whose lines are all from nodes whose clocks are right: raw times then tell the order."""
-    right = (u for u in found[:LOOKED_AT] if not skewed.keys() & {r["node_id"] for r in _four(con, f, u)})
-    return next(right, found[0])
+def _clocks(rows: Sequence[Row], skewed: Mapping[str, Found]) -> Iterator[str]:
+    """What was corrected, and why; and what could not be."""
+    names = dict(zip((r["record"] for r in rows), ascii_lowercase, strict=False))
+    for node in sorted({r["node_id"] for r in rows} & set(skewed)):
+        clock, mine = skewed[node], [r for r in rows if r["node_id"] == node]
+        off = f"{node} is {'ahead' if ahead(clock) else 'behind'} by {clock.peak:,.0f} ms or more ({clock.short})"
+        if any(r["bar"].best is None for r in mine):
+            yield f"Mind the clock of {node}: {off}, and how much more is open, so the order of its lines may be, too."
+            continue
+        ends = (
+            f"{names[r['record']]} began between {stamp(r['bar'].earliest)} and {stamp(r['bar'].latest)}" for r in mine
+        )
+        yield f"Corrected: {off}; {', '.join(ends)}"
 
 
 def _four(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
@@ -252,7 +255,17 @@ def _four(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
         f"AND request_id || '#' || retry_count IN ({attempts})"
     )
     mine |= {r["record"]: r for r in fetch(con, "requests", where, limit=8)}
-    return sorted(mine.values(), key=lambda r: (r["timestamp"], r["record"]))
+    return sorted(_in_one_call(marked(con, list(mine.values()))), key=lambda r: (began(r), r["record"]))
+
+
+def _in_one_call(rows: Sequence[Row]) -> list[Row]:
+    """Bars of the two lines of an attempt, as narrow as that makes them."""
+    found = {r["record"]: r for r in rows}
+    for client in (r for r in rows if r["side"] == "client"):
+        for server in (r for r in rows if r["side"] != "client" and _attempt(r) == _attempt(client)):
+            pair = called_first(found[client["record"]], found[server["record"]])
+            found |= {r["record"]: r for r in pair}
+    return list(found.values())
 
 
 def _payloads(rows: Sequence[Row]) -> str:
@@ -262,7 +275,7 @@ def _payloads(rows: Sequence[Row]) -> str:
 
 
 def story(rows: Sequence[Row]) -> Iterator[str]:
-    """What happened when, by each line's own clock: who gave up, what a look-up found, which effect came first."""
+    """What happened when, by corrected times: who gave up, what a look-up found, which effect came first."""
     names = dict(zip((r["record"] for r in rows), ascii_lowercase, strict=False))
     servers = [r for r in rows if r["side"] != "client"]
     told: list[tuple[datetime, str]] = []
@@ -273,12 +286,12 @@ def story(rows: Sequence[Row]) -> Iterator[str]:
             told.append((_end(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
     for r in servers[1:]:
         if r["cache"]:
-            ran = [s for s in servers if s is not r and s["timestamp"] <= r["timestamp"] < _end(s)]
+            ran = [s for s in servers if s is not r and began(s) <= began(r) < _end(s)]
             why = f", because {names[ran[0]['record']]} has not finished" if ran and r["cache"] == "miss" else ""
-            told.append((r["timestamp"], f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
+            told.append((began(r), f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
     effects = sorted((r for r in servers if r["applied"]), key=_end)
     for number, r in enumerate(effects):
-        later = "" if not number else f", {milliseconds(_ms(_end(r) - _end(effects[0])))} later"
+        later = _later(effects[0], r) if number else ""
         ordinal = ("first", "second")[number] if number < 2 else f"{number + 1}th"
         told.append((_end(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
     for at, what in sorted(told, key=lambda t: t[0]):
@@ -289,10 +302,21 @@ def _attempt(row: Row) -> tuple[Any, Any]:
     return row["request_id"], row["retry_count"]
 
 
+def _later(first: Row, second: Row) -> str:
+    """How much later an effect was than the first, with its error; which was first may be open."""
+    by, known = _ms(_end(second) - _end(first)), apart(first, second)
+    if known is None:
+        return f", {milliseconds(by)} later by the clocks of {first['node_id']} and {second['node_id']}"
+    error = math.ceil(known / MS)
+    return f", {milliseconds(by)} ± {error} ms later" + (": which was first is open" if error >= by else "")
+
+
 def _end(row: Row) -> datetime:
-    at: datetime = row["timestamp"]
-    return at + timedelta(milliseconds=row["duration_ms"] or 0)
+    return began(row) + timedelta(milliseconds=row["duration_ms"] or 0)
 
 
 def _ms(span: timedelta) -> float:
-    return round(span / timedelta(milliseconds=1))
+    return round(span / MS)
+
+
+MS = timedelta(milliseconds=1)

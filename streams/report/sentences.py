@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from detectors.windows import WINDOW_US
-from streams.report.found import Found, is_time
+from streams.report.found import NO_TIME, Found, is_time
 
 Words = str | Callable[[Found], str]
 
@@ -43,6 +43,8 @@ def duration(seconds: float) -> str:
 
 def stamp(at: datetime) -> str:
     """A time of day to the millisecond; the date too where it is not of this century's working days."""
+    if not is_time(at):
+        return NO_TIME
     day = f"{at:%Y-%m-%d} " if not 2000 < at.year < 2090 else ""
     return f"{day}{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
 
