@@ -119,6 +119,7 @@ class Again:
         state.make_findings(self.con)
         analysis.run(self.rows)
         self._keep_findings()
+        state.land_incidents(self.con, self.settings)
         state.land_settings(self.con, rows_of(self.settings))
         self.con.execute("UPDATE landed SET rebuilt = ?", [self.until // WINDOW_US])
         self.con.execute("DELETE FROM lake_parts WHERE path IN (SELECT unnest(?))", [[p.path for p in self.tables]])

@@ -191,6 +191,7 @@ def _switch(
         analysis = Analysis(folder, detectors, settings, lateness_us, con, bar)
         bar.begin("judging", sum(p.rows for p in parts))
         analysis.run(parts)
+        state.land_incidents(con, settings)
         state.land_rows(con, "lake_parts", parts)
         state.land_rows(con, "recordings", known)
         rejects = _rejects(ledger)

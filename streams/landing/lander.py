@@ -231,6 +231,9 @@ class Lander:
         told = [t.frames["changes"] for t in changes if "changes" in t.frames]
         for frame in told:
             state.land_findings(self.con, "finding_changes", frame)
+        for taken in changes:
+            if "incidents" in taken.frames:
+                state.land_frame(self.con, "incident_changes", taken.frames["incidents"])
         last = [f.drop("final_at") for f in told] + ([judge["open"]] if "open" in judge else [])
         if last:
             rows = pl.concat(last).unique("finding_id", keep="last", maintain_order=True)

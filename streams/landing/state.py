@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -18,16 +18,17 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from detectors.detector import Detector
+from detectors.detector import Detector, Settings
 from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
+from detectors.incidents import INCIDENT, change, fold
 from detectors.windows import parse_coordinate
 from streams.coverage import OWN, Filled, Seen, format_of, seen
 from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 RECENT = "recent"  # the schema of what a lander has not moved to the lake yet
 HIDDEN = {"rejects": " EXCLUDE (arrival)"}
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
@@ -63,11 +64,26 @@ CREATE TABLE runs (
 """
 
 
-def finding_ddl(name: str, first: str = "") -> str:
+INCIDENT_VIEWS = {
+    "incidents": """SELECT * EXCLUDE (final_at) FROM incident_changes
+        QUALIFY row_number() OVER (PARTITION BY incident_id ORDER BY final_at DESC) = 1""",
+    "causes": """SELECT e.effect, e.cause, e.reason, e.ruled_out
+        FROM (SELECT unnest(chain) AS e FROM incidents WHERE state <> 'merged')""",
+}
+
+
+def ddl(name: str, columns: Mapping[str, Any], first: str = "") -> str:
+    return f"CREATE TABLE {name} ({first}{', '.join(f'{chr(34)}{n}{chr(34)} {_kind(t)}' for n, t in columns.items())})"
+
+
+def _kind(dtype: Any) -> str:
     kinds: dict[Any, str] = {pl.String: "VARCHAR", pl.Int64: "BIGINT", pl.Float64: "DOUBLE", pl.Boolean: "BOOLEAN"}
     kinds |= {pl.Datetime("us", "UTC"): "TIMESTAMPTZ", pl.List(pl.Int64): "VARCHAR[]"}
-    columns = ", ".join(f'"{n}" {kinds[t]}' for n, t in FINDING.items())
-    return f"CREATE TABLE {name} ({first}{columns})"
+    match dtype:
+        case pl.List(inner=pl.Struct(fields=parts)):
+            return f"STRUCT({', '.join(f'{p.name} {_kind(p.dtype)}' for p in parts)})[]"
+        case _:
+            return kinds[dtype]
 
 
 def spell(coord: int) -> str:
@@ -232,11 +248,19 @@ def make(con: duckdb.DuckDBPyConnection) -> None:
     """The tables of an empty database."""
     con.execute(DDL)
     make_findings(con)
+    make_incidents(con)
 
 
 def make_findings(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute(finding_ddl("findings"))
-    con.execute(finding_ddl("finding_changes", "final_at TIMESTAMPTZ, "))
+    con.execute(ddl("findings", FINDING))
+    con.execute(ddl("finding_changes", FINDING, "final_at TIMESTAMPTZ, "))
+
+
+def make_incidents(con: duckdb.DuckDBPyConnection) -> None:
+    """Of an incident what it was, and views on what it is."""
+    con.execute(ddl("incident_changes", INCIDENT, "final_at TIMESTAMPTZ, "))
+    for name, sql in INCIDENT_VIEWS.items():
+        con.execute(f"CREATE VIEW {name} AS {sql}")
 
 
 def _clear(state: Path) -> None:
@@ -253,6 +277,16 @@ def land_findings(con: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame
     land_frame(con, table, rows.with_columns(proof=pl.Series(proof, dtype=pl.List(pl.String))))
 
 
+def land_incidents(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """All of them, out of how findings changed."""
+    times = ", ".join(f"epoch_us({n}) AS {n}" for n in ("onset", "last", "resolved", "final_at"))
+    rows = con.sql(f"SELECT * EXCLUDE (proof) REPLACE ({times}) FROM finding_changes").pl()
+    _, said = fold((), (change(row, row["final_at"]) for row in rows.iter_rows(named=True)), settings)
+    con.execute("DELETE FROM incident_changes")
+    if said:
+        land_frame(con, "incident_changes", pl.concat(frame for _, frame in said))
+
+
 def only_one(con: duckdb.DuckDBPyConnection, news: str) -> None:
     """Of one subject no two findings overlap: those of `news`, which have landed, stay, and others of it go.
 
@@ -262,6 +296,10 @@ def only_one(con: duckdb.DuckDBPyConnection, news: str) -> None:
     overlap = "o.onset < n.last AND o.last > n.onset AND o.finding_id <> n.finding_id"
     con.execute(f"DELETE FROM findings o WHERE EXISTS (FROM {news} n WHERE {same} AND {overlap})")
     con.execute("DELETE FROM finding_changes WHERE finding_id NOT IN (SELECT finding_id FROM findings)")
+    left = "SELECT incident_id FROM (SELECT incident_id, unnest(findings).finding_id AS f FROM incident_changes)"
+    con.execute(
+        f"DELETE FROM incident_changes WHERE incident_id NOT IN ({left} WHERE f IN (SELECT finding_id FROM findings))"
+    )
 
 
 SUBJECT = ("detector", "kind", "subject_kind", "subject", "environment", "tenant")

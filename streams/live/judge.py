@@ -1,4 +1,4 @@
-"""Tables of final windows enter, changes of findings leave, and beside them what is open, for a successor to go on."""
+"""Tables of final windows enter, changes of findings and incidents leave, and what is open, for a successor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import polars as pl
 from detectors.detector import Detector, Settings
 from detectors.engine import INSTANT, Hole, Judged, JudgeState, finding, findings, judge, open_findings
 from detectors.finding import Episode, Episodes, Key, named
+from detectors.incidents import Memory, change, decoded, encoded, fold
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
@@ -35,6 +36,14 @@ class Open(msgspec.Struct):
     held: list[tuple[Key, dict[str, Any]]] = []
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a judge leaves to its successor: the episodes of each detector, and incidents."""
+
+    episodes: Mapping[str, Episodes] = field(default_factory=dict)
+    incidents: Memory = ()
+
+
 def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
     kept = {
         n: Open(sorted(e.open.items()), sorted(e.ended.items()), sorted(e.held.items(), key=itemgetter(0)))
@@ -43,9 +52,11 @@ def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
     return pl.DataFrame({"saved": [msgspec.json.encode(kept)]})
 
 
-def read_episodes(body: bytes) -> dict[str, Episodes]:
+def left(body: bytes) -> Left:
     """Out of the body of a state."""
-    return {n: Episodes(dict(o.open), dict(o.ended), dict(o.held)) for n, o in _read(unpack(body)["episodes"]).items()}
+    frames = unpack(body)
+    episodes = {n: Episodes(dict(o.open), dict(o.ended), dict(o.held)) for n, o in _read(frames["episodes"]).items()}
+    return Left(episodes, decoded(frames["incidents"]["saved"][0]))
 
 
 def judged_with(saved: pl.DataFrame) -> set[str]:
@@ -59,7 +70,7 @@ def _read(saved: pl.DataFrame) -> dict[str, Open]:
 
 @dataclass
 class Judge(Step):
-    """next: the window (its index) not judged yet; episodes: what was open before it.
+    """next: the window (its index) not judged yet; left: what was open before it.
 
     state_at: the offset, among the findings, of the last state that was acknowledged; -1: none.
     ends_us: where a recording that is played ends, since what is silent after its end is not silent.
@@ -71,7 +82,7 @@ class Judge(Step):
     position: int = 0
     next: int = 0
     state_at: int = -1
-    episodes: Mapping[str, Episodes] = field(default_factory=dict)
+    left: Left = field(default_factory=Left)
     lateness_us: int = LATENESS_US
     ends_us: int = NEVER
     reader: Reader = field(init=False)
@@ -83,9 +94,14 @@ class Judge(Step):
         self.tables = {t.name: t for d in self.detectors for t in d.tables}
         self.reader = Reader(self.queues, floor=self._needed())
         mine = {d.name for d in self.detectors}  # a detector that was taken away has no say any more
-        self.state = JudgeState({}, {n: e for n, e in self.episodes.items() if n in mine})
+        self.state = JudgeState({}, {n: e for n, e in self.left.episodes.items() if n in mine})
+        self.incidents = self._incidents = self.left.incidents
         self._after: tuple[int, JudgeState] | None = None
         self.begun: list[tuple[str, str]] = []  # detector and level of what began or rose with what was said last
+
+    def done(self) -> None:
+        super().done()
+        self.incidents = self._incidents
 
     def saved(self) -> tuple[int, str]:
         offset, number = super().saved()
@@ -142,8 +158,13 @@ class Judge(Step):
     def _messages(self, judged: Judged, canaries: Sequence[pl.DataFrame], to: int, after: JudgeState) -> list[Out]:
         lo, out = self.next, []
         said = _canaries(canaries, self.next)
-        for window, rows in self._changes(judged):
-            said.setdefault(window, {})["changes"] = rows
+        changes = self._changes(judged)
+        for window, some in changes.items():
+            said.setdefault(window, {})["changes"] = _frame(some)
+        every = (change(row, at) for some in changes.values() for at, row in some)
+        self._incidents, incidents = fold(self.incidents, every, self.settings)
+        for window, rows in incidents:
+            said[window]["incidents"] = rows
         for window in sorted(said):
             head = Head(producer=PRODUCER, lo=lo, hi=window + 1, kind=self._kind(lo, window + 1, "rows"))
             out += [Out(0, *m) for m in messages(head, pack(said[window]))]
@@ -155,28 +176,30 @@ class Judge(Step):
         return out + [Out(0, *m) for m in messages(state, self._state(after.episodes))]
 
     def _state(self, episodes: Mapping[str, Episodes]) -> bytes:
-        """For a successor the episodes; for readers what is open as it stands now, and with what it was judged."""
+        """For a successor episodes and incidents; for readers what is open as it stands now, and how it was judged."""
         open_ = findings(open_findings(self.detectors, fingerprint(self.settings), episodes)).sort("finding_id")
         settings = pl.DataFrame(rows_of(self.settings), schema=["config", "name", "value"], orient="row")
         ends = pl.DataFrame({"ends_us": [self.ends_us] if self.ends_us < NEVER else []}, schema={"ends_us": pl.Int64})
-        return pack({"episodes": saved_episodes(episodes), "open": open_, "settings": settings, "ends": ends})
+        incidents = pl.DataFrame({"saved": [encoded(self._incidents)]})
+        kept = {"episodes": saved_episodes(episodes), "incidents": incidents}
+        return pack(kept | {"open": open_, "settings": settings, "ends": ends})
 
     def _kind(self, lo: int, hi: int, kind: Any) -> Any:
         return "lost" if self.reader.is_lost(lo, hi) else kind
 
-    def _changes(self, judged: Judged) -> list[tuple[int, pl.DataFrame]]:
-        """Rows of finding_changes by the window (its index) with which they were final.
+    def _changes(self, judged: Judged) -> dict[int, list[tuple[int, dict[str, Any]]]]:
+        """Rows of finding_changes, each with its final_at, by the window (its index) with which they were final.
 
         An episode that is resolved at the begin of a window was so with the end of the one before.
         """
         config = fingerprint(self.settings)
         found: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         for d in self.detectors:
-            for change in judged.changes.get(d.name, []):
-                row = finding(d, config, change.key, change.episode)
-                window = change.window // WINDOW_US - (change.episode.resolved is not None)
-                found.setdefault(window, []).append((change.window, row))
-        return [(w, _frame(found[w])) for w in sorted(found)]
+            for c in judged.changes.get(d.name, []):
+                row = finding(d, config, c.key, c.episode)
+                window = c.window // WINDOW_US - (c.episode.resolved is not None)
+                found.setdefault(window, []).append((c.window, row))
+        return found
 
 
 def _canaries(said: Sequence[pl.DataFrame], since: int) -> dict[int, Frames]:

@@ -31,12 +31,11 @@ from faust.types import TP
 
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
-from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import NEVER
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
-from streams.live.judge import Judge, read_episodes
+from streams.live.judge import Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Head, head_of
 from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
@@ -147,9 +146,9 @@ class Worker:
                 await self._recall(Recall(tp.partition, number, self.tables, horizon))
             return Matcher(tp.partition, self.producers, self.tables, horizon, position, number)
         number, state_at = map(int, (held.metadata or "0 -1").split())
-        episodes = await self._episodes(state_at) if state_at >= 0 else {}
+        before = await self._left(state_at) if state_at >= 0 else Left()
         queues = [str(q) for q in range(self.partitions)]
-        return Judge(queues, self.detectors, self.settings, position, number, state_at, episodes, ends_us=self.ends_us)
+        return Judge(queues, self.detectors, self.settings, position, number, state_at, before, ends_us=self.ends_us)
 
     async def _recall(self, recall: Recall) -> None:
         """From all that the queue said it kept."""
@@ -167,7 +166,7 @@ class Worker:
             await consumer.stop()
         recall.done()
 
-    async def _episodes(self, offset: int) -> dict[str, Episodes]:
+    async def _left(self, offset: int) -> Left:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""
         consumer = AIOKafkaConsumer(**self.connection.aiokafka(), enable_auto_commit=False)
         await consumer.start()
@@ -183,7 +182,7 @@ class Worker:
                 first = first or head
                 if msgspec.structs.replace(head, part=0) == msgspec.structs.replace(first, part=0):
                     parts.setdefault(head.part, record.value)
-            return read_episodes(b"".join(parts[i] for i in sorted(parts)))
+            return left(b"".join(parts[i] for i in sorted(parts)))
         finally:
             await consumer.stop()
 

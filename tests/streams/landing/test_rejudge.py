@@ -87,10 +87,15 @@ def test_a_lander_goes_on_with_what_was_judged_by_other_thresholds(
         with state.open_readable(tmp_path) as con:
             assert overlapping(con.sql("FROM findings").pl()) == 0
     live = published(tmp_path)
-    assert set(unlike(live, replayed)) <= {"findings", "finding_changes", "settings"}
+    of_incidents = {"incident_changes", *state.INCIDENT_VIEWS}
+    assert set(unlike(live, replayed)) <= {"findings", "finding_changes", "settings", *of_incidents}
     findings = live["findings"]
     assert overlapping(findings) == 0 and findings["finding_id"].is_unique().all()
     assert set(live["finding_changes"]["finding_id"]) <= set(findings["finding_id"])
+    members = live["incidents"].explode("findings").unnest("findings").drop_nulls("finding_id")
+    known = members.filter(pl.col("finding_id").is_in(findings["finding_id"].implode()))
+    assert set(known["finding_id"]) == set(findings["finding_id"])
+    assert set(known["incident_id"]) == set(members["incident_id"])
     _, _, rebuilt = boundaries(tmp_path)
     after = pl.col("onset").cast(pl.Int64) >= rebuilt * WINDOW_US
     assert set(replayed["findings"].filter(after)["finding_id"]) <= set(findings["finding_id"])

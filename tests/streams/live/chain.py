@@ -16,7 +16,7 @@ from detectors.finding import Episodes
 from detectors.table import Table
 from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
 from streams.laws.runs import tables_of
-from streams.live.judge import PRODUCER, Judge, read_episodes
+from streams.live.judge import PRODUCER, Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Reader, Taken, head_of
 from streams.live.reduce import EVENTS, Out, Point, Reducer
@@ -98,10 +98,10 @@ class Chain:
     def _judge(self) -> Judge:
         offset, metadata = self.committed.get("judge", (0, "0 -1"))
         number, at = map(int, metadata.split())
-        episodes = read_episodes(self.found[at][1]) if at >= 0 else {}
+        before = left(self.found[at][1]) if at >= 0 else Left()
         queues = [str(q) for q in range(self.queues)]
         return Judge(
-            queues, self.detectors, self.case.settings, offset, number, at, episodes, ends_us=last_arrival(self.case)
+            queues, self.detectors, self.case.settings, offset, number, at, before, ends_us=last_arrival(self.case)
         )
 
     def _dies_unheard(self, dies: bool) -> bool:

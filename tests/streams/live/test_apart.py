@@ -16,7 +16,7 @@ from detectors.finding import Episodes
 from detectors.table import Meet, Table
 from streams.landing import state
 from streams.landing.lander import Lander, Place
-from streams.live.judge import Judge
+from streams.live.judge import Judge, Left
 from tests.cases.timeout_ratio import fires_one_in_five
 from tests.harness import everything, one_pass
 from tests.streams.live.chain import Chain, until
@@ -81,7 +81,7 @@ def test_a_worker_passes_over_a_table_of_a_detector_that_it_has_not_and_says_so_
 def test_a_detector_that_was_taken_away_has_no_say_in_what_comes_after() -> None:
     detectors = [d for d in everything()[1] if d.name == "timeout_ratio"]
     kept = {"taken_away": Episodes(), "timeout_ratio": Episodes()}
-    judge = Judge(["0"], detectors, fires_one_in_five().settings, episodes=kept)
+    judge = Judge(["0"], detectors, fires_one_in_five().settings, left=Left(kept))
     assert set(judge.state.episodes) == {"timeout_ratio"}
 
 

@@ -28,7 +28,7 @@ from detectors.windows import SLICE_US
 from streams.catalog import all_detectors
 from streams.landing import state
 from streams.laws.runs import tables_of
-from streams.live.judge import PRODUCER, read_episodes
+from streams.live.judge import PRODUCER, left
 from streams.live.numbered import head_of, unpack
 from streams.live.ticks import tick
 from streams.live.topics import create, topics
@@ -159,7 +159,7 @@ class Play:
         told = [r for c in changes for r in c.frames["changes"].drop("final_at").to_dicts()]
         last: dict[str, dict[str, Any]] = {r["finding_id"]: r | {"config": ""} for r in told}
         states = {head_of(key).hi: value for key, value in log if head_of(key).kind == "state"}
-        open_ = read_episodes(states[max(states)])
+        open_ = left(states[max(states)]).episodes
         for d in self.detectors:
             for key, episode in open_[d.name].open.items():
                 row = finding(d, "", key, episode)

@@ -1,0 +1,245 @@
+"""Findings enter, "this explains that" leaves, each edge with its reason; also what is ruled out, by which numbers.
+
+The rules are data, and no path of rules leads back to where it began, so no chain of findings does either. Rules name
+detectors by their names, so those for detectors that are not there are never asked. What is a rule's cause is one only
+where the subjects are related and it began before the effect did, as far as windows can tell, and had not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from detectors.detector import Settings
+from detectors.finding import QUIET_US
+from detectors.subjects import ARROW, OF_SERVICE, names
+from detectors.tables.keys import TTL_US
+from detectors.windows import HOUR_US
+
+SLACK_US = QUIET_US  # an onset is the first of the rows that crossed a threshold: two detectors' are not that exact
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What causes go by of a finding. Times in µs; resolved: None while it is open."""
+
+    finding_id: str
+    detector: str
+    kind: str
+    subject_kind: str
+    subject: str
+    environment: str
+    tenant: str
+    level: str
+    onset: int
+    last: int
+    resolved: int | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def service(self) -> str | None:
+        """The service that it is about: itself, or the one called."""
+        if self.subject_kind not in OF_SERVICE:
+            return None
+        return names(self.subject, ARROW)[1] if self.subject_kind == "edge" else self.subject
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An edge. ruled_out: a cause that looks likely and that numbers exclude."""
+
+    effect: str
+    cause: str
+    reason: str
+    ruled_out: bool = False
+
+
+# ---- how subjects are related ---------------------------------------------------------------------------------------
+
+
+def same(cause: Finding, effect: Finding) -> bool:
+    return (cause.subject_kind, cause.subject) == (effect.subject_kind, effect.subject)
+
+
+def service(cause: Finding, effect: Finding) -> bool:
+    """The same service, or a call of it."""
+    return cause.service is not None and cause.service == effect.service
+
+
+def serves(cause: Finding, effect: Finding) -> bool:
+    """A node is told to be of a service by its name alone: payment-3 is one of payment's."""
+    return cause.subject_kind == "node" and effect.service == cause.subject.rpartition("-")[0] != ""
+
+
+# ---- what numbers rule out ------------------------------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """What the numbers of two findings say of a rule."""
+
+    ruled_out: bool
+    why: str = ""
+
+
+def reaches(cause: Finding, effect: Finding, _: Settings) -> Told | None:
+    """A clock can be no further off in a stamp than it is; None where its offset has no bound on that side."""
+    side, bound = {"ahead": ("ahead", "upper_ms"), "old": ("behind", "lower_ms")}.get(effect.kind, ("", ""))
+    if not side:
+        return None
+    off_s, limit_ms = effect.facts.get("off_by_s"), cause.facts.get(bound)
+    if off_s is None or limit_ms is None:
+        return None
+    most_s = (limit_ms if side == "ahead" else -limit_ms) / 1e3
+    clock = f"at most {_span(most_s)} {side}" if most_s > 0 else f"not {side}"
+    return Told(most_s < off_s, f"its clock is {clock}, the stamps are off by {_span(off_s)}")
+
+
+def outlives(cause: Finding, effect: Finding, settings: Settings) -> Told | None:
+    """A key is forgotten early only where the clock is off by as much as the key lives."""
+    bounds = [cause.facts.get(n) for n in ("lower_ms", "upper_ms")]
+    if any(b is None for b in bounds):
+        return None
+    off_s = max(abs(b) for b in bounds if b is not None) / 1e3
+    ttl_s = settings.ttl_us.get(effect.subject, TTL_US) / 1e6
+    return Told(off_s < ttl_s, f"the keys' TTL of {_span(ttl_s)} is longer than the skew, {_span(off_s)} at most")
+
+
+def _span(seconds: float) -> str:
+    units = [(365.2425 * 86400, "years"), (HOUR_US / 1e6, "h"), (60, "min"), (1, "s")]
+    size, unit = next(((n, u) for n, u in units if seconds >= 2 * n), (1e-3, "ms"))
+    return f"{seconds / size:,.3g} {unit}" if seconds / size < 1e3 else f"{seconds / size:,.0f} {unit}"
+
+
+# ---- the rules ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """cause and effect: detector, or detector.kind. lasting_us: so long after its end a cause still works.
+
+    numbers: where it is given and says nothing, there is no edge.
+    """
+
+    cause: str
+    effect: str
+    related: Callable[[Finding, Finding], bool]
+    reason: str
+    lasting_us: int = QUIET_US
+    numbers: Callable[[Finding, Finding, Settings], Told | None] | None = None
+
+
+DOUBLED = ("duplicate_key.applied_twice", "duplicate_key.concurrent")
+RULES: tuple[Rule, ...] = (
+    Rule("clock_drift", "clock_skew", same, "a clock that drifts leaves the others"),
+    Rule("clock_drift", "impossible_timestamp", same, "its lines are stamped by a clock that drifts"),
+    Rule("clock_skew", "impossible_timestamp", same, "its lines are stamped by a clock that is wrong", numbers=reaches),
+    Rule("heartbeat_loss", "ordering", same, "a node that was gone may come back without its count"),
+    Rule("heartbeat_loss", "timeout_budget", serves, "a node of the service is gone, the others have its work"),
+    Rule("heartbeat_loss", "timeout_ratio", serves, "calls wait for a node that is gone"),
+    Rule("latency_shift", "timeout_budget", service, "it answers slower than it did"),
+    Rule("timeout_budget", "timeout_cascade", service, "answers take as long as callers wait"),
+    Rule("timeout_budget", "timeout_ratio", service, "answers take as long as callers wait"),
+    Rule("timeout_cascade", "timeout_ratio", service, "a call waits for the hop behind it, which times out"),
+    Rule("timeout_ratio", "ack_loss", same, "who gave up does not hear the answer"),
+    Rule("timeout_ratio", "retry_storm", same, "callers try again what timed out"),
+    Rule("ack_loss", "retry_storm", same, "callers try again what was done and never confirmed"),
+    *(Rule("timeout_ratio", e, service, "calls that timed out still ran when they were tried again") for e in DOUBLED),
+    *(Rule("retry_storm", e, service, "calls that still ran were tried again") for e in DOUBLED),
+    *(Rule("ack_loss", e, service, "what was done was tried again for want of an answer") for e in DOUBLED),
+    Rule("retry_storm", "idempotency_cache", service, "retries look a key up while its first use still runs"),
+    *(
+        Rule("idempotency_cache", f"duplicate_key.{k}", service, "the cache did not know keys that came again")
+        for k in ("applied_twice", "after_ttl")
+    ),
+    *(
+        Rule("clock_skew", f"duplicate_key.{k}", serves, "a clock that is off forgets keys early", numbers=outlives)
+        for k in ("applied_twice", "after_ttl")
+    ),
+    Rule("duplicate_key.concurrent", "duplicate_key.applied_twice", same, "both executions of a key had an effect"),
+    Rule("split_brain", "concurrent_writers", same, "two nodes held one lease, and both wrote"),
+)
+
+
+def _by_ends(rules: Iterable[Rule]) -> dict[tuple[str, str], list[Rule]]:
+    found: dict[tuple[str, str], list[Rule]] = {}
+    for rule in rules:
+        ends = rule.cause.partition(".")[0], rule.effect.partition(".")[0]
+        found.setdefault(ends, []).append(rule)
+    return found
+
+
+BY_ENDS = _by_ends(RULES)
+
+
+def causes(cause: Finding, effect: Finding, settings: Settings) -> Cause | None:
+    """Whether one finding explains another, or is ruled out though it looks as if it did."""
+    for rule in BY_ENDS.get((cause.detector, effect.detector), ()):
+        if not (_of(rule.cause, cause) and _of(rule.effect, effect) and _near(rule, cause, effect)):
+            continue
+        told = rule.numbers(cause, effect, settings) if rule.numbers else Told(False)
+        if told is not None:
+            ends = effect.finding_id, cause.finding_id
+            return Cause(*ends, told.why if told.ruled_out else rule.reason, told.ruled_out)
+    return None
+
+
+def _of(pattern: str, f: Finding) -> bool:
+    return pattern in (f.detector, f"{f.detector}.{f.kind}")
+
+
+def _near(rule: Rule, cause: Finding, effect: Finding) -> bool:
+    if (cause.environment, cause.tenant) != (effect.environment, effect.tenant) or not rule.related(cause, effect):
+        return False
+    ended = cause.resolved is not None and cause.last + rule.lasting_us < effect.onset
+    return cause.onset <= effect.onset + SLACK_US and not ended
+
+
+def between(some: Sequence[Finding], others: Sequence[Finding], settings: Settings) -> Iterator[Cause]:
+    """The edges between those and these, either way; a finding may be in both."""
+    for a in some:
+        for b in others:
+            for cause, effect in ((a, b), (b, a)):
+                edge = causes(cause, effect, settings) if a.finding_id != b.finding_id else None
+                if edge:
+                    yield edge
+
+
+# ---- chains ---------------------------------------------------------------------------------------------------------
+
+
+def direct(edges: Iterable[Cause]) -> list[Cause]:
+    """Of each effect the best causes: not those that are already the cause of another of its causes."""
+    every = list(edges)
+    explained: dict[str, set[str]] = {}
+    for e in every:
+        if not e.ruled_out:
+            explained.setdefault(e.effect, set()).add(e.cause)
+    behind = {effect: set().union(*(_behind(c, explained) for c in mine)) for effect, mine in explained.items()}
+    return [e for e in every if e.ruled_out or e.cause not in behind[e.effect]]
+
+
+def _behind(finding: str, explained: Mapping[str, set[str]]) -> set[str]:
+    """All that explains it, directly or not."""
+    found, left = set[str](), [finding]
+    while left:
+        fresh = explained.get(left.pop(), set()) - found
+        found |= fresh
+        left += fresh
+    return found
+
+
+def depths(findings: Iterable[str], edges: Iterable[Cause]) -> dict[str, int]:
+    """How many steps of explanation lie before each finding, on the longest way; a root cause has none."""
+    explained: dict[str, set[str]] = {f: set() for f in findings}
+    for e in edges:
+        if not e.ruled_out:
+            explained[e.effect].add(e.cause)
+    found: dict[str, int] = {}
+
+    def depth(f: str) -> int:
+        if f not in found:
+            found[f] = max((depth(c) + 1 for c in explained[f]), default=0)
+        return found[f]
+
+    return {f: depth(f) for f in explained}

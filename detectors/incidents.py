@@ -1,0 +1,215 @@
+"""Changes of findings enter in the order of final windows, incidents leave: findings joined by cause and time.
+
+A fold, one final window after the other, so how changes are batched does not matter, nor where a successor goes on. A
+finding joins the incident of what explains it or of what it explains, or of the same subject's finding before it. An
+incident's id is that of the finding it began with and never changes. Where two turn out to be one, the older id stays,
+and of the younger it is said into which it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import polars as pl
+import xxhash
+
+from detectors.causes import Cause, Finding, between, depths, direct
+from detectors.detector import Settings
+from detectors.events import INSTANT
+from detectors.finding import LEVELS
+from detectors.windows import MINUTE_US, WINDOW_US
+
+AGAIN_US = 30 * MINUTE_US  # so long after its end an incident is remembered, and opens again where it goes on
+
+INCIDENT: dict[str, Any] = {
+    "incident_id": pl.String,
+    "state": pl.String,  # open, reopened, resolved, or merged
+    "level": pl.String,
+    "onset": INSTANT,
+    "last": INSTANT,
+    "resolved": INSTANT,
+    "findings": pl.List(pl.Struct({"finding_id": pl.String, "role": pl.String})),  # causes first
+    "chain": pl.List(
+        pl.Struct({"effect": pl.String, "cause": pl.String, "reason": pl.String, "ruled_out": pl.Boolean})
+    ),
+    "merged_into": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a finding was when a window was final. number: that window's; at: from when on it was so, in µs."""
+
+    number: int
+    at: int
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Incident:
+    """began: the number of the window with which it was first told; causes: all edges, also those round a corner."""
+
+    incident_id: str
+    began: int
+    findings: tuple[Finding, ...]
+    causes: tuple[Cause, ...] = ()
+    closed: bool = False  # it was resolved before
+
+    @property
+    def resolved(self) -> int | None:
+        """When the last of its findings was; None while one is open."""
+        ends = [f.resolved for f in self.findings]
+        return None if None in ends else max(e for e in ends if e is not None)
+
+
+Memory = tuple[Incident, ...]  # of incidents that are open or were so lately, by id
+
+
+def change(row: Mapping[str, Any], at: int) -> Change:
+    """Of a row of FINDING with times in µs. What is resolved at the begin of a window was so with the one before."""
+    known = {f: row[f] for f in Finding.__dataclass_fields__ if f != "facts"}
+    f = Finding(**known, facts=msgspec.json.decode(row["facts"]) or {})
+    return Change(at // WINDOW_US - (f.resolved is not None), at, f)
+
+
+def fold(
+    memory: Memory, changes: Iterable[Change], settings: Settings
+) -> tuple[Memory, list[tuple[int, pl.DataFrame]]]:
+    """(what to remember, rows of INCIDENT with final_at by the number of the window with which they were so)."""
+    ordered = sorted(changes, key=lambda c: (c.number, c.at, c.finding.finding_id, LEVELS.index(c.finding.level)))
+    said = []
+    for number, some in groupby(ordered, key=lambda c: c.number):
+        memory, rows = _step(memory, number, list(some), settings)
+        if rows:
+            said.append((number, _frame(rows)))
+    return memory, said
+
+
+def _step(
+    memory: Memory, number: int, changes: Sequence[Change], settings: Settings
+) -> tuple[Memory, list[dict[str, Any]]]:
+    """One final window."""
+    since = number * WINDOW_US - AGAIN_US
+    before = {i.incident_id: i for i in memory if i.resolved is None or i.resolved >= since}
+    changed = {c.finding.finding_id: c.finding for c in changes}
+    home = {f.finding_id: i.incident_id for i in before.values() for f in i.findings}
+    known = {f.finding_id: f for i in before.values() for f in i.findings} | changed
+    every = [known[i] for i in sorted(known)]
+    edges = list(between([changed[i] for i in sorted(changed)], every, settings))
+    joins = [(e.effect, e.cause) for e in edges if not e.ruled_out]
+    joins += [(a, b) for a in changed for b in known if a != b and _goes_on(known[a], known[b])]
+    after, rows = dict(before), list[dict[str, Any]]()
+    for group in _groups(changed, home, joins):
+        merged = [before[i] for i in sorted({home[f] for f in group if f in home})]
+        for i in merged:
+            after.pop(i.incident_id)
+        now = _joined(merged, [known[f] for f in group], edges, number)
+        at = max(c.at for c in changes if c.finding.finding_id in group)
+        after[now.incident_id] = now
+        was = next((i for i in merged if i.incident_id == now.incident_id), None)
+        if was is None or was != now:
+            rows.append(_row(now, at))
+        rows += [_merged(i, at, now.incident_id) for i in merged if i.incident_id != now.incident_id]
+    return tuple(after[i] for i in sorted(after)), rows
+
+
+def _goes_on(a: Finding, b: Finding) -> bool:
+    """Whether two findings are the same trouble, that came back."""
+    who = attrgetter("detector", "kind", "subject_kind", "subject", "environment", "tenant")
+    first, second = sorted((a, b), key=attrgetter("onset", "finding_id"))
+    return who(a) == who(b) and first.resolved is not None and second.onset <= first.resolved + AGAIN_US
+
+
+def _groups(changed: Iterable[str], home: Mapping[str, str], joins: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Findings that belong together, with all of the incidents that they are in; only groups in which one changed."""
+    of: dict[str, set[str]] = {}
+    for finding, incident in home.items():
+        of.setdefault(incident, set()).add(finding)
+    group = {f: of[home[f]] if f in home else {f} for f in {*home, *changed}}
+    for a, b in joins:
+        if group[a] is not group[b]:
+            both = group[a] | group[b]
+            group.update(dict.fromkeys(both, both))
+    found = {id(group[f]): sorted(group[f]) for f in changed}
+    return sorted(found.values())
+
+
+def _joined(merged: Sequence[Incident], findings: Sequence[Finding], edges: Iterable[Cause], number: int) -> Incident:
+    """All of them as one: the oldest incident, or a new one that is named after the first of its root causes."""
+    mine = {f.finding_id for f in findings}
+    causes = {(c.effect, c.cause): c for i in merged for c in i.causes}
+    for e in edges:
+        old = causes.get((e.effect, e.cause))
+        if e.effect in mine and (old is None or old.ruled_out):  # what was once explained stays so
+            causes[e.effect, e.cause] = e
+    told = tuple(causes[ends] for ends in sorted(causes))
+    if merged:
+        oldest = min(merged, key=lambda i: (i.began, i.incident_id))
+        closed = oldest.closed or oldest.resolved is not None
+        return replace(oldest, findings=tuple(findings), causes=told, closed=closed)
+    depth = depths(mine, told)
+    first = min(findings, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
+    return Incident(f"in-{xxhash.xxh3_64_hexdigest(first.finding_id.encode())}", number, tuple(findings), told)
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _row(i: Incident, at: int) -> dict[str, Any]:
+    chain = direct(i.causes)
+    depth = depths((f.finding_id for f in i.findings), chain)
+    ordered = sorted(i.findings, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
+    causing = {c.cause for c in chain if not c.ruled_out}
+    ended = i.resolved
+    return {
+        "incident_id": i.incident_id,
+        "state": "resolved" if ended is not None else "reopened" if i.closed else "open",
+        "level": max((f.level for f in i.findings), key=LEVELS.index),
+        "onset": min(f.onset for f in i.findings),
+        "last": max(f.last for f in i.findings),
+        "resolved": ended,
+        "findings": [
+            {"finding_id": f.finding_id, "role": _role(depth[f.finding_id] > 0, f.finding_id in causing)}
+            for f in ordered
+        ],
+        "chain": [asdict(c) for c in chain],
+        "merged_into": "",
+        "final_at": at,
+    }
+
+
+def _role(explained: bool, causing: bool) -> str:
+    match explained, causing:
+        case False, True:
+            return "root cause"
+        case True, True:
+            return "link"
+        case True, False:
+            return "effect"
+        case _:
+            return "unexplained"
+
+
+def _merged(i: Incident, at: int, into: str) -> dict[str, Any]:
+    return {**_row(i, at), "state": "merged", "findings": [], "chain": [], "merged_into": into}
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    shape = INCIDENT | {"final_at": INSTANT}
+    return pl.DataFrame(sorted(rows, key=lambda r: str(r["incident_id"])), schema=shape, orient="row")
+
+
+# ---- for a successor ------------------------------------------------------------------------------------------------
+
+
+def encoded(memory: Memory) -> bytes:
+    return msgspec.json.encode(memory)
+
+
+def decoded(saved: bytes) -> Memory:
+    return msgspec.json.decode(saved, type=Memory)
