@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from streams.cli import after, doctor, live, look, map, notify, oncall, up, work
+from streams.cli import after, doctor, incident, live, look, map, notify, oncall, up, work
 from streams.problems import Exit, Problem
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 work.register(app)
 look.register(app)
+incident.register(app)
 after.register(app)
 oncall.register(app)
 doctor.register(app)

@@ -18,6 +18,7 @@ from streams.report.corrected import STAMPS, apart, began, called_first, legend,
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
+from streams.report.incidents import explained
 
 
 def explain(
@@ -34,6 +35,7 @@ def explain(
         yield f"Rows before {gone[0]:%Y-%m-%d %H:%M} UTC were removed by {gone[1]}: below is what is left."
     told = f.detector == "duplicate_key" and f.kind in ("applied_twice", "other_payload", "concurrent")
     yield from _stories(con, f, every, span, invoke, whole) if told else _rows(con, f, invoke)
+    yield from explained(con, f, every, invoke)
     yield f"Do now: {invoke(f'runbook {f.detector}')}"
 
 

@@ -62,6 +62,8 @@ class Found:
     count: int
     facts: dict[str, Any]
     proof: list[str]
+    incident: str = ""
+    explained_by: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Found:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What `--json` shows: the columns of the table `findings`, facts as an object."""
+        """What `--json` shows: the columns of the table `findings`, facts as an object, and what explains it."""
         return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "short"}
 
 
@@ -159,6 +161,9 @@ def _shared(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+EXPLAINED = "SELECT effect, list(cause ORDER BY cause) FROM causes WHERE NOT ruled_out GROUP BY effect"
+
+
 def all_findings(con: duckdb.DuckDBPyConnection) -> list[Found]:
     """Pages, warnings, then those of shadows, each in the order in which they began."""
     return found_in(con, f"FROM findings ORDER BY level = '{SHADOW}', {ORDER}")
@@ -170,8 +175,12 @@ def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
     names = [d[0] for d in rows.description or ()]
     every = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
     short = shortest([r["finding_id"] for r in every])
+    home = dict(con.execute("SELECT unnest(findings).finding_id, incident_id FROM incidents").fetchall())
+    explained = dict(con.execute(EXPLAINED).fetchall())
     for row in every:
         row["facts"] = msgspec.json.decode(row["facts"]) or {}
+        row["incident"] = home.get(row["finding_id"], "")
+        row["explained_by"] = tuple(explained.get(row["finding_id"], ()))
     return [Found(short=short[r["finding_id"]], **r) for r in every]
 
 

@@ -131,7 +131,7 @@ def test_findings_for_machines_are_one_object_a_line_with_the_names_of_the_colum
     rows = [json.loads(line) for line in screen("findings", "--json").splitlines()]
     assert len(rows) >= 8
     columns = json.loads(screen("sql", "SELECT * FROM findings LIMIT 1", "--json"))
-    assert all(list(r) == list(columns) for r in rows)
+    assert all(list(r) == [*columns, "incident", "explained_by"] for r in rows)
     assert all(isinstance(r["facts"], dict) for r in rows)
 
 

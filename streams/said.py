@@ -1,0 +1,95 @@
+"""What people say of an incident enters and leaves: acknowledgements and silences, as signals like any other.
+
+Of a state that was replayed they are in acks.jsonl beside it, of one that is fed live in the topic `signals`, with
+which they land. So they outlive a rebuild, and whoever reads the state knows them at once.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import msgspec
+
+from streams.problems import Exit, Problem
+
+ACKS = "acks.jsonl"
+PREFIX = "incident."
+What = Literal["ack", "silence"]
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What somebody said at a time. about: an incident's id or a detector's name; until: of a silence."""
+
+    at: datetime
+    what: What
+    about: str
+    by: str = ""
+    note: str = ""
+    until: datetime | None = None
+
+    def silences(self, names: set[str], at: datetime) -> bool:
+        return self.what == "silence" and self.about in names and self.until is not None and at < self.until
+
+
+class _Text(msgspec.Struct, omit_defaults=True):
+    by: str = ""
+    note: str = ""
+
+
+class _Record(msgspec.Struct, omit_defaults=True):
+    """An event of the stream `signals`; value: of a silence, how many seconds."""
+
+    timestamp: datetime
+    subject: str
+    name: str
+    kind: str = ""
+    value: float | None = None
+    text: str = "{}"
+
+
+def record(word: Word) -> bytes:
+    """As the event that it is."""
+    lasts = (word.until - word.at).total_seconds() if word.until else None
+    text = msgspec.json.encode(_Text(word.by, word.note)).decode()
+    return msgspec.json.encode(_Record(word.at, word.about, PREFIX + word.what, "change", lasts, text))
+
+
+def _word(r: _Record) -> Word:
+    text = msgspec.json.decode(r.text, type=_Text)
+    until = r.timestamp + timedelta(seconds=r.value) if r.value is not None else None
+    what = msgspec.convert(r.name.removeprefix(PREFIX), What)
+    return Word(at=r.timestamp, what=what, about=r.subject, by=text.by, note=text.note, until=until)
+
+
+def write(folder: Path, word: Word) -> None:
+    """To the end of the file; it is on the disk when this returns."""
+    path = folder / ACKS
+    try:
+        with path.open("ab") as file:
+            file.write(record(word) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise Problem(str(path), f"can't be written: {error.strerror}", f"ls -ld {folder}", Exit.STATE) from None
+
+
+def said(con: duckdb.DuckDBPyConnection, folder: Path) -> list[Word]:
+    """All of it, the oldest first."""
+    sql = (
+        "SELECT timestamp, subject, name, kind, value, text FROM signals WHERE kind = 'change' AND starts_with(name, ?)"
+    )
+    landed = [_Record(*row) for row in con.execute(sql, [PREFIX]).fetchall()]
+    return sorted((_word(r) for r in [*landed, *_file(folder / ACKS)]), key=lambda w: (w.at, w.about, w.what))
+
+
+def _file(path: Path) -> list[_Record]:
+    if not path.exists():
+        return []
+    try:
+        return [msgspec.json.decode(line, type=_Record) for line in path.read_bytes().splitlines()]
+    except (OSError, msgspec.DecodeError) as error:
+        raise Problem(str(path), f"can't be read: {error}", f"mv {path} {path}.bad", Exit.STATE) from None

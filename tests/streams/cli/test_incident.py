@@ -1,0 +1,190 @@
+"""Incidents on the screen: the demo's, exactly; what people say of them, and that it stays."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.detector import Settings
+from streams.problems import Exit, Problem
+from streams.replay import rebuild, replay
+from streams.said import ACKS
+from tests.cases import cases
+from tests.streams.cli.test_look import Screen
+from tests.streams.report.states import of_case
+
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def screen(demo_state: Path) -> Screen:
+    return Screen(demo_state)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Screen:
+    """A small state that a test may change."""
+    storm = next(c for d, n, c in cases("fires_") if d == "retry_storm")
+    return Screen(of_case(tmp_path, storm))
+
+
+def every(screen: Screen) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in screen("incident", "list", "--json").splitlines()]
+
+
+# ---- the demo --------------------------------------------------------------------------------------------------------
+
+
+def test_the_storm_is_one_incident_with_its_chain_and_unrelated_faults_are_incidents_of_their_own(
+    screen: Screen,
+) -> None:
+    found = {f["finding_id"]: f for f in map(json.loads, screen("findings", "--json").splitlines())}
+    of = {i: f"{f['detector']} {f['subject']}" for i, f in found.items()}
+    incidents = [[of[f["finding_id"]] for f in i["findings"]] for i in every(screen)]
+    storm = [
+        *("timeout_budget payment", "timeout_ratio gateway->payment"),
+        *("retry_storm gateway->payment", "duplicate_key payment"),
+    ]
+    alone = [
+        *("concurrent_writers order/cart", "clock_skew payment-3", "clock_skew search-2"),
+        *("concurrent_writers user/profile", "impossible_timestamp search-4"),
+    ]
+    assert sorted(incidents) == sorted([storm, *([one] for one in alone)])
+    (chain,) = (i["chain"] for i in every(screen) if len(i["findings"]) > 1)
+    assert {(of[e["cause"]], of[e["effect"]], e["ruled_out"]) for e in chain} == {
+        *((a, b, False) for a, b in pairwise(storm)),
+        ("clock_skew payment-3", "duplicate_key payment", True),
+    }
+    explained = {of[i]: [of[c] for c in f["explained_by"]] for i, f in found.items()}
+    assert explained == {b: [a] for a, b in pairwise(storm)} | {o: [] for o in [storm[0], *alone]}
+    assert {f["incident"] for f in found.values()} == {i["incident_id"] for i in every(screen)}
+
+
+def test_the_screens_of_incidents_are_the_golden_ones(screen: Screen, golden: Golden) -> None:
+    golden("incident_list.txt", screen("incident", "list"))
+    (storm,) = (i["incident_id"] for i in every(screen) if len(i["findings"]) > 1)
+    golden("incident_show.txt", screen("incident", "show", storm))
+    assert screen("incident", "show", storm, "--ascii").isascii()
+
+
+def test_tables_of_incidents_can_be_asked_in_sql(screen: Screen) -> None:
+    asked = "SELECT count(*) FILTER (ruled_out) AS a, count(*) AS b FROM causes"
+    assert json.loads(screen("sql", asked, "--json")) == {"a": 1, "b": 4}
+    assert len(screen("sql", "SELECT incident_id, findings, chain FROM incidents", "--json").splitlines()) == 6
+
+
+# ---- what people say -------------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledgement_is_shown_at_once_and_outlives_a_rebuild(own: Screen) -> None:
+    (one,) = every(own)
+    short = one["incident_id"][:7]
+    assert one["said"] == []
+    assert f"incident ack {short} --by NAME" in own("incident", "show", short)
+    own("incident", "ack", short, "--by", "anna", "--note", "looking, see #12")
+    shown = own("incident", "show", short)
+    assert re.search(r"\nAcknowledged by anna at [-\d]+ [:\d]+ UTC: looking, see #12\n", shown)
+    assert "incident ack" not in shown
+    assert "acknowledged by anna" in own("incident", "list")
+    rebuild(own.state, Settings())
+    assert own("incident", "show", short) == shown
+    (line,) = (own.state / ACKS).read_text().splitlines()
+    assert json.loads(line) | {"timestamp": ""} == {
+        "timestamp": "",
+        "subject": one["incident_id"],
+        "name": "incident.ack",
+        "kind": "change",
+        "text": '{"by":"anna","note":"looking, see #12"}',
+    }
+
+
+def test_a_silence_is_of_an_incident_or_of_all_that_begin_with_a_detector(own: Screen) -> None:
+    (one,) = every(own)
+    for what in ([one["incident_id"]], ["--detector", "retry_storm"]):
+        assert " open " in own("incident", "list") or " resolved " in own("incident", "list")
+        own("incident", "silence", *what, "--for", "2h", "--by", "bert")
+        assert " silenced " in own("incident", "list")
+        assert re.search(r"\nSilenced until [-\d]+ [:\d]+( \(retry_storm\))? by bert", own("incident", "show", "in-"))
+        (own.state / ACKS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["show", "in-nobody"], "no incident has an id that begins so"),
+        (["silence"], "an incident or a detector"),
+        (["silence", "in-", "--detector", "retry_storm"], "an incident or a detector"),
+        (["silence", "--detector", "rety_storm"], "no such detector"),
+        (["silence", "in-", "--for", "soon"], "not a span of time"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_next_command(words: list[str], why: str, screen: Screen) -> None:
+    with pytest.raises(Problem, match=rf"{why}(.|\n)*Next: "):
+        screen("incident", *words)
+
+
+def test_an_id_that_several_begin_with_is_refused(screen: Screen) -> None:
+    with pytest.raises(Problem, match=r"6 incidents have ids that begin so\nNext: .* incident list"):
+        screen("incident", "show", "in-")
+
+
+def test_what_cannot_be_written_or_read_is_a_problem_of_the_state(own: Screen) -> None:
+    (own.state / ACKS).mkdir()
+    with pytest.raises(Problem, match=r"acks.jsonl: can't be read") as refused:
+        own("incident", "list")
+    assert refused.value.code == Exit.STATE
+    shutil.rmtree(own.state / ACKS)
+    (own.state / ACKS).write_text('{"timestamp": "never"}\n')
+    with pytest.raises(Problem, match=r"acks.jsonl: can't be read"):
+        own("incident", "list")
+
+
+# ---- what came before ------------------------------------------------------------------------------------------------
+
+
+def test_a_deploy_shortly_before_is_named_and_what_people_said_is_none(own: Screen, tmp_path: Path) -> None:
+    (found,) = map(json.loads, own("findings", "--json").splitlines())
+    explained = own("explain", found["finding_id"])
+    assert "\nExplained by: unknown (no deploys or changes in the data)\n" in explained
+    onset, service = datetime.fromisoformat(found["onset"]), found["subject"].partition("->")[2]
+    own("incident", "ack", found["incident"])
+    said = (own.state / ACKS).read_text()
+    at = {"deploy": onset - timedelta(minutes=5), "rollback": onset + timedelta(minutes=1)}
+    deploys = [{"timestamp": str(t), "subject": service, "kind": "change", "name": n} for n, t in at.items()]
+    (tmp_path / "signals.jsonl").write_text(said + json.dumps(deploys[1]) + "\n")
+    replay([str(tmp_path / "signals.jsonl")], own.state, Settings(), arrival="none")
+    assert f"unknown (no change of {service} in the data of the 30 minutes" in own("explain", found["finding_id"])
+    (tmp_path / "more.signals.jsonl").write_text(json.dumps(deploys[0] | {"text": "v41"}) + "\n")
+    replay([str(tmp_path / "more.signals.jsonl")], own.state, Settings(), arrival="none")
+    told = f"unknown; preceded by deploy v41 at {at['deploy']:%H:%M:%S} (possible)"
+    assert f"\nExplained by: {told}\n" in own("explain", found["finding_id"])
+    assert f"\n   Explained by: {told}\n" in own("incident", "show", found["incident"])
+
+
+# ---- whom to call ----------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_of_the_service_is_called_first_and_contacts_are_configured(
+    own: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(r"\nCall: Gateway @gateway-oncall \(Timeout cascade\)\n", own("incident", "show", "in-"))
+    service = json.loads(own("findings", "--json").splitlines()[0])["subject"].partition("->")[2]
+    Path("asynchealth.toml").write_text(
+        f'[services.{service}]\nowner = "Pay"\ncontact = "@pay"\n[contacts."Timeout cascade"]\ncontact = "@edge"\n'
+    )
+    said = own("incident", "show", "in-")
+    assert f"\nCall: Pay @pay (owner of {service})\nCall: Gateway @edge (Timeout cascade)\n" in said
+    Path("asynchealth.toml").write_text('[contacts."Storms"]\nteam = "S"\ndetectors = ["retry_storm"]\n')
+    assert "\nCall: S (Storms)\n" in own("incident", "show", "in-")
+    Path("asynchealth.toml").write_text('[contacts."Storms"]\nteam = 1\n')
+    with pytest.raises(Problem, match="owners and contacts: Expected `str`, got `int`"):
+        own("incident", "list")
