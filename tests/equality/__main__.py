@@ -82,7 +82,9 @@ def _apart(name: str, ours: pl.DataFrame | None, theirs: pl.DataFrame) -> Iterat
         yield f"table {name} is not there"
         return
     flat = cs.by_dtype(pl.List(pl.Int64)).cast(pl.List(pl.String)).list.join(" ")
-    mine, yours = (f.drop(AS_FILES, strict=False).with_columns(flat) for f in (ours, theirs))
+    structs = [n for n, kind in theirs.schema.items() if isinstance(kind, pl.List) and kind.inner == pl.Struct]
+    texts = pl.col(structs).list.eval(pl.element().struct.json_encode()).list.join(" ")
+    mine, yours = (f.drop(AS_FILES, strict=False).with_columns(flat, texts) for f in (ours, theirs))
     for side, rows, others in (("live", mine, yours), ("replay", yours, mine)):
         only = rows.join(others, on=rows.columns, how="anti", nulls_equal=True)
         yield f"table {name}: {len(rows)} rows by {side}, {len(only)} of them by it alone"

@@ -162,6 +162,8 @@ def test_a_deploy_shortly_before_is_named_and_what_people_said_is_none(own: Scre
     (tmp_path / "signals.jsonl").write_text(said + json.dumps(deploys[1]) + "\n")
     replay([str(tmp_path / "signals.jsonl")], own.state, Settings(), arrival="none")
     assert f"unknown (no change of {service} in the data of the 30 minutes" in own("explain", found["finding_id"])
+    (own.state / ACKS).unlink()  # a live state has it as a row
+    assert "\nAcknowledged at " in own("incident", "show", found["incident"])
     (tmp_path / "more.signals.jsonl").write_text(json.dumps(deploys[0] | {"text": "v41"}) + "\n")
     replay([str(tmp_path / "more.signals.jsonl")], own.state, Settings(), arrival="none")
     told = f"unknown; preceded by deploy v41 at {at['deploy']:%H:%M:%S} (possible)"
