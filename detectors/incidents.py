@@ -25,6 +25,7 @@ from detectors.finding import LEVELS
 from detectors.windows import MINUTE_US, WINDOW_US
 
 AGAIN_US = 30 * MINUTE_US  # so long after its end an incident is remembered, and opens again where it goes on
+MOST = 64  # findings that an incident lists, beside those that are open: a sick clock may last for weeks
 
 INCIDENT: dict[str, Any] = {
     "incident_id": pl.String,
@@ -52,10 +53,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Incident:
-    """began: the number of the window with which it was first told; causes: all edges, also those round a corner."""
+    """began: the number of the window with which it was first told; causes: all edges, also those round a corner.
+
+    findings: without those that ended long ago, where there are too many; onset and level are of all.
+    """
 
     incident_id: str
     began: int
+    onset: int
+    level: str
     findings: tuple[Finding, ...]
     causes: tuple[Cause, ...] = ()
     closed: bool = False  # it was resolved before
@@ -147,14 +153,26 @@ def _joined(merged: Sequence[Incident], findings: Sequence[Finding], edges: Iter
         old = causes.get((e.effect, e.cause))
         if e.effect in mine and (old is None or old.ruled_out):  # what was once explained stays so
             causes[e.effect, e.cause] = e
-    told = tuple(causes[ends] for ends in sorted(causes))
+    kept = _kept(findings)
+    there = {f.finding_id for f in kept}
+    told = tuple(c for _, c in sorted(causes.items()) if c.effect in there and (c.ruled_out or c.cause in there))
+    onset = min([i.onset for i in merged] + [f.onset for f in findings])
+    level = max([i.level for i in merged] + [f.level for f in findings], key=LEVELS.index)
     if merged:
         oldest = min(merged, key=lambda i: (i.began, i.incident_id))
         closed = oldest.closed or oldest.resolved is not None
-        return replace(oldest, findings=tuple(findings), causes=told, closed=closed)
-    depth = depths(mine, told)
-    first = min(findings, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
-    return Incident(f"in-{xxhash.xxh3_64_hexdigest(first.finding_id.encode())}", number, tuple(findings), told)
+        return replace(oldest, onset=onset, level=level, findings=kept, causes=told, closed=closed)
+    depth = depths(there, told)
+    first = min(kept, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
+    id_ = f"in-{xxhash.xxh3_64_hexdigest(first.finding_id.encode())}"
+    return Incident(id_, number, onset, level, kept, told)
+
+
+def _kept(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Those that are open, and of the others those that ended last."""
+    over = sorted((f for f in findings if f.resolved is not None), key=attrgetter("resolved", "finding_id"))
+    gone = {f.finding_id for f in over[: max(0, len(findings) - MOST)]}
+    return tuple(f for f in findings if f.finding_id not in gone)
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -169,8 +187,8 @@ def _row(i: Incident, at: int) -> dict[str, Any]:
     return {
         "incident_id": i.incident_id,
         "state": "resolved" if ended is not None else "reopened" if i.closed else "open",
-        "level": max((f.level for f in i.findings), key=LEVELS.index),
-        "onset": min(f.onset for f in i.findings),
+        "level": i.level,
+        "onset": i.onset,
         "last": max(f.last for f in i.findings),
         "resolved": ended,
         "findings": [

@@ -43,7 +43,16 @@ AGAIN = "asynchealth detectors says whether it loads"
 THRESHOLD = 'Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)'
 TAKEN = {
     *("meta", "lake_parts", "recordings", "rejects", "accounting", "coverage", "detectors", "settings", "runs"),
-    *("removed", "recent", "findings", "finding_changes", "incidents", "incident_changes", "causes"),
+    *(
+        "removed",
+        "recent",
+        "findings",
+        "finding_changes",
+        "incidents",
+        "incident_changes",
+        "causes",
+        "incident_findings",
+    ),
     *("positions", "taken", "landed", CANARY.name),
     *STREAMS,
 }  # tables and views of a state that are not measured

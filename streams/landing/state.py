@@ -67,8 +67,12 @@ CREATE TABLE runs (
 INCIDENT_VIEWS = {
     "incidents": """SELECT * EXCLUDE (final_at) FROM incident_changes
         QUALIFY row_number() OVER (PARTITION BY incident_id ORDER BY final_at DESC) = 1""",
+    "incident_findings": """SELECT f.finding_id, incident_id, f.role
+        FROM (SELECT unnest(findings) AS f, incident_id, final_at FROM incident_changes)
+        QUALIFY row_number() OVER (PARTITION BY f.finding_id ORDER BY final_at DESC) = 1""",
     "causes": """SELECT e.effect, e.cause, e.reason, e.ruled_out
-        FROM (SELECT unnest(chain) AS e FROM incidents WHERE state <> 'merged')""",
+        FROM (SELECT unnest(chain) AS e, final_at FROM incident_changes)
+        QUALIFY rank() OVER (PARTITION BY e.effect ORDER BY final_at DESC) = 1""",
 }
 
 

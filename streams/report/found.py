@@ -175,7 +175,7 @@ def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
     names = [d[0] for d in rows.description or ()]
     every = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
     short = shortest([r["finding_id"] for r in every])
-    home = dict(con.execute("SELECT unnest(findings).finding_id, incident_id FROM incidents").fetchall())
+    home = dict(con.execute("SELECT finding_id, incident_id FROM incident_findings").fetchall())
     explained = dict(con.execute(EXPLAINED).fetchall())
     for row in every:
         row["facts"] = msgspec.json.decode(row["facts"]) or {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detectors.causes import Finding
 from detectors.detector import Settings
-from detectors.incidents import AGAIN_US, Change, Memory, decoded, encoded, fold
+from detectors.incidents import AGAIN_US, MOST, Change, Memory, decoded, encoded, fold
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from tests.detectors.changes import changes
 from tests.detectors.test_causes import DOUBLE, SKEW, SLOW, STORM, TIMEOUTS, told
@@ -130,3 +130,24 @@ def test_what_comes_again_soon_opens_its_incident_again_and_later_begins_another
         assert [*found.values()][-1]["state"] == state
         ended = last([*opens(STORM), over, *opens(again), ends(again, again.onset + 5 * MINUTE_US)])
         assert {r["state"] for r in ended.values()} == {"resolved"}
+
+
+def test_an_incident_that_lasts_for_weeks_lists_what_is_open_and_what_ended_last() -> None:
+    skew = told("clock_skew", "node", "payment-3", lower_ms=9e4, upper_ms=9e4)
+    some = opens(skew)
+    for n in range(1, 3 * MOST):
+        at = n * HOUR_US
+        again = told("impossible_timestamp", "node", "payment-3", kind="ahead", off_by_s=80.0)
+        again = replace(again, finding_id=f"{n:04}", onset=at, last=at + WINDOW_US)
+        some += [*opens(again), ends(again, at + 5 * MINUTE_US)]
+    memory, rows_ = fold((), some, NONE)
+    assert len(rows_) > 4 * MOST and len(memory) == 1
+    (row,) = rows_[-1][1].to_dicts()
+    assert [f["finding_id"] for f in row["findings"]] == [
+        "clock_skew",
+        *(f"{n:04}" for n in range(2 * MOST + 1, 3 * MOST)),
+    ]
+    assert len(row["chain"]) == MOST - 1
+    assert row["onset"].timestamp() == 0 and row["level"] == "page"
+    listed = {f["finding_id"] for _, frame in rows_ for r in frame.to_dicts() for f in r["findings"]}
+    assert len(listed) == 3 * MOST
