@@ -17,9 +17,7 @@ from detectors.detector import Settings
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
 from streams.said import ACKS
-from tests.cases import cases
 from tests.streams.cli.test_look import Screen
-from tests.streams.report.states import of_case
 
 Golden = Callable[[str, str], None]
 
@@ -30,10 +28,9 @@ def screen(demo_state: Path) -> Screen:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Screen:
+def own(storm_state: Path) -> Screen:
     """A small state that a test may change."""
-    storm = next(c for d, n, c in cases("fires_") if d == "retry_storm")
-    return Screen(of_case(tmp_path, storm))
+    return Screen(storm_state)
 
 
 def every(screen: Screen) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -14,22 +16,29 @@ from streams.live.connect import Connection
 from streams.live.embedded import EmbeddedBroker
 from streams.live.tell import tell
 from streams.problems import Problem
-from tests.cases import cases
-from tests.streams.report.states import of_case
 
 WAIT_S = 30
 
 
 def test_an_acknowledgement_of_a_live_state_is_a_signal_in_its_topic(
-    embedded_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
+    embedded_broker: EmbeddedBroker, storm_state: Path
 ) -> None:
     embedded_broker.create("signals", 1)
-    folder = of_case(tmp_path_factory.mktemp("live"), next(c for d, _, c in cases("fires_") if d == "retry_storm"))
-    (folder / LANDING).touch()  # by which a state is known to have a lander
-    command = ["incident", "ack", "in-", "--by", "anna", "--broker", embedded_broker.bootstrap, "--state", str(folder)]
+    (storm_state / LANDING).touch()  # by which a state is known to have a lander
+    command = [
+        "incident",
+        "ack",
+        "in-",
+        "--by",
+        "anna",
+        "--broker",
+        embedded_broker.bootstrap,
+        "--state",
+        str(storm_state),
+    ]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0 and "is acknowledged" in result.output
-    assert not (folder / "acks.jsonl").exists()
+    assert not (storm_state / "acks.jsonl").exists()
     consumer = Consumer({"bootstrap.servers": embedded_broker.bootstrap, "group.id": "test"})
     consumer.assign([TopicPartition("signals", 0, 0)])
     message = consumer.poll(WAIT_S)
