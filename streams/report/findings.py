@@ -28,7 +28,9 @@ def listing(
     levels = ", ".join(f"{n} {level}" for level, n in by_level(found).items())
     ran = f"{count(len(sight) - len(blind), 'detector')} ran, {len(blind)} blind"
     scope = f" ({wanted.words})" if wanted.words else ""
-    yield f"{count(len(found), 'finding')}{scope}, {span.days}: {levels}. {ran}."
+    incidents = len({f.incident for f in found if f.incident})
+    joined = f" in {count(incidents, 'incident')}" if 0 < incidents < len(found) else ""
+    yield f"{count(len(found), 'finding')}{joined}{scope}, {span.days}: {levels}. {ran}."
     yield from _rows(found, span)
     if unsaid:
         yield from (f"{'' if i else CANNOT_SAY:<{len(CANNOT_SAY)}}{words}" for i, words in enumerate(unsaid))
