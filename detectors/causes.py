@@ -58,18 +58,27 @@ class Cause:
 # ---- how subjects are related ---------------------------------------------------------------------------------------
 
 
-def same(cause: Finding, effect: Finding) -> bool:
-    return (cause.subject_kind, cause.subject) == (effect.subject_kind, effect.subject)
+def _subject(f: Finding) -> str:
+    return f"{f.subject_kind} {f.subject}"
 
 
-def service(cause: Finding, effect: Finding) -> bool:
-    """The same service, or a call of it."""
-    return cause.service is not None and cause.service == effect.service
+def _service(f: Finding) -> str | None:
+    return f.service
 
 
-def serves(cause: Finding, effect: Finding) -> bool:
-    """A node is told to be of a service by its name alone: payment-3 is one of payment's."""
-    return cause.subject_kind == "node" and effect.service == cause.subject.rpartition("-")[0] != ""
+def _named_after(f: Finding) -> str | None:
+    """The service that a node is told to be of by its name alone: payment-3 is one of payment's."""
+    return (f.subject.rpartition("-")[0] or None) if f.subject_kind == "node" else None
+
+
+class Related(NamedTuple):
+    """By what the subjects of a cause and of an effect are the same; None is like nothing."""
+
+    cause: Callable[[Finding], str | None]
+    effect: Callable[[Finding], str | None]
+
+
+SAME, SERVICE, SERVES = Related(_subject, _subject), Related(_service, _service), Related(_named_after, _service)
 
 
 # ---- what numbers rule out ------------------------------------------------------------------------------------------
@@ -123,7 +132,7 @@ class Rule:
 
     cause: str
     effect: str
-    related: Callable[[Finding, Finding], bool]
+    related: Related
     reason: str
     lasting_us: int = QUIET_US
     numbers: Callable[[Finding, Finding, Settings], Told | None] | None = None
@@ -131,33 +140,33 @@ class Rule:
 
 DOUBLED = ("duplicate_key.applied_twice", "duplicate_key.concurrent")
 RULES: tuple[Rule, ...] = (
-    Rule("clock_drift", "clock_skew", same, "a clock that drifts leaves the others"),
-    Rule("clock_drift", "impossible_timestamp", same, "its lines are stamped by a clock that drifts"),
-    Rule("clock_skew", "impossible_timestamp", same, "its lines are stamped by a clock that is wrong", numbers=reaches),
-    Rule("heartbeat_loss", "ordering", same, "a node that was gone may come back without its count"),
-    Rule("heartbeat_loss", "timeout_budget", serves, "a node of the service is gone, the others have its work"),
-    Rule("heartbeat_loss", "timeout_ratio", serves, "calls wait for a node that is gone"),
-    Rule("latency_shift", "timeout_budget", service, "it answers slower than it did"),
-    Rule("timeout_budget", "timeout_cascade", service, "answers take as long as callers wait"),
-    Rule("timeout_budget", "timeout_ratio", service, "answers take as long as callers wait"),
-    Rule("timeout_cascade", "timeout_ratio", service, "a call waits for the hop behind it, which times out"),
-    Rule("timeout_ratio", "ack_loss", same, "who gave up does not hear the answer"),
-    Rule("timeout_ratio", "retry_storm", same, "callers try again what timed out"),
-    Rule("ack_loss", "retry_storm", same, "callers try again what was done and never confirmed"),
-    *(Rule("timeout_ratio", e, service, "calls that timed out still ran when they were tried again") for e in DOUBLED),
-    *(Rule("retry_storm", e, service, "calls that still ran were tried again") for e in DOUBLED),
-    *(Rule("ack_loss", e, service, "what was done was tried again for want of an answer") for e in DOUBLED),
-    Rule("retry_storm", "idempotency_cache", service, "retries look a key up while its first use still runs"),
+    Rule("clock_drift", "clock_skew", SAME, "a clock that drifts leaves the others"),
+    Rule("clock_drift", "impossible_timestamp", SAME, "its lines are stamped by a clock that drifts"),
+    Rule("clock_skew", "impossible_timestamp", SAME, "its lines are stamped by a clock that is wrong", numbers=reaches),
+    Rule("heartbeat_loss", "ordering", SAME, "a node that was gone may come back without its count"),
+    Rule("heartbeat_loss", "timeout_budget", SERVES, "a node of the service is gone, the others have its work"),
+    Rule("heartbeat_loss", "timeout_ratio", SERVES, "calls wait for a node that is gone"),
+    Rule("latency_shift", "timeout_budget", SERVICE, "it answers slower than it did"),
+    Rule("timeout_budget", "timeout_cascade", SERVICE, "answers take as long as callers wait"),
+    Rule("timeout_budget", "timeout_ratio", SERVICE, "answers take as long as callers wait"),
+    Rule("timeout_cascade", "timeout_ratio", SERVICE, "a call waits for the hop behind it, which times out"),
+    Rule("timeout_ratio", "ack_loss", SAME, "who gave up does not hear the answer"),
+    Rule("timeout_ratio", "retry_storm", SAME, "callers try again what timed out"),
+    Rule("ack_loss", "retry_storm", SAME, "callers try again what was done and never confirmed"),
+    *(Rule("timeout_ratio", e, SERVICE, "calls that timed out still ran when they were tried again") for e in DOUBLED),
+    *(Rule("retry_storm", e, SERVICE, "calls that still ran were tried again") for e in DOUBLED),
+    *(Rule("ack_loss", e, SERVICE, "what was done was tried again for want of an answer") for e in DOUBLED),
+    Rule("retry_storm", "idempotency_cache", SERVICE, "retries look a key up while its first use still runs"),
     *(
-        Rule("idempotency_cache", f"duplicate_key.{k}", service, "the cache did not know keys that came again")
+        Rule("idempotency_cache", f"duplicate_key.{k}", SERVICE, "the cache did not know keys that came again")
         for k in ("applied_twice", "after_ttl")
     ),
     *(
-        Rule("clock_skew", f"duplicate_key.{k}", serves, "a clock that is off forgets keys early", numbers=outlives)
+        Rule("clock_skew", f"duplicate_key.{k}", SERVES, "a clock that is off forgets keys early", numbers=outlives)
         for k in ("applied_twice", "after_ttl")
     ),
-    Rule("duplicate_key.concurrent", "duplicate_key.applied_twice", same, "both executions of a key had an effect"),
-    Rule("split_brain", "concurrent_writers", same, "two nodes held one lease, and both wrote"),
+    Rule("duplicate_key.concurrent", "duplicate_key.applied_twice", SAME, "both executions of a key had an effect"),
+    Rule("split_brain", "concurrent_writers", SAME, "two nodes held one lease, and both wrote"),
 )
 
 
@@ -189,20 +198,38 @@ def _of(pattern: str, f: Finding) -> bool:
 
 
 def _near(rule: Rule, cause: Finding, effect: Finding) -> bool:
-    if (cause.environment, cause.tenant) != (effect.environment, effect.tenant) or not rule.related(cause, effect):
+    who = rule.related.cause(cause)
+    if _space(cause) != _space(effect) or who is None or who != rule.related.effect(effect):
         return False
     ended = cause.resolved is not None and cause.last + rule.lasting_us < effect.onset
     return cause.onset <= effect.onset + SLACK_US and not ended
 
 
+def _space(f: Finding) -> tuple[str, str]:
+    return f.environment, f.tenant
+
+
 def between(some: Sequence[Finding], others: Sequence[Finding], settings: Settings) -> Iterator[Cause]:
-    """The edges between those and these, either way; a finding may be in both."""
-    for a in some:
-        for b in others:
-            for cause, effect in ((a, b), (b, a)):
-                edge = causes(cause, effect, settings) if a.finding_id != b.finding_id else None
-                if edge:
-                    yield edge
+    """The edges between those and these, either way, some of them twice; a finding may be in both."""
+    by = {fn for rule in RULES for fn in rule.related}
+    like: dict[tuple[Any, ...], list[Finding]] = {}
+    for f in others:
+        for fn in by:
+            like.setdefault((f.detector, fn, _space(f), fn(f)), []).append(f)
+    for f in some:
+        for (cause, effect), rules in BY_ENDS.items():
+            for related in dict.fromkeys(rule.related for rule in rules):
+                if f.detector == cause:
+                    them = like.get((effect, related.effect, _space(f), related.cause(f)), ())
+                    yield from _told((f, other, settings) for other in them)
+                if f.detector == effect:
+                    them = like.get((cause, related.cause, _space(f), related.effect(f)), ())
+                    yield from _told((other, f, settings) for other in them)
+
+
+def _told(pairs: Iterable[tuple[Finding, Finding, Settings]]) -> Iterator[Cause]:
+    edges = (causes(*pair) for pair in pairs)
+    return (e for e in edges if e is not None and e.effect != e.cause)
 
 
 # ---- chains ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ and of the younger it is said into which it went.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -108,7 +108,7 @@ def _step(
     every = [known[i] for i in sorted(known)]
     edges = list(between([changed[i] for i in sorted(changed)], every, settings))
     joins = [(e.effect, e.cause) for e in edges if not e.ruled_out]
-    joins += [(a, b) for a in changed for b in known if a != b and _goes_on(known[a], known[b])]
+    joins += _again(changed.values(), every)
     after, rows = dict(before), list[dict[str, Any]]()
     for group in _groups(changed, home, joins):
         merged = [before[i] for i in sorted({home[f] for f in group if f in home})]
@@ -124,11 +124,20 @@ def _step(
     return tuple(after[i] for i in sorted(after)), rows
 
 
-def _goes_on(a: Finding, b: Finding) -> bool:
-    """Whether two findings are the same trouble, that came back."""
-    who = attrgetter("detector", "kind", "subject_kind", "subject", "environment", "tenant")
-    first, second = sorted((a, b), key=attrgetter("onset", "finding_id"))
-    return who(a) == who(b) and first.resolved is not None and second.onset <= first.resolved + AGAIN_US
+WHO = attrgetter("detector", "kind", "subject_kind", "subject", "environment", "tenant")
+BEGAN = attrgetter("onset", "finding_id")
+
+
+def _again(changed: Iterable[Finding], known: Iterable[Finding]) -> Iterator[tuple[str, str]]:
+    """Pairs of findings that are the same trouble, which came back."""
+    same: dict[Any, list[Finding]] = {}
+    for f in known:
+        same.setdefault(WHO(f), []).append(f)
+    for f in changed:
+        for other in same[WHO(f)]:
+            first, second = sorted((f, other), key=BEGAN)
+            if f != other and first.resolved is not None and second.onset <= first.resolved + AGAIN_US:
+                yield first.finding_id, second.finding_id
 
 
 def _groups(changed: Iterable[str], home: Mapping[str, str], joins: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -90,7 +90,7 @@ def silence(
     by: By = "", note: Note = "", broker: Broker = "", kafka: Security = [], prefix: Prefix = "",  # noqa: B006
     state: State = STATE,
 ) -> None:  # fmt: skip
-    """Tell nobody of it for a while; it is found and listed all the same."""
+    """List it as silenced for a while; it is found all the same."""
     from streams.catalog import catalog
     from streams.said import Word
     from streams.settings import span_us

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -63,7 +63,7 @@ class Found:
     facts: dict[str, Any]
     proof: list[str]
     incident: str = ""
-    explained_by: tuple[str, ...] = ()
+    explained_by: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -180,7 +180,7 @@ def found_in(con: duckdb.DuckDBPyConnection, sql: str) -> list[Found]:
     for row in every:
         row["facts"] = msgspec.json.decode(row["facts"]) or {}
         row["incident"] = home.get(row["finding_id"], "")
-        row["explained_by"] = tuple(explained.get(row["finding_id"], ()))
+        row["explained_by"] = explained.get(row["finding_id"], [])
     return [Found(short=short[r["finding_id"]], **r) for r in every]
 
 

@@ -61,6 +61,14 @@ def test_no_chain_of_findings_leads_back_and_what_is_left_out_is_explained_all_t
     assert depths(explained, chain) == depths(explained, every.values())
 
 
+@settings(max_examples=60)
+@given(st.lists(finding(), max_size=25), st.integers(0, 25))
+def test_looking_only_at_what_is_related_finds_all_edges(found: list[Finding], some: int) -> None:
+    pairs = [(a, b) for a in found[:some] for b in found if a.finding_id != b.finding_id]
+    every = {causes(*ends, NONE) for a, b in pairs for ends in ((a, b), (b, a))}
+    assert {*between(found[:some], found, NONE)} == every - {None}
+
+
 # ---- chains ----------------------------------------------------------------------------------------------------------
 
 
