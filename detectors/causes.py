@@ -71,6 +71,15 @@ def _named_after(f: Finding) -> str | None:
     return (f.subject.rpartition("-")[0] or None) if f.subject_kind == "node" else None
 
 
+def _longest(f: Finding) -> str | None:
+    """Of a trace the hop that used its time up."""
+    return f"edge {f.facts['longest']}" if f.facts.get("longest") else None
+
+
+def _longest_called(f: Finding) -> str | None:
+    return names(f.facts["longest"], ARROW)[1] if f.facts.get("longest") else None
+
+
 class Related(NamedTuple):
     """By what the subjects of a cause and of an effect are the same; None is like nothing."""
 
@@ -79,6 +88,7 @@ class Related(NamedTuple):
 
 
 SAME, SERVICE, SERVES = Related(_subject, _subject), Related(_service, _service), Related(_named_after, _service)
+HOP, SLOW_HOP = Related(_subject, _longest), Related(_service, _longest_called)
 
 
 # ---- what numbers rule out ------------------------------------------------------------------------------------------
@@ -147,9 +157,9 @@ RULES: tuple[Rule, ...] = (
     Rule("heartbeat_loss", "timeout_budget", SERVES, "a node of the service is gone, the others have its work"),
     Rule("heartbeat_loss", "timeout_ratio", SERVES, "calls wait for a node that is gone"),
     Rule("latency_shift", "timeout_budget", SERVICE, "it answers slower than it did"),
-    Rule("timeout_budget", "timeout_cascade", SERVICE, "answers take as long as callers wait"),
     Rule("timeout_budget", "timeout_ratio", SERVICE, "answers take as long as callers wait"),
-    Rule("timeout_cascade", "timeout_ratio", SERVICE, "a call waits for the hop behind it, which times out"),
+    Rule("timeout_budget", "timeout_cascade", SLOW_HOP, "its longest hop takes as long as callers wait"),
+    Rule("timeout_ratio", "timeout_cascade", HOP, "its longest hop times out"),
     Rule("timeout_ratio", "ack_loss", SAME, "who gave up does not hear the answer"),
     Rule("timeout_ratio", "retry_storm", SAME, "callers try again what timed out"),
     Rule("ack_loss", "retry_storm", SAME, "callers try again what was done and never confirmed"),

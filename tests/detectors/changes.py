@@ -14,7 +14,7 @@ ENDS = sorted({end for rule in RULES for end in (rule.cause, rule.effect)})
 KINDS = {"node": ["payment-3", "search-2"], "edge": ["web->payment", "app->payment"], "service": ["payment", "search"]}
 SUBJECT_KIND = {"clock": "node", "heartbeat": "node", "impossible": "node", "ordering": "node", "retry": "edge"}
 SUBJECT_KIND |= {"ack": "edge", "split": "entity", "concurrent": "entity"}
-FACTS = {"lower_ms": -90_000.0, "upper_ms": 90_000.0, "off_by_s": 80.0}
+FACTS = {"lower_ms": -90_000.0, "upper_ms": 90_000.0, "off_by_s": 80.0, "longest": "web->payment"}
 
 
 @st.composite

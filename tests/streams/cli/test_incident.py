@@ -54,14 +54,17 @@ def test_the_storm_is_one_incident_with_its_chain_and_unrelated_faults_are_incid
         *("concurrent_writers order/cart", "clock_skew payment-3", "clock_skew search-2"),
         *("concurrent_writers user/profile", "impossible_timestamp search-4"),
     ]
-    assert sorted(incidents) == sorted([storm, *([one] for one in alone)])
+    cascade = "timeout_cascade gateway"
+    assert sorted(incidents) == sorted([[*storm[:3], cascade, storm[3]], *([one] for one in alone)])
     (chain,) = (i["chain"] for i in every(screen) if len(i["findings"]) > 1)
     assert {(of[e["cause"]], of[e["effect"]], e["ruled_out"]) for e in chain} == {
         *((a, b, False) for a, b in pairwise(storm)),
+        (storm[1], cascade, False),
         ("clock_skew payment-3", "duplicate_key payment", True),
     }
     explained = {of[i]: [of[c] for c in f["explained_by"]] for i, f in found.items()}
-    assert explained == {b: [a] for a, b in pairwise(storm)} | {o: [] for o in [storm[0], *alone]}
+    links = {b: [a] for a, b in pairwise(storm)} | {cascade: [storm[1]]}
+    assert explained == links | {o: [] for o in [storm[0], *alone]}
     assert {f["incident"] for f in found.values()} == {i["incident_id"] for i in every(screen)}
 
 
@@ -74,7 +77,7 @@ def test_the_screens_of_incidents_are_the_golden_ones(screen: Screen, golden: Go
 
 def test_tables_of_incidents_can_be_asked_in_sql(screen: Screen) -> None:
     asked = "SELECT count(*) FILTER (ruled_out) AS a, count(*) AS b FROM causes"
-    assert json.loads(screen("sql", asked, "--json")) == {"a": 1, "b": 4}
+    assert json.loads(screen("sql", asked, "--json")) == {"a": 1, "b": 5}
     assert len(screen("sql", "SELECT incident_id, findings, chain FROM incidents", "--json").splitlines()) == 6
 
 
