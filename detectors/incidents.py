@@ -3,7 +3,7 @@
 A fold, one final window after the other, so how changes are batched does not matter, nor where a successor goes on. A
 finding joins the incident of what explains it or of what it explains, or of the same subject's finding before it. An
 incident's id is that of the finding it began with and never changes. Where two turn out to be one, the older id stays,
-and of the younger it is said into which it went.
+and of the younger it is said into which it went. What shadows find is in none, since nobody is told of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import xxhash
 from detectors.causes import Cause, Finding, between, depths, direct
 from detectors.detector import Settings
 from detectors.events import INSTANT
-from detectors.finding import LEVELS
+from detectors.finding import LEVELS, SHADOW
 from detectors.windows import MINUTE_US, WINDOW_US
 
 AGAIN_US = 30 * MINUTE_US  # so long after its end an incident is remembered, and opens again where it goes on
@@ -87,7 +87,8 @@ def fold(
     memory: Memory, changes: Iterable[Change], settings: Settings
 ) -> tuple[Memory, list[tuple[int, pl.DataFrame]]]:
     """(what to remember, rows of INCIDENT with final_at by the number of the window with which they were so)."""
-    ordered = sorted(changes, key=lambda c: (c.number, c.at, c.finding.finding_id, LEVELS.index(c.finding.level)))
+    told = (c for c in changes if c.finding.level != SHADOW)
+    ordered = sorted(told, key=lambda c: (c.number, c.at, c.finding.finding_id, LEVELS.index(c.finding.level)))
     said = []
     for number, some in groupby(ordered, key=lambda c: c.number):
         memory, rows = _step(memory, number, list(some), settings)

@@ -17,8 +17,8 @@ from streams.landing.state import spell
 from streams.report.corrected import STAMPS, apart, began, called_first, legend, marked, shown
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
-from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
 from streams.report.incidents import explained
+from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
 
 
 def explain(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from detectors.causes import Finding
 from detectors.detector import Settings
+from detectors.finding import SHADOW
 from detectors.incidents import AGAIN_US, MOST, Change, Memory, decoded, encoded, fold
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from tests.detectors.changes import changes
@@ -151,3 +152,10 @@ def test_an_incident_that_lasts_for_weeks_lists_what_is_open_and_what_ended_last
     assert row["onset"].timestamp() == 0 and row["level"] == "page"
     listed = {f["finding_id"] for _, frame in rows_ for r in frame.to_dicts() for f in r["findings"]}
     assert len(listed) == 3 * MOST
+
+
+def test_what_a_shadow_finds_is_in_no_incident() -> None:
+    shade = replace(TIMEOUTS, level=SHADOW)
+    assert last(opens(SLOW, TIMEOUTS)).keys() == last(opens(SLOW)).keys()
+    assert last(opens(SLOW, shade)) == last(opens(SLOW)) != last(opens(SLOW, TIMEOUTS))
+    assert not said(opens(shade))
