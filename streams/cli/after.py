@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streams.cli.look import Ascii, Csv, Key, Node, Service, Since, Trace, Until, asked, give, opened, say
-from streams.cli.work import STATE, State
+from streams.cli.work import STATE, State, program, with_state
 from streams.problems import Exit, Problem
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from streams.report.found import Found, Invoke
 
 
 def register(app: typer.Typer) -> None:
     app.command()(timeline)
+    app.command()(postmortem)
+    app.command()(bundle)
+    app.command()(reopen)
 
 
 def timeline(
-    id_: Annotated[str, typer.Argument(metavar="[ID]", help="Of one finding; else of all.")] = "",
+    id_: Annotated[str, typer.Argument(metavar="[ID]", help="Of one finding or incident; else of all.")] = "",
     since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
     notes: Annotated[list[Path] | None, typer.Option(help="Your own CSV to merge in: time,what,subject.")] = None,
     as_of: Annotated[str, typer.Option(help="Only what could be read then: 08:20, or as --since.")] = "",
@@ -28,14 +37,14 @@ def timeline(
 ) -> None:  # fmt: skip
     """What happened, in order: findings, signals, the rows that prove it, silences, and what you noted."""
     from streams.report import timeline_forms as forms
-    from streams.report.found import one_of, when
+    from streams.report.found import when
     from streams.report.notes import notes_of
     from streams.report.timeline import timeline as told
 
     if json + csv + bool(html) > 1:
         raise Problem("--json --csv --html", "one of the three")
     with opened(state) as (con, every, span, sight, invoke):
-        chosen = [one_of(every, id_, invoke("findings")).finding_id] if id_ else []
+        chosen = _chosen(con, every, id_, invoke) if id_ else []
         wanted = asked(span, since, until, service, node, key, trace)
         noted = [n for path in notes or () for n in notes_of(path)]
         known = told(con, span, wanted, chosen, noted, when(as_of, span) if as_of else None)
@@ -46,6 +55,107 @@ def timeline(
             give(forms.json_lines(known) if json else forms.separated(known))
         else:
             say(forms.screen(known, span, sight, all_, invoke), ascii_only)
+
+
+def _chosen(con: duckdb.DuckDBPyConnection, every: list[Found], id_: str, invoke: Invoke) -> list[str]:
+    """The finding, or those of the incident, whose id begins so."""
+    from streams.report.found import one_of
+    from streams.report.incidents import all_incidents, incident_of
+
+    if not id_.startswith("in-"):
+        return [one_of(every, id_, invoke("findings")).finding_id]
+    return [f["finding_id"] for f in incident_of(all_incidents(con), id_, invoke("incident list")).findings]
+
+
+def postmortem(
+    id_: Annotated[str, typer.Argument(metavar="INCIDENT", help="As `incident list` shows it.")],
+    out: Annotated[Path | None, typer.Option(help="Into this Markdown file; what you wrote into it stays.")] = None,
+    html: Annotated[Path | None, typer.Option(help="The same as a page, with what you wrote into --out.")] = None,
+    damage: Annotated[Path | None, typer.Option(help="Every doubled effect with its proof, as CSV.")] = None,
+    notes: Annotated[list[Path] | None, typer.Option(help="Your own CSV for its timeline: time,what,subject.")] = None,
+    state: State = STATE,
+) -> None:
+    """The review: what it cost, what happened, why, what is to be done. Markdown, unless a file is named."""
+    from streams.cli.incident import book_of
+    from streams.report import postmortem as review
+    from streams.report.answers import comma_separated
+    from streams.report.damage import COLUMNS
+    from streams.report.incidents import incident_of
+    from streams.report.notes import notes_of
+
+    with book_of(state) as (some, book):
+        one = incident_of(some, id_, book.invoke("incident list"))
+        noted = [n for path in notes or () for n in notes_of(path)]
+        known = review.gather(book.con, one, book, noted)
+        made = review.parts(known, book)
+        old = out.read_text(encoding="utf-8") if out and out.exists() else ""
+        text, kept, gone = review.renewed(old, made) if old else (review.document(made), [], [])
+        if out:
+            written(out, text)
+            said = [f"{name} was changed by hand and stays" for name in kept]
+            said += [f"{name} was taken out and stays out" for name in gone]
+            say([f"{out}: {'; '.join(said) or ('made again' if old else 'made')}."])
+        if html:
+            written(html, review.html(text, f"Post-mortem {one.incident_id}"))
+            say([f"{html}: open it in a browser."])
+        if damage:
+            written(damage, "".join(f"{line}\n" for line in comma_separated(COLUMNS, (d.cells for d in known.damage))))
+            say([f"{damage}: {len(known.damage)} doubled effects."])
+        if not (out or html or damage):
+            give([text])
+
+
+AROUND = timedelta(minutes=10)  # before an incident and after it; rows come that late, and causes lie before
+
+
+def bundle(
+    id_: Annotated[str, typer.Argument(metavar="INCIDENT", help="As `incident list` shows it.")],
+    out: Annotated[Path | None, typer.Option(help="The file; else the incident's id with .zip.")] = None,
+    state: State = STATE,
+) -> None:
+    """One file with an incident's rows, findings, settings and review, which `reopen` makes a state again anywhere."""
+    from streams.cli.incident import book_of
+    from streams.landing.bundle import pack
+    from streams.report import postmortem as review
+    from streams.report import timeline_forms as forms
+    from streams.report.incidents import incident_of
+    from streams.said import ACKS, record
+    from streams.settings import CONFIG
+
+    with book_of(state) as (some, book):
+        one = incident_of(some, id_, book.invoke("incident list"))
+        known = review.gather(book.con, one, book)
+        since = min(f.onset for f in known.found) - AROUND
+        until = max([*(f.last for f in known.found), *(f.resolved for f in known.found if f.resolved)]) + AROUND
+        text = review.document(review.parts(known, book))
+        beside = {
+            "postmortem.md": text,
+            "postmortem.html": review.html(text, f"Post-mortem {one.incident_id}"),
+            "timeline.html": forms.page(known.timeline, book.span),
+            ACKS: "".join(record(w).decode() + "\n" for w in book.words),
+        }
+        if Path(CONFIG).exists():
+            beside[CONFIG] = Path(CONFIG).read_text(encoding="utf-8")
+        to = out or Path(f"{one.incident_id}.zip")
+        try:
+            packed = pack(state, book.con, since, until, beside, to.absolute())
+        except OSError as error:
+            raise Problem(str(to), f"can't be written: {error.strerror}", f"df -h {to.parent}", Exit.STATE) from None
+    size = f"{packed.size_bytes / 1e6:,.1f} MB"
+    say([f"{to}: {packed.rows:,} rows of {since:%H:%M} - {until:%H:%M} UTC, {packed.tables} tables, {size}."])
+    say([f"Anywhere: {program()} reopen {to.name}"])
+
+
+def reopen(
+    file: Annotated[Path, typer.Argument(help="What `bundle` made.")],
+    into: Annotated[Path, typer.Option(help="The folder in which its own is made.")] = Path(),
+) -> None:
+    """Makes a bundle a state again, in a new folder; nothing else is needed."""
+    from streams.landing.bundle import unpack
+
+    folder = unpack(file, into)
+    say([f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"])
+    say([f"Next: {with_state('incident list', folder)}"])
 
 
 def written(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _book(state: Path) -> Iterator[tuple[list[Incident], Book]]:
+def book_of(state: Path) -> Iterator[tuple[list[Incident], Book]]:
     from streams.inventory import inventory
     from streams.report.incidents import Book, all_incidents
     from streams.said import said
@@ -50,7 +50,7 @@ def every(json: Json = False, ascii_only: Ascii = False, state: State = STATE) -
     from streams.report.answers import ENCODER
     from streams.report.incidents import listing
 
-    with _book(state) as (some, book):
+    with book_of(state) as (some, book):
         if json:
             give(ENCODER.encode({**i.columns, "said": book.about(i)}).decode() for i in some)
         else:
@@ -62,7 +62,7 @@ def show(id_: Id, json: Json = False, ascii_only: Ascii = False, state: State = 
     from streams.report import incidents
     from streams.report.answers import ENCODER
 
-    with _book(state) as (some, book):
+    with book_of(state) as (some, book):
         one = incidents.incident_of(some, id_, book.invoke("incident list"))
         if json:
             give([ENCODER.encode({**one.columns, "said": book.about(one)}).decode()])
@@ -110,7 +110,7 @@ def silence(
 def _whole(id_: str, state: Path) -> str:
     from streams.report.incidents import incident_of
 
-    with _book(state) as (some, book):
+    with book_of(state) as (some, book):
         return incident_of(some, id_, book.invoke("incident list")).incident_id
 
 

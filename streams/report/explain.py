@@ -200,13 +200,14 @@ class Use:
     key: str
     record: str
     earlier: str
+    certain: bool
     attempts: tuple[str, ...]
 
 
 def uses_of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Use]:
-    sql = f"SELECT idempotency_key, coord, earlier, attempt, earlier_attempt FROM keys WHERE {uses(f)}"
+    sql = f"SELECT idempotency_key, coord, earlier, certain, attempt, earlier_attempt FROM keys WHERE {uses(f)}"
     rows = con.execute(f"{sql} ORDER BY window_start, coord").fetchall()
-    return [Use(k, spell(c), spell(e), tuple(a for a in attempts if a)) for k, c, e, *attempts in rows]
+    return [Use(k, spell(c), spell(e), sure, tuple(a for a in attempts if a)) for k, c, e, sure, *attempts in rows]
 
 
 def _stories(

@@ -80,6 +80,12 @@ class Book:
         named = {i.incident_id, *(f.detector for f in mine)}
         return [w for w in self.words if w.about == i.incident_id or (w.what == "silence" and w.about in named)]
 
+    def contacts(self, i: Incident) -> list[str]:
+        """Whom to call: the owner of the service that it began with, then who is on call for what was found."""
+        mine = self.of(i)
+        of = _services(mine)[:1] or [""]
+        return [str(c) for c in self.inventory.contacts(of[0], mine[0].detector)]
+
     def between(self, i: Incident) -> tuple[str, str]:
         mine = self.of(i)
         ends = ["open" for f in mine if self.span.is_open(f)] or [self.span.until(max(mine, key=lambda f: f.last))]
@@ -106,7 +112,7 @@ def listing(every: Sequence[Incident], book: Book) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         if i:
             yield f"{'':{widths[0]}}  {_then(book.of(i))}"
-            yield f"{'':{widths[0]}}  {'; '.join([f'Call {_contacts(i, book)[0]}', *_acknowledged(i, book)])}"
+            yield f"{'':{widths[0]}}  {'; '.join([f'Call {book.contacts(i)[0]}', *_acknowledged(i, book)])}"
     then = book.invoke(f"incident show {shown[0].short}")
     yield f"An incident is what belongs together by cause and time.  Next: {then}"
 
@@ -120,12 +126,6 @@ def _cells(i: Incident, book: Book) -> tuple[str, ...]:
 def _then(mine: Sequence[Found]) -> str:
     rest = [f"{f.detector} {f.name}" for f in mine[1:]]
     return sentence(mine[0]) + (f", then {', '.join(rest)}" if rest else "")
-
-
-def _contacts(i: Incident, book: Book) -> list[str]:
-    first = book.of(i)[0]
-    of = _services(book.of(i))[:1] or [""]
-    return [str(c) for c in book.inventory.contacts(of[0], first.detector)]
 
 
 def _silenced(i: Incident, book: Book) -> bool:
@@ -155,7 +155,7 @@ def show(i: Incident, book: Book) -> Iterator[str]:
         yield f"Not the cause of {_name(e['effect'], book.findings)}: {ruled_out(e, book.findings)}"
     for w in book.about(i):
         yield _spoken(w)
-    yield from (f"Call: {c}" for c in _contacts(i, book))
+    yield from (f"Call: {c}" for c in book.contacts(i))
     yield f"Do now: {book.invoke(f'runbook {mine[0].detector}')}"
     then = "" if _acknowledged(i, book) else f" | {book.invoke(f'incident ack {i.short} --by NAME')}"
     yield f"Next: {book.invoke(f'explain {mine[-1].short}')}{then}"

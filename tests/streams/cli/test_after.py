@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from streams.cli import app
 from streams.problems import Problem
 from tests.streams.cli.test_look import Screen, screen
 
@@ -31,3 +35,38 @@ def test_a_page_that_cannot_be_written_is_said_and_leaves_nothing(screen: Screen
         screen("timeline", "--json", "--csv")
     assert "lines. Open it in a browser." in screen("timeline", "--html", str(tmp_path / "t.html"))
     assert (tmp_path / "t.html").read_text().startswith("<!doctype html>")
+
+
+def storm(screen: Screen) -> str:
+    """The incident with most findings."""
+    every = [json.loads(line) for line in screen("incident", "list", "--json").splitlines()]
+    found: str = max(every, key=lambda i: len(i["findings"]))["incident_id"]
+    return found
+
+
+def test_the_post_mortem_of_the_storm_is_the_golden_one(screen: Screen, golden: Golden, tmp_path: Path) -> None:
+    text = screen("postmortem", storm(screen))
+    golden("postmortem.md", re.sub("[0-9a-f]{16} -->", "HASH -->", text))  # it depends on where the state is
+
+
+def test_made_again_it_keeps_what_was_written_and_its_page_shows_it(screen: Screen, tmp_path: Path) -> None:
+    path, one = tmp_path / "review.md", storm(screen)
+    assert "made." in screen("postmortem", one, "--out", str(path))
+    path.write_text(path.read_text().replace("- [ ] Undo", "- [x] (ana, done) Undo") + "\n## Lessons\nAsk first.\n")
+    pages = ["--html", str(tmp_path / "review.html"), "--damage", str(tmp_path / "damage.csv")]
+    said = screen("postmortem", one, "--out", str(path), *pages)
+    assert "action items was changed by hand and stays" in said and "23 doubled effects" in said
+    for kept in ("(ana, done) Undo", "Ask first."):
+        assert kept in path.read_text() and kept in (tmp_path / "review.html").read_text()
+    assert len((tmp_path / "damage.csv").read_text().splitlines()) == 24
+
+
+def test_a_bundle_reopens_in_an_empty_folder_and_explains_as_before(screen: Screen, tmp_path: Path) -> None:
+    to = tmp_path / "storm.zip"
+    assert "rows of 08:07 - 08:37 UTC" in screen("bundle", storm(screen), "--out", str(to))
+    result = CliRunner().invoke(app, ["reopen", str(to), "--into", str(tmp_path)])
+    assert result.exit_code == 0 and "asynchealth.duckdb" in result.output and "postmortem.md" in result.output
+    cut = Screen(tmp_path / "storm")
+    of = screen.ids("retry_storm")[0]
+    assert cut("explain", of).splitlines()[:8] == screen("explain", of).splitlines()[:8]
+    assert storm(cut) == storm(screen)

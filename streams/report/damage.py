@@ -1,0 +1,74 @@
+"""Findings enter, the damage list leaves: every effect that was made twice, both attempts, and the proving rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from streams.report.evidence import Row, fetch, in_space, rows_at, uses
+from streams.report.explain import uses_of
+from streams.report.found import Found
+
+DOUBLED = "applied_twice"
+COLUMNS = (
+    *("service_name", "idempotency_key", "certain", "first_at", "first_attempt", "first_node", "first_record"),
+    *("second_at", "second_attempt", "second_node", "second_record", "client_records"),
+)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One effect that was made twice; client_records: the callers' lines of both attempts. In the order of COLUMNS."""
+
+    service_name: str
+    idempotency_key: str
+    certain: bool
+    first_at: datetime
+    first_attempt: str
+    first_node: str
+    first_record: str
+    second_at: datetime
+    second_attempt: str
+    second_node: str
+    second_record: str
+    client_records: str
+
+    @property
+    def cells(self) -> tuple[Any, ...]:
+        return astuple(self)
+
+
+def damage(con: duckdb.DuckDBPyConnection, found: Sequence[Found]) -> list[Damage]:
+    """In the order in which they were found; the attempt that was stamped first stands first."""
+    doubled = [f for f in found if f.detector == "duplicate_key" and f.kind == DOUBLED]
+    return [d for f in doubled for d in _of(con, f)]
+
+
+def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
+    some = uses_of(con, f)
+    rows = {r["record"]: r for r in rows_at(con, [r for u in some for r in (u.record, u.earlier)])}
+    mine = f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"
+    clients: dict[tuple[str, str], list[str]] = {}
+    for r in fetch(con, "requests", f"{in_space(f)} AND {mine} AND side = 'client'", limit=len(some) * 100):
+        clients.setdefault((r["idempotency_key"], _attempt(r)), []).append(r["record"])
+    listed = []
+    for u in some:
+        if not {u.record, u.earlier} <= rows.keys():
+            continue  # the rows have left the lake; the finding's count still has it
+        first, second = sorted((rows[u.record], rows[u.earlier]), key=lambda r: (r["timestamp"], r["record"]))
+        told = [c for r in (first, second) for c in clients.get((u.key, _attempt(r)), [])]
+        listed.append(_damage(f, u.key, u.certain, first, second, told))
+    return listed
+
+
+def _damage(f: Found, key: str, certain: bool, first: Row, second: Row, clients: Sequence[str]) -> Damage:
+    ends = ((r["timestamp"], _attempt(r), r["node_id"], r["record"]) for r in (first, second))
+    return Damage(f.subject, key, certain, *next(ends), *next(ends), " ".join(clients))
+
+
+def _attempt(row: Row) -> str:
+    return f"{row['request_id'] or ''}#{row['retry_count'] or 0}"

@@ -1,0 +1,252 @@
+"""An incident enters, its post-mortem leaves as Markdown: what it cost, what happened, why, and what is to be done.
+
+Each part stands between two marks, with a hash of what was written there. Made again, a part that nobody changed is
+renewed, one that somebody changed stays theirs, and so does all that stands outside.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.resources import files
+
+import duckdb
+import msgspec
+import xxhash
+from markdown_it import MarkdownIt
+
+from streams.report.damage import Damage, damage
+from streams.report.found import Filter, Found, Invoke
+from streams.report.incidents import Book, Incident, unknown
+from streams.report.render import markdown, page
+from streams.report.sentences import count, duration, sentence
+from streams.report.timeline import Entry, Timeline, timeline
+
+BEFORE = timedelta(minutes=10)  # signals so long before it are on its timeline
+SHOWN = 20  # doubled effects that are listed; the CSV has all
+
+
+@dataclass(frozen=True)
+class PostMortem:
+    """What the document is made of."""
+
+    incident: Incident
+    found: list[Found]
+    timeline: Timeline
+    damage: list[Damage]
+
+
+def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Sequence[Entry] = ()) -> PostMortem:
+    found = book.of(i)
+    since = min(f.onset for f in found) - BEFORE
+    until = max([*(f.last for f in found), *(f.resolved for f in found if f.resolved)])
+    wanted = Filter(since, until + timedelta(minutes=1))
+    told = timeline(con, book.span, wanted, [f.finding_id for f in found], notes)
+    return PostMortem(i, found, told, damage(con, found))
+
+
+# ---- its parts ------------------------------------------------------------------------------------------------------
+
+
+def parts(p: PostMortem, book: Book) -> dict[str, str]:
+    """Markdown by the name of the part, in the order of the document."""
+    return {
+        "summary": "\n".join(_summary(p, book)),
+        "detection": "\n".join(_detection(p)),
+        "timeline": "\n".join(_timeline(p, book.invoke)),
+        "root cause": "\n".join(_causes(p, book)),
+        "action items": "\n".join(_actions(p)),
+        "damage": "\n".join(_damage(p, book.invoke)),
+    }
+
+
+def _summary(p: PostMortem, book: Book) -> Iterator[str]:
+    i, found = p.incident, p.found
+    begins, ends = min(f.onset for f in found), max(f.last for f in found)
+    still = any(book.span.is_open(f) for f in found)
+    yield "# Async Incident Post-Mortem"
+    yield ""
+    yield f"**Incident ID**: {i.incident_id}  "
+    lasted = duration((ends - begins).total_seconds())
+    until = "open" if still else _when(ends)
+    yield f"**Duration**: {lasted}{' so far' if still else ''}, {_when(begins)} - {until} UTC  "
+    yield f"**Impact**: {'; '.join(impact(found)) or 'nothing that was counted'}  "
+    yield f"**Level**: {i.level}, {i.state}  "
+    for who in book.contacts(i)[:1]:
+        yield f"**Called**: {markdown(who)}"
+
+
+IMPACT = {
+    "duplicate_key.applied_twice": ("effect made twice", "effects made twice"),
+    "duplicate_key": ("unsafe use of a key", "unsafe uses of a key"),
+    "retry_storm": ("retry", "retries"),
+    "timeout_ratio": ("attempt timed out", "attempts timed out"),
+    "concurrent_writers": ("write that did not know of another", "writes that did not know of each other"),
+    "impossible_timestamp": ("row with a stamp that can't be true", "rows with stamps that can't be true"),
+}
+
+
+def impact(found: Sequence[Found]) -> Iterator[str]:
+    """How many of what they hit, what can't be undone first."""
+    for name, words in IMPACT.items():
+        for f in found:
+            if _impact_name(f) == name:
+                yield f"{count(f.count, *words)} ({markdown(f.name)})"
+
+
+def _impact_name(f: Found) -> str:
+    own = f"{f.detector}.{f.kind}"
+    return own if own in IMPACT else f.detector
+
+
+def _when(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def _detection(p: PostMortem) -> Iterator[str]:
+    """From the first row that contributed to the moment when it could be read."""
+    yield "## Detection"
+    yield ""
+    yield "| Finding | Subject | First row | Could be read | After |"
+    yield "|---|---|---|---|---|"
+    for f in sorted(p.found, key=lambda f: f.onset):
+        first = [e.readable for e in p.timeline.entries if e.finding == f.finding_id and e.readable]
+        read = min(first, default=None)
+        rows = [e.at for e in p.timeline.entries if e.what == "event" and e.evidence[0] in f.proof]
+        begun = max(f.onset, min(rows, default=f.onset))
+        after = duration((read - begun).total_seconds()) if read else "unknown"
+        cells = (f"{f.short} {f.detector}", markdown(f.name), f"{begun:%H:%M:%S}", f"{read:%H:%M:%S}" if read else "-")
+        yield f"| {' | '.join([*cells, after])} |"
+    yield ""
+    yield "When people were told is not in this state: the receiver of `asynchealth notify` knows."
+
+
+def _timeline(p: PostMortem, invoke: Invoke) -> Iterator[str]:
+    yield "## Timeline"
+    yield ""
+    for e in p.timeline.entries:
+        if e.what == "event":
+            continue
+        proof = f" ({e.evidence[0]})" if e.evidence else ""
+        level = f"{e.level.upper()} " if e.level else ""
+        yield f"- **{e.at:%H:%M:%S}** - {level}{markdown(e.subject)}: {markdown(e.words)}{proof}"
+    rows = sum(e.what == "event" for e in p.timeline.entries)
+    yield ""
+    yield f"{count(rows, 'row')} that prove it: `{invoke(f'timeline {p.incident.short}')}`"
+
+
+def _causes(p: PostMortem, book: Book) -> Iterator[str]:
+    """The chain, root first: each with its numbers, and why it follows from the one before."""
+    names = {f.finding_id: f for f in p.found}
+    because = {e["effect"]: e for e in p.incident.chain if not e["ruled_out"] and e["cause"] in names}
+    yield "## Root Cause"
+    yield ""
+    for number, f in enumerate(p.found, 1):
+        why = because.get(f.finding_id)
+        reason = f", since {why['reason']} ({names[why['cause']].short})" if why else ""
+        yield f"{number}. **{f.detector} {markdown(f.name)}** ({f.short}): {markdown(sentence(f))}{reason}"
+    yield ""
+    yield f"Behind it: {markdown(unknown(book.con, p.found[0]))}"
+    for e in p.incident.chain:
+        if e["ruled_out"] and e["effect"] in names and e["cause"] in book.findings:
+            other = book.findings[e["cause"]]
+            said = f"{other.detector} {markdown(other.name)} ({other.short})"
+            yield f"\nNot the cause of {names[e['effect']].short}: {said}, since {markdown(e['reason'])}"
+
+
+class Action(msgspec.Struct, forbid_unknown_fields=True):
+    priority: str
+    text: str
+
+
+def actions() -> dict[str, list[Action]]:
+    """By detector, or detector.kind."""
+    text = files("streams.report").joinpath("actions.toml").read_text()
+    return msgspec.convert(tomllib.loads(text), dict[str, list[Action]])
+
+
+def actions_for(found: Sequence[Found]) -> list[Action]:
+    """Each once, the urgent ones first."""
+    known = actions()
+    mine: dict[str, Action] = {}
+    for f in found:
+        for a in known.get(f"{f.detector}.{f.kind}", known.get(f.detector, [])):
+            said = a.text.format(subject=f.name)
+            mine.setdefault(said, Action(a.priority, said))
+    return sorted(mine.values(), key=lambda a: a.priority)
+
+
+def _actions(p: PostMortem) -> Iterator[str]:
+    yield "## Action Items"
+    yield ""
+    for a in actions_for(p.found):
+        yield f"- [ ] {markdown(a.text)} ({a.priority})"
+
+
+def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
+    yield "## Damage"
+    yield ""
+    if not p.damage:
+        yield "No effect was seen to be made twice."
+        return
+    proven = sum(d.certain for d in p.damage)
+    yield f"{count(len(p.damage), 'effect')} made twice, {proven} of them certain."
+    yield ""
+    yield "| Key | First | Second | Rows |"
+    yield "|---|---|---|---|"
+    for d in p.damage[:SHOWN]:
+        ends = (f"{at:%H:%M:%S.%f}"[:-3] + f" {markdown(node)}" for at, node in _ends(d))
+        rows = " ".join([d.first_record, d.second_record, d.client_records])
+        yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {rows} |"
+    yield ""
+    yield f"All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"
+
+
+def _ends(d: Damage) -> list[tuple[datetime, str]]:
+    return [(d.first_at, d.first_node), (d.second_at, d.second_node)]
+
+
+# ---- the document ---------------------------------------------------------------------------------------------------
+
+PART = re.compile(r"<!-- (?P<name>[a-z ]+) (?P<hash>[0-9a-f]{16}) -->\n(?P<text>.*?)\n<!-- end -->", re.DOTALL)
+OWN = "<!-- Yours: what stands outside of the marks, and each part that you change, stays when this is made again. -->"
+
+
+def document(made: dict[str, str]) -> str:
+    return "\n\n".join([OWN, *(_marked(name, text) for name, text in made.items())]) + "\n"
+
+
+def _marked(name: str, text: str) -> str:
+    return f"<!-- {name} {_hash(text)} -->\n{text}\n<!-- end -->"
+
+
+def _hash(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode())
+
+
+def renewed(old: str, made: dict[str, str]) -> tuple[str, list[str], list[str]]:
+    """(the document with the parts that nobody changed made anew, names of those that stay, names that are gone)."""
+    kept: list[str] = []
+    seen: list[str] = []
+
+    def one(m: re.Match[str]) -> str:
+        seen.append(m["name"])
+        if m["name"] not in made:
+            return m[0]
+        if _hash(m["text"]) != m["hash"]:
+            kept.append(m["name"])
+            return m[0]
+        return _marked(m["name"], made[m["name"]])
+
+    text = PART.sub(one, old)
+    return text, kept, [n for n in made if n not in seen]
+
+
+def html(text: str, title: str) -> str:
+    """The document, a person's words included, as one page; tags that somebody wrote are shown, not obeyed."""
+    plain = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    boxed = re.sub(r"^(\s*[-*] )\[( |x)\]", lambda m: m[1] + ("☑" if m[2] == "x" else "☐"), plain, flags=re.MULTILINE)
+    return page(title, MarkdownIt("commonmark", {"html": False}).enable("table").render(boxed))
