@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth corrected equality equality-short soak fuzz bench bench-live bench-day bench-report evidence lint lock clean
+.PHONY: help setup demo test kafka truth corrected equality equality-short soak fuzz bench bench-live bench-day bench-report screens evidence lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -70,8 +70,12 @@ bench-day: setup  ## a day of landed tables: the published file and a publicatio
 bench-report: setup  ## the morning report over 100 million landed events (an hour to land them, 5 GB)
 	$(BIN)/python -m bench.report
 
+screens: setup  ## after `make demo`: its pages in Chromium, and the review of its storm, into docs/
+	$(BIN)/python -m tests.screens demo-state
+
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
+	$(MAKE) --silent screens
 	ASYNCHEALTH_SEEDS=3 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/laws.txt
 	$(BIN)/python -m tests.truth > docs/truth.txt

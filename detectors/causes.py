@@ -150,7 +150,8 @@ class Rule:
 
 DOUBLED = ("duplicate_key.applied_twice", "duplicate_key.concurrent")
 RULES: tuple[Rule, ...] = (
-    Rule("clock_drift", "clock_skew", SAME, "a clock that drifts leaves the others"),
+    Rule("clock_drift.drift", "clock_skew", SAME, "a clock that drifts leaves the others"),
+    Rule("clock_drift.step", "clock_skew", SAME, "a clock that was set is where it was set to"),
     Rule("clock_drift", "impossible_timestamp", SAME, "its lines are stamped by a clock that drifts"),
     Rule("clock_skew", "impossible_timestamp", SAME, "its lines are stamped by a clock that is wrong", numbers=reaches),
     Rule("heartbeat_loss", "ordering", SAME, "a node that was gone may come back without its count"),

@@ -69,11 +69,11 @@ STAMPS = {"requests": "timestamp", "heartbeats": "client_time", "write_log": "ti
 NARROW = timedelta(milliseconds=10)  # half of a bar that makes no difference to who reads it
 
 
-def marked(con: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> list[Row]:
-    """Landed rows of any stream, each with its `bar`."""
+def marked(con: duckdb.DuckDBPyConnection, rows: Sequence[Row], before: datetime | None = None) -> list[Row]:
+    """Landed rows of any stream, each with its `bar`, by what was measured in windows before a time, else by all."""
     nodes = [r for r in rows if r["stream"] in STAMPS]
     stamps = [(*(r[n] for n in SPACE), r["node_id"], _us(raw(r)), _us(r["arrival"])) for r in nodes]
-    told = with_bars(con, pl.DataFrame(stamps, schema=SHAPE, orient="row")).select(*NOTHING).rows()
+    told = with_bars(con, pl.DataFrame(stamps, schema=SHAPE, orient="row"), before).select(*NOTHING).rows()
     bars = {r["record"]: Bar.of(*ends) for r, ends in zip(nodes, told, strict=True)}
     return [r | {"bar": bars.get(r["record"], Bar())} for r in rows]
 
@@ -87,6 +87,11 @@ def began(row: Row) -> datetime:
     """The best guess: the raw time, unless it lies outside its bar."""
     bar = row["bar"]
     return raw(row) if bar.best is None or bar.holds(raw(row)) else bar.best
+
+
+def ended(row: Row) -> datetime:
+    """Of a call the best guess of when it was over."""
+    return began(row) + timedelta(milliseconds=row["duration_ms"] or 0)
 
 
 def called_first(client: Row, server: Row) -> tuple[Row, Row]:
@@ -133,21 +138,23 @@ def _whole_ms(span: timedelta) -> int:
     return -(-span // MS) + 1
 
 
-def with_bars(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame) -> pl.DataFrame:
+def with_bars(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, before: datetime | None = None) -> pl.DataFrame:
     """SHAPE enters, in any order, with whatever columns more; earliest_us, latest_us and reference are added."""
     numbered = stamps.with_row_index("number")
-    parts = [_of_fleet(con, own, space) for space, own in numbered.partition_by(SPACE, as_dict=True).items()]
+    parts = [_of_fleet(con, own, space, before) for space, own in numbered.partition_by(SPACE, as_dict=True).items()]
     if not parts:
         return stamps.with_columns(pl.lit(None, dtype=t).alias(n) for n, t in NOTHING.items())
     return pl.concat(parts).sort("number").drop("number")
 
 
-def _of_fleet(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, space: tuple[Any, ...]) -> pl.DataFrame:
+def _of_fleet(
+    con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, space: tuple[Any, ...], before: datetime | None
+) -> pl.DataFrame:
     windows = _windows(stamps)
     drift, known = _max_drift_ppm(con), pl.DataFrame(schema=INTERVALS)
-    names, of = reference_of(con, space, windows[0], windows[-1])
+    names, of = reference_of(con, space, windows[0], windows[-1], before)
     if len(names):
-        rows = _read(con, CLOCKS, space, windows[0] - MINUTE_US, windows[-1] + WINDOW_US)
+        rows = _read(con, CLOCKS, space, windows[0] - MINUTE_US, windows[-1] + WINDOW_US, before)
         known = intervals_at(facts_of(rows, names), names, of, stamps["node"].unique().to_list(), windows, drift)
     return corrected(stamps, known, drift)
 
@@ -162,18 +169,26 @@ def _windows(stamps: pl.DataFrame) -> list[int]:
 
 
 def reference_of(
-    con: duckdb.DuckDBPyConnection, space: tuple[Any, ...], first: int, last: int
+    con: duckdb.DuckDBPyConnection, space: tuple[Any, ...], first: int, last: int, before: datetime | None = None
 ) -> tuple[pl.Series, Reference]:
     """(names, reference) of the fleet's clocks in the hours from one window to another."""
     since, until = first // HOUR_US * HOUR_US, last // HOUR_US * HOUR_US + HOUR_US
-    pairs = _read(con, "DISTINCT src, dst", space, since, until)
+    pairs = _read(con, "DISTINCT src, dst", space, since, until, before)
     names = names_of(pairs)
     return names, reference(pairs, names) if len(names) else Reference.nobody()
 
 
-def _read(con: duckdb.DuckDBPyConnection, columns: str, space: tuple[Any, ...], since: int, until: int) -> pl.DataFrame:
+def _read(
+    con: duckdb.DuckDBPyConnection,
+    columns: str,
+    space: tuple[Any, ...],
+    since: int,
+    until: int,
+    before: datetime | None,
+) -> pl.DataFrame:
     if not has(con, "clocks"):
         return pl.DataFrame(schema=TABLE)
+    until = until if before is None else min(until, _us(before))
     first, end = (instant(EPOCH + timedelta(microseconds=us)) for us in (since, until))
     where = f"environment = ? AND tenant = ? AND window_start >= {first} AND window_start < {end}"
     found = con.execute(f"SELECT {columns} FROM clocks WHERE {where}", list(space))

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 
+from streams.report.corrected import apart, ended, marked
 from streams.report.evidence import Row, fetch, in_space, rows_at, uses
 from streams.report.explain import uses_of
 from streams.report.found import Found
 
 DOUBLED = "applied_twice"
 COLUMNS = (
-    *("service_name", "idempotency_key", "certain", "first_at", "first_attempt", "first_node", "first_record"),
-    *("second_at", "second_attempt", "second_node", "second_record", "client_records"),
+    *("service_name", "idempotency_key", "certain", "first_applied", "first_attempt", "first_node", "first_record"),
+    *("second_applied", "second_attempt", "second_node", "second_record", "error_ms", "client_records"),
 )
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One effect that was made twice; client_records: the callers' lines of both attempts. In the order of COLUMNS."""
+    """One effect that was made twice, in the order of COLUMNS.
+
+    Times are corrected ones; error_ms: by how much the time between the two may be wrong, None where nothing tells.
+    client_records: the callers' lines of both attempts.
+    """
 
     service_name: str
     idempotency_key: str
     certain: bool
-    first_at: datetime
+    first_applied: datetime
     first_attempt: str
     first_node: str
     first_record: str
-    second_at: datetime
+    second_applied: datetime
     second_attempt: str
     second_node: str
     second_record: str
+    error_ms: float | None
     client_records: str
 
     @property
@@ -43,14 +49,14 @@ class Damage:
 
 
 def damage(con: duckdb.DuckDBPyConnection, found: Sequence[Found]) -> list[Damage]:
-    """In the order in which they were found; the attempt that was stamped first stands first."""
+    """In the order in which they were found; the effect that came first stands first, by corrected times."""
     doubled = [f for f in found if f.detector == "duplicate_key" and f.kind == DOUBLED]
     return [d for f in doubled for d in _of(con, f)]
 
 
 def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
     some = uses_of(con, f)
-    rows = {r["record"]: r for r in rows_at(con, [r for u in some for r in (u.record, u.earlier)])}
+    rows = {r["record"]: r for r in marked(con, rows_at(con, [r for u in some for r in (u.record, u.earlier)]))}
     mine = f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"
     clients: dict[tuple[str, str], list[str]] = {}
     for r in fetch(con, "requests", f"{in_space(f)} AND {mine} AND side = 'client'", limit=len(some) * 100):
@@ -59,15 +65,17 @@ def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
     for u in some:
         if not {u.record, u.earlier} <= rows.keys():
             continue  # the rows have left the lake; the finding's count still has it
-        first, second = sorted((rows[u.record], rows[u.earlier]), key=lambda r: (r["timestamp"], r["record"]))
+        first, second = sorted((rows[u.record], rows[u.earlier]), key=lambda r: (ended(r), r["record"]))
         told = [c for r in (first, second) for c in clients.get((u.key, _attempt(r)), [])]
         listed.append(_damage(f, u.key, u.certain, first, second, told))
     return listed
 
 
 def _damage(f: Found, key: str, certain: bool, first: Row, second: Row, clients: Sequence[str]) -> Damage:
-    ends = ((r["timestamp"], _attempt(r), r["node_id"], r["record"]) for r in (first, second))
-    return Damage(f.subject, key, certain, *next(ends), *next(ends), " ".join(clients))
+    ends = ((ended(r), _attempt(r), r["node_id"], r["record"]) for r in (first, second))
+    error = apart(first, second)
+    error_ms = None if error is None else round(error / timedelta(milliseconds=1), 3)
+    return Damage(f.subject, key, certain, *next(ends), *next(ends), error_ms, " ".join(clients))
 
 
 def _attempt(row: Row) -> str:

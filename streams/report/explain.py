@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from streams.landing.state import spell
-from streams.report.corrected import STAMPS, apart, began, called_first, legend, marked, shown
+from streams.report.corrected import STAMPS, apart, began, called_first, ended, legend, marked, shown
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.incidents import explained
@@ -284,19 +284,19 @@ def story(rows: Sequence[Row]) -> Iterator[str]:
     told: list[tuple[datetime, str]] = []
     for r in rows:
         if r["side"] == "client" and r["status"] == "timeout":
-            same = [s for s in servers if _attempt(s) == _attempt(r) and _end(s) > _end(r)]
+            same = [s for s in servers if _attempt(s) == _attempt(r) and ended(s) > ended(r)]
             still = f"; {names[same[0]['record']]} is still running" if same else ""
-            told.append((_end(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
+            told.append((ended(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
     for r in servers[1:]:
         if r["cache"]:
-            ran = [s for s in servers if s is not r and began(s) <= began(r) < _end(s)]
+            ran = [s for s in servers if s is not r and began(s) <= began(r) < ended(s)]
             why = f", because {names[ran[0]['record']]} has not finished" if ran and r["cache"] == "miss" else ""
             told.append((began(r), f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
-    effects = sorted((r for r in servers if r["applied"]), key=_end)
+    effects = sorted((r for r in servers if r["applied"]), key=ended)
     for number, r in enumerate(effects):
         later = _later(effects[0], r) if number else ""
         ordinal = ("first", "second")[number] if number < 2 else f"{number + 1}th"
-        told.append((_end(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
+        told.append((ended(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
     for at, what in sorted(told, key=lambda t: t[0]):
         yield f"{stamp(at)}  {what}"
 
@@ -307,15 +307,11 @@ def _attempt(row: Row) -> tuple[Any, Any]:
 
 def _later(first: Row, second: Row) -> str:
     """How much later an effect was than the first, with its error; which was first may be open."""
-    by, known = _ms(_end(second) - _end(first)), apart(first, second)
+    by, known = _ms(ended(second) - ended(first)), apart(first, second)
     if known is None:
         return f", {milliseconds(by)} later by the clocks of {first['node_id']} and {second['node_id']}"
     error = math.ceil(known / MS)
     return f", {milliseconds(by)} ± {error} ms later" + (": which was first is open" if error >= by else "")
-
-
-def _end(row: Row) -> datetime:
-    return began(row) + timedelta(milliseconds=row["duration_ms"] or 0)
 
 
 def _ms(span: timedelta) -> float:

@@ -195,18 +195,20 @@ def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
     proven = sum(d.certain for d in p.damage)
     yield f"{count(len(p.damage), 'effect')} made twice, {proven} of them certain."
     yield ""
-    yield "| Key | First | Second | Rows |"
-    yield "|---|---|---|---|"
+    yield "| Key | First effect | Second effect | Between, ± ms | Rows |"
+    yield "|---|---|---|---|---|"
     for d in p.damage[:SHOWN]:
         ends = (f"{at:%H:%M:%S.%f}"[:-3] + f" {markdown(node)}" for at, node in _ends(d))
         rows = " ".join([d.first_record, d.second_record, d.client_records])
-        yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {rows} |"
+        error = "unknown" if d.error_ms is None else f"{d.error_ms:.0f}"
+        between = f"{(d.second_applied - d.first_applied) / timedelta(milliseconds=1):,.0f} ± {error}"
+        yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {between} | {rows} |"
     yield ""
     yield f"All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"
 
 
 def _ends(d: Damage) -> list[tuple[datetime, str]]:
-    return [(d.first_at, d.first_node), (d.second_at, d.second_node)]
+    return [(d.first_applied, d.first_node), (d.second_applied, d.second_node)]
 
 
 # ---- the document ---------------------------------------------------------------------------------------------------

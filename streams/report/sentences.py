@@ -113,7 +113,7 @@ def _clock_skew(f: Found) -> str:
     return f"{side} by {math.floor(f.peak):,} ms or more{assumed}"
 
 
-def _clock_drift(f: Found) -> str:
+def drift(f: Found) -> str:
     way, others = "forward" if f.facts["least"] > 0 else "back", f"{f.facts['nodes'] - 1} others"
     if f.kind == "step":
         return f"was set {way} by {f.peak:,.0f} ms or more, against {others}"
@@ -191,7 +191,7 @@ SENTENCES: dict[str, Words] = {
     "concurrent_writers": _concurrent_writers,
     "idempotency_cache": _idempotency_cache,
     "clock_skew": _clock_skew,
-    "clock_drift": _clock_drift,
+    "clock_drift": drift,
     "impossible_timestamp": impossible,
     "timeout_cascade": _timeout_cascade,
     "timeout_budget": "p99 uses {peak:.0f}% of the timeout, {headroom_ms:,.0f} ms are left",

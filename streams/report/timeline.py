@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 
 from detectors.windows import LATENESS_US, WINDOW_US
+from streams.report.corrected import began, marked, raw, shown
 from streams.report.described import described
 from streams.report.evidence import Row, about, evidence, fetch, instant, proven_by, text
 from streams.report.found import Filter, Found, Span, all_findings, found_in, is_time
@@ -43,6 +44,10 @@ class Entry:
     finding: str = ""
     node: str = ""
     readable: datetime | None = None
+    corrected: str = ""  # of a row: its time by the reference's clock, in words; earliest and latest are its ends
+    earliest: datetime | None = None
+    latest: datetime | None = None
+    placed: datetime | None = None  # where it stands, if that is not at `at`
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,12 @@ def timeline(
     told = [e for f in found for e in _told(con, f, as_of)]
     about_all = not chosen and wanted == Filter(wanted.since, wanted.until)
     told += _signals(con, _names(found, wanted), about_all)
-    told += _rows(con, found, wanted)
+    told += _rows(con, found, wanted, as_of)
     told += _silences(con, span, as_of)
     told += notes
     seen = [e for e in told if as_of is None or (e.readable is not None and e.readable <= as_of)]
     inside = [e for e in seen if is_time(e.at) and _overlaps(e, wanted)]
-    ordered = sorted(inside, key=lambda e: (e.at, ORDER.index(e.what), e.subject, e.words, e.evidence))
+    ordered = sorted(inside, key=lambda e: (e.placed or e.at, ORDER.index(e.what), e.subject, e.words, e.evidence))
     return Timeline(tuple(ordered), tuple(found), as_of)
 
 
@@ -81,8 +86,9 @@ ORDER: tuple[What, ...] = ("silence", "signal", "note", "event", "finding")
 
 
 def _overlaps(e: Entry, wanted: Filter) -> bool:
-    ends = e.until or e.at
-    return not (wanted.since and ends < wanted.since) and not (wanted.until and e.at >= wanted.until)
+    begins = e.placed or e.at
+    ends = e.until or begins
+    return not (wanted.since and ends < wanted.since) and not (wanted.until and begins >= wanted.until)
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------
@@ -172,20 +178,26 @@ def _of(name: str) -> str:
     return f"subject = {text(name)} OR starts_with(subject, {text(name + '-')})"
 
 
-def _rows(con: duckdb.DuckDBPyConnection, found: Sequence[Found], wanted: Filter) -> Iterator[Entry]:
-    """The rows that prove the findings; and of one key or trace, all there are."""
+def _rows(
+    con: duckdb.DuckDBPyConnection, found: Sequence[Found], wanted: Filter, as_of: datetime | None
+) -> Iterator[Entry]:
+    """The rows that prove the findings; and of one key or trace, all there are. They stand at their corrected times."""
     rows: dict[str, Row] = {}
     for f in found:
         rows |= {r["record"]: r for r in proven_by(con, f, evidence(con, f))}
     for column, value in (("idempotency_key", wanted.key), ("trace_id", wanted.trace)):
         if value:
             rows |= {r["record"]: r for r in fetch(con, "requests", f"{column} = {text(value)}")}
-    for r in rows.values():
+    final = None if as_of is None else as_of - WINDOW - lateness_of(con)
+    for r in marked(con, list(rows.values()), final):
         subject, words = described(r)
-        at, node = r["timestamp"], r.get("node_id") or ""
+        at, placed = raw(r), began(r)
         if r["fate"] == "implausible":
-            at, words = r["arrival"], f"{words}; stamped {at:%Y-%m-%d %H:%M:%S}, placed by its arrival"
-        yield Entry(at, "event", subject, words, (r["record"],), node=node, readable=r["arrival"])
+            words, placed = f"{words}; its stamp can't be true, it stands where it arrived", r["arrival"]
+        yield Entry(
+            at, "event", subject, words, (r["record"],), node=r.get("node_id") or "", readable=r["arrival"],
+            corrected=shown(r), earliest=r["bar"].earliest, latest=r["bar"].latest, placed=placed,
+        )  # fmt: skip
 
 
 def _silences(con: duckdb.DuckDBPyConnection, span: Span, as_of: datetime | None) -> Iterator[Entry]:

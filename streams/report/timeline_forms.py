@@ -10,11 +10,14 @@ from typing import Any
 
 from streams.report.answers import ENCODER, comma_separated
 from streams.report.found import Invoke, Sight, Span
-from streams.report.sentences import count
+from streams.report.sentences import count, stamp
 from streams.report.timeline import Entry, Timeline
 
 SHOWN = 200
-COLUMNS = ("time", "until", "what", "level", "subject", "node", "words", "detector", "finding", "evidence", "readable")
+COLUMNS = (
+    *("time", "corrected", "earliest", "latest", "until", "what", "level", "subject", "node", "words", "detector"),
+    *("finding", "evidence", "readable"),
+)
 
 
 def screen(t: Timeline, span: Span, sight: dict[str, Sight], whole: bool, invoke: Invoke) -> Iterator[str]:
@@ -26,20 +29,22 @@ def screen(t: Timeline, span: Span, sight: dict[str, Sight], whole: bool, invoke
     told = [count(len(t.found), "finding"), *(count(many[w], one) for w, one in KINDS.items() if many[w])]
     yield f"TIMELINE {_about(t, span)}: {', '.join(told)}"
     shown = t.entries if whole else t.entries[:SHOWN]
-    dated = len({e.at.date() for e in t.entries}) > 1
-    cells = [(_time(e.at, dated), e.level.upper() or e.what, e.subject, e.words, _proof(e)) for e in shown]
-    widths = [max(len(c[i]) for c in cells) for i in range(3)]
-    for time, mark, subject, words, proof in cells:
-        head = f"{time.ljust(widths[0])}  {mark.ljust(widths[1])}  {subject.ljust(widths[2])}"
-        yield f"{head}  {words}{proof}"
+    dated = len({_placed(e).date() for e in t.entries}) > 1
+    cells = [(_time(e.at, dated), e.corrected, e.level.upper() or e.what, e.subject) for e in shown]
+    widths = [max(len(c[i]) for c in (HEADS, *cells)) for i in range(len(HEADS))]
+    yield "  ".join(h.ljust(w) for h, w in zip(HEADS, widths, strict=True)).rstrip()
+    for e, cell in zip(shown, cells, strict=True):
+        yield f"{'  '.join(c.ljust(w) for c, w in zip(cell, widths, strict=True))}  {e.words}{_proof(e)}"
     if len(shown) < len(t.entries):
-        yield f"{len(t.entries) - len(shown):,} more: --all, or --since {t.entries[len(shown)].at:%H:%M:%S}"
+        yield f"{len(t.entries) - len(shown):,} more: --all, or --since {_placed(t.entries[len(shown)]):%H:%M:%S}"
     if blind := [s.detector for s in sight.values() if s.blind]:
         yield f"Can't be seen here: {', '.join(blind)} ({invoke('doctor')} says why)"
-    yield "Times are those of the node that wrote the line; of a finding, where its first row lies."
+    yield LEGEND
     yield f"Next: {invoke('timeline --html timeline.html')}"
 
 
+HEADS = ("TIME raw", "CORRECTED", "", "SUBJECT")
+LEGEND = "Raw: by the clock of the node that wrote the row, which stands where corrected. A finding: at its first row."
 KINDS = {"signal": "signal", "note": "note", "event": "row", "silence": "silence"}
 
 
@@ -49,7 +54,11 @@ def _about(t: Timeline, span: Span) -> str:
 
 
 def _time(at: datetime, dated: bool) -> str:
-    return f"{at:%m-%d %H:%M:%S.%f}"[:-3] if dated else f"{at:%H:%M:%S.%f}"[:-3]
+    return f"{at:%m-%d %H:%M:%S.%f}"[:-3] if dated and 2000 < at.year < 2090 else stamp(at)
+
+
+def _placed(e: Entry) -> datetime:
+    return e.placed or e.at
 
 
 def _proof(e: Entry) -> str:
@@ -61,6 +70,9 @@ def row(e: Entry) -> dict[str, Any]:
     """In the order of COLUMNS."""
     return {
         "time": e.at,
+        "corrected": e.corrected,
+        "earliest": e.earliest,
+        "latest": e.latest,
         "until": e.until,
         "what": e.what,
         "level": e.level,
@@ -109,12 +121,18 @@ def page(t: Timeline, span: Span) -> str:
     """One self-contained file: bars and points on a line of time, and the list below; it asks no outside host."""
     data = {
         "title": f"Timeline {_about(t, span)}",
-        "from": _ms(min([span.start, *(e.at for e in t.entries)])),
-        "to": _ms(max([span.end, *(e.until or e.at for e in t.entries)])),
-        "entries": [row(e) | {"time": _ms(e.at), "until": e.until and _ms(e.until)} for e in t.entries],
+        "legend": LEGEND,
+        "from": _ms(min([span.start, *map(_placed, t.entries)])),
+        "to": _ms(max([span.end, *(e.until or _placed(e) for e in t.entries)])),
+        "entries": [row(e) | _in_ms(e) for e in t.entries],
     }
     held = ENCODER.encode(data).decode().replace("<", "\\u003c")  # no value can end the script
     return files("streams.report").joinpath("timeline.html").read_text().replace("{{data}}", held)
+
+
+def _in_ms(e: Entry) -> dict[str, Any]:
+    ends = {"until": e.until, "earliest": e.earliest, "latest": e.latest}
+    return {"time": _ms(_placed(e)), "raw": stamp(e.at)} | {n: at and _ms(at) for n, at in ends.items()}
 
 
 def _ms(at: datetime) -> float:

@@ -14,7 +14,7 @@ from streams.report.evidence import (
 from streams.report.found import Found, Span
 from streams.report.morning.section import BADGE, Section, Source, level, unknown
 from streams.report.reach import clocks_seen, no_observer
-from streams.report.sentences import ahead, count, impossible
+from streams.report.sentences import ahead, count, drift, impossible
 
 COLLECTOR = "collector"  # whom heartbeats name as their observer where they name nobody
 SLEWS_MS = 1000  # what is less a time daemon mends by itself, and no clock jumps
@@ -22,15 +22,15 @@ STEP = "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"
 
 
 def clocks(s: Source) -> Section:
-    found, stamps = s.of("clock_skew"), s.of("impossible_timestamp")
-    lines = [("Impossible stamps:", f"{impossible(f)}, of {f.name} ({BADGE[f.level]})") for f in stamps]
+    found, beside = s.of("clock_skew"), [*s.of("clock_drift"), *s.of("impossible_timestamp")]
+    lines = [_beside(f) for f in beside]
     head = ("clock_skew", "⏰", "CLOCK SKEW")
     why = s.blind("clock_skew")
     why = why or ("" if found else s.not_kept("node"))
     seen = clocks_seen(s.con, _whose(s), s.time())
     why = why or ("" if found or seen.nodes else s.nothing("message that tells of a clock"))
     if why:
-        return unknown(head, why, lines, stamps)
+        return unknown(head, why, lines, beside)
     numbers: dict[str, Any] = {"nodes": seen.nodes, "affected": len({f.subject for f in found})}
     unsaid = [(f"{side}:", why) for side, why in seen.unsaid]
     if not found:
@@ -39,8 +39,8 @@ def clocks(s: Source) -> Section:
         value = f"none of {count(seen.nodes, 'node')}{scope} {sides} by more than {seen.warn_ms:,.0f}ms"
         if unsaid:
             numbers |= {"why": "; ".join(f"{side} {words}" for side, words in unsaid)}
-            return Section(*head, "unknown", value, [*unsaid, *lines], stamps, numbers)
-        return Section(*head, "ok", f"{value} (OK)", lines, stamps, numbers)
+            return Section(*head, "unknown", value, [*unsaid, *lines], beside, numbers)
+        return Section(*head, "ok", f"{value} (OK)", lines, beside, numbers)
     worst = max(found, key=lambda f: f.peak)
     clock = against(sorted({str(f.facts["reference"]) for f in found}))
     lines = [
@@ -51,8 +51,15 @@ def clocks(s: Source) -> Section:
     ]
     action = STEP if worst.peak >= SLEWS_MS else f"below a second let chrony slew; else {STEP}"
     numbers |= {"max_skew_ms": worst.peak}
-    every = [*found, *stamps]
+    every = [*found, *beside]
     return Section(*head, level(found), off_by(worst), lines, every, numbers, action, runbook="clock_skew")
+
+
+def _beside(f: Found) -> tuple[str, str]:
+    badge = BADGE[f.level]
+    if f.detector == "clock_drift":
+        return ("Set:" if f.kind == "step" else "Drifts:"), f"{f.name} {drift(f)} ({badge})"
+    return "Impossible stamps:", f"{impossible(f)}, of {f.name} ({badge})"
 
 
 def _whose(s: Source) -> str:

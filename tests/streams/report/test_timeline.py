@@ -34,15 +34,25 @@ def test_the_storm_begins_gets_worse_and_is_over(demo_state: Path) -> None:
     known, _ = of(demo_state)
     storm = " | ".join(e.words for e in known.entries if e.detector == "retry_storm")
     assert re.fullmatch(r"rs-\w+ retry_storm begins: .*is worse: .*is at its worst: 611 retries/min .*: over", storm)
-    assert [e.at for e in known.entries] == sorted(e.at for e in known.entries)
+    placed = [e.placed or e.at for e in known.entries]
+    assert placed == sorted(placed)
     assert {e.what for e in known.entries} == {"finding", "signal", "event"}
     assert all(e.evidence for e in known.entries)
 
 
 def test_a_row_that_is_dated_2099_stands_where_it_arrived(demo_state: Path) -> None:
     known, span = of(demo_state)
-    dated = [e for e in known.entries if "stamped 2099" in e.words]
-    assert dated and all(span.first <= e.at <= span.last for e in dated)
+    dated = [e for e in known.entries if "its stamp can't be true" in e.words]
+    assert dated and all(e.at.year == 2099 and e.placed and span.first <= e.placed <= span.last for e in dated)
+
+
+def test_a_row_of_a_clock_that_is_ahead_stands_at_its_corrected_time(demo_state: Path) -> None:
+    known, _ = of(demo_state)
+    ahead = [e for e in known.entries if e.node == "payment-3" and " ± " in e.corrected]
+    assert ahead
+    for e in ahead:
+        assert e.earliest and e.latest and e.placed and e.earliest <= e.placed <= e.latest
+        assert timedelta(milliseconds=800) < e.at - e.placed < timedelta(milliseconds=900)
 
 
 def test_a_filter_leaves_out_what_is_of_others(demo_state: Path) -> None:
