@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any, NamedTuple
 
 import msgspec
@@ -239,6 +240,14 @@ def _pairs(text: str) -> Iterator[tuple[str, str | None, str]]:
     return ((m[1], m[2], m[3]) for m in PAIR.finditer(text))
 
 
+def _cells(line: str, delimiter: str) -> list[str]:
+    """None, where it can't be split by that."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
 class Cells(NamedTuple):
     """How the rows of a CSV file are read: by its header."""
 
@@ -249,14 +258,15 @@ class Cells(NamedTuple):
     def of(cls, first: bytes) -> Cells | None:
         """By the first line, if it can be a header: several names, none twice and none a number."""
         line = first.decode("utf-8", "replace").rstrip("\r\n")
-        split = {d: next(csv.reader([line], delimiter=d), []) for d in DELIMITERS}
+        split = {d: _cells(line, d) for d in DELIMITERS}
         delimiter, names = max(split.items(), key=lambda item: len(item[1]))
         plausible = len(names) > 1 and len({*names}) == len(names) and all(re.search(r"[^\W\d]", n) for n in names)
         return cls(delimiter, names) if plausible and not line.lstrip().startswith(("{", "[")) else None
 
     def unfold(self, record: bytes) -> list[Any]:
         try:
-            rows = [*csv.reader(record.decode().splitlines(keepends=True), delimiter=self.delimiter, strict=True)]
+            lines = StringIO(record.decode(), newline="")
+            rows = [*csv.reader(lines, delimiter=self.delimiter, strict=True)]
         except csv.Error as error:
             raise NotOne(f"not CSV: {error}") from None
         if len(rows) != 1 or len(rows[0]) != len(self.header):
@@ -264,23 +274,45 @@ class Cells(NamedTuple):
             raise NotOne(f"{cells} cells, the header has {len(self.header)}")
         return [{name: cell or None for name, cell in zip(self.header, rows[0], strict=True)}]
 
+    def reads(self, record: bytes) -> bool:
+        try:
+            return bool(self.unfold(record))
+        except (*UNREADABLE, NotOne):
+            return False
+
 
 # ---- where records end ----------------------------------------------------------------------------------------------
 
 
+OPEN_MAX = 1_000  # lines: a quote that is open for longer, with rows after it, is a stray one
+
+
 def quoted(blocks: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
-    """Lines joined while a quote is open, as CSV has them."""
+    """Lines joined while a quote is open, as CSV has them; a stray one, that makes no row, costs its own line alone."""
+    cells: Cells | None = None
     rest: list[bytes] = []
     for block in blocks:
-        whole = []
+        whole: list[bytes] = []
         for line in block:
+            cells = cells or Cells.of(line)
             rest.append(line)
-            if sum(part.count(b'"') for part in rest) % 2 == 0:
-                whole.append(b"\n".join(rest))
+            if line.count(b'"') % 2 == (len(rest) > 1):
+                whole += _joined(rest, cells)
+                rest = []
+            elif len(rest) == OPEN_MAX and len(lines := _joined(rest, cells)) > 1:
+                whole += lines
                 rest = []
         yield whole
     if rest:
-        yield [b"\n".join(rest)]
+        yield _joined(rest, cells)
+
+
+def _joined(lines: list[bytes], cells: Cells | None) -> list[bytes]:
+    """One record, unless it is none and lines of it are."""
+    record = b"\n".join(lines)
+    if len(lines) == 1 or cells is None or cells.reads(record) or not any(map(cells.reads, lines[1:])):
+        return [record]
+    return lines
 
 
 def grouped(blocks: Iterable[list[bytes]], lines: int) -> Iterator[list[bytes]]:

@@ -187,3 +187,31 @@ def test_some_random_paths_lead_somewhere() -> None:
     document = {"a.b": {"": 1}, "a": {"b": {"c": 2}, "b.c": 3}, "b": 4}
     assert Paths(["a.b", "a.b.c", "a.b.", "b", "b.a"]).of(document) == {"a.b": {"": 1}, "a.b.c": 3, "b": 4}
     assert Paths(["." * 50_000]).of({"." * 50_000: 5}) == {"." * 50_000: 5}
+
+
+def records_of(lines: list[bytes]) -> list[bytes]:
+    return [record for block in quoted([lines[:3], lines[3:]]) for record in block]
+
+
+def test_a_stray_quote_costs_its_own_line_and_no_row_after_it() -> None:
+    rows = [b'"%d",b' % n for n in range(40)]
+    at_the_end = [b"a,b", *rows, b'"open,b', *rows]
+    assert records_of(at_the_end) == at_the_end
+    long = [b"a,b", b'"open,b', *rows * 3_000, b'"two', b'lines",b']
+    assert records_of(long) == [*long[:-2], b'"two\nlines",b']
+
+
+def test_a_mark_of_inches_opens_nothing() -> None:
+    lines = [b"a,b", b'5" disk,b', b"1,b", b'6" disk,b', b"2,b", b'7" disk,b']
+    cells = Cells(",", ["a", "b"])
+    wanted = ['5" disk', "1", '6" disk', "2", '7" disk']
+    assert [e["a"] for r in records_of(lines)[1:] for e in cells.unfold(r)] == wanted
+
+
+def test_only_a_line_end_ends_a_line_of_csv() -> None:
+    assert Cells(",", ["a", "b"]).unfold("x\u2028y,\x0c\x85".encode()) == [{"a": "x\u2028y", "b": "\x0c\x85"}]
+
+
+@pytest.mark.parametrize("line", [b"a,b" + b"x" * (1 << 24), b"a,b\rc,d"])
+def test_what_csv_cannot_split_is_no_header(line: bytes) -> None:
+    assert Cells.of(line) is None
