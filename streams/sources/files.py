@@ -7,6 +7,7 @@ where it ended, and the same file under another name is not read twice.
 from __future__ import annotations
 
 import glob
+import re
 import shutil
 import sys
 import zlib
@@ -25,7 +26,8 @@ from detectors.events import SCHEMA, STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".avro", ".csv", ".log")
-PACKED = ("", ".gz", ".zst")
+ROTATED = r"([.-]\d[\d.-]*)?"  # access.log.1, access.log-20260126.gz
+LOG = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))}){ROTATED}(\.gz|\.zst)?$")
 BLOCK = 1 << 22
 PACKED_BLOCK = 1 << 16  # a packed byte may stand for a thousand
 BOM = b"\xef\xbb\xbf"
@@ -103,7 +105,7 @@ def _inside(path: Path, state: Path) -> list[tuple[Path, str]]:
 
 
 def _is_log(path: Path) -> bool:
-    return path.name != "labels.json" and any(path.name.endswith(e + p) for e in ENDINGS for p in PACKED)
+    return path.name != "labels.json" and LOG.search(path.name) is not None
 
 
 def _in_state(path: Path, top: Path, state: Path) -> bool:

@@ -63,6 +63,13 @@ def test_folders_and_globs_give_logs_by_name_and_no_state_folder(tmp_path: Path)
     assert names([str(tmp_path / "readme.txt"), str(tmp_path / "readme.txt")]) == ["readme.txt"]
 
 
+def test_logs_that_were_rotated_are_found_in_their_folder(tmp_path: Path) -> None:
+    rotated = ["access.log", "access.log-20260126.gz", "access.log.1", "access.log.2.gz", "b.json.2026-01-26.zst"]
+    for name in (*rotated, "access.log.bak", "changelog.1", "x.log.old.1"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names([str(tmp_path)]) == rotated
+
+
 def test_what_is_not_there_says_so_and_stops_no_other(tmp_path: Path) -> None:
     good = write(tmp_path / "requests.jsonl", lines(storm(3)))
     (tmp_path / "empty").mkdir()
