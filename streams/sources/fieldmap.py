@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -63,7 +63,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     child: str | None = None
     where: dict[str, str] = {}
     capture: str = ""
-    drop_dashes: int = 0
+    drop_dashes: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     values: dict[str, str] = {}
     missing: str | None = None
     unit: Unit | None = None
@@ -102,7 +102,7 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: str = "*"
     members: str = ""
     line: str = ""
-    lines: int = 1
+    lines: Annotated[int, msgspec.Meta(ge=1)] = 1
     where: dict[str, str] = {}
     nothing: list[str] = []
     has: list[list[str]] = []
@@ -214,8 +214,8 @@ def parse(text: str, where: str, name: str = "", folder: Path = HERE) -> FieldMa
     except tomllib.TOMLDecodeError as error:
         raise Problem(where, f"not TOML: {error}", EXAMPLE) from None
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        raise Problem(f"{where}: {path.rstrip('`')}" if path else where, reason, _example(path)) from None
+        reason, _, path = _of_field(given, error).rstrip("`").partition(" - at `$.")
+        raise Problem(f"{where}: {path}" if path else where, reason, _example(path)) from None
     if isinstance(found.format, Format):
         found = msgspec.structs.replace(found, format=found.format.loaded(folder, where))
     for field, reason in _wrong(found):
@@ -223,8 +223,22 @@ def parse(text: str, where: str, name: str = "", folder: Path = HERE) -> FieldMa
     return found
 
 
+def _of_field(given: dict[str, Any], error: msgspec.ValidationError) -> str:
+    """What is wrong, with the name of the field whose rule it is and the words that there are."""
+    text, fields_ = str(error), given.get("fields")
+    for field, rules in fields_.items() if isinstance(fields_, dict) and "`$.fields[...]" in text else ():
+        try:
+            msgspec.convert(rules, Given)
+        except msgspec.ValidationError:
+            text = text.replace("fields[...]", f"fields.{field}")
+            break
+    reason, at, path = text.partition(" - at")
+    words = next((words for sign, words in WORDS.items() if re.search(sign, text)), "")
+    return f"{reason}; there are {words}{at}{path}" if words else text
+
+
 def _example(field: str) -> str:
-    return FORMATS if field.startswith("format") else EXAMPLE
+    return STREAM if field == "stream" else FORMATS if field.startswith("format") else EXAMPLE
 
 
 def _like(given: dict[str, Any], where: str) -> dict[str, Any]:
@@ -255,6 +269,14 @@ def _coded(rules: Any) -> Any:
             return rules
 
 
+WORDS = {  # by what a reason looks like: what may stand there
+    r"unknown field .*fields\.": ", ".join(f.encode_name for f in msgspec.structs.fields(Rule)),
+    r"unknown field `[^`]*`$": ", ".join(f.encode_name for f in msgspec.structs.fields(FieldMap)),
+    r"enum .*unit`": ", ".join(get_args(Unit)),
+    r"enum .*\.stream`": ", ".join(SCHEMA),
+    r"`str` .*\.values`": f"{', '.join(STATUS_OF)}, or a table",
+}
+STREAM = 'write it as in: stream = "requests"'
 LIKE = 'write it as in: like = "debezium"'
 FORMATS = 'write it as in: format = "csv", or: format = { kind = "avro", schema = "order.avsc" }'
 EXAMPLE = 'write it as in: service_name = "path.of.field", or { from = "path", capture = "^([^:]+)" }'
@@ -320,10 +342,11 @@ def _wrong_patterns(patterns: Iterable[str]) -> Iterator[str]:
     """What the engine that will match them says."""
     for pattern in patterns:
         try:
-            pl.select(pl.lit("").str.contains(pattern))
             re.compile(pattern)
+            pl.select(pl.lit("").str.contains(pattern))
         except (pl.exceptions.ComputeError, re.error) as error:
-            yield f"{pattern!r} is no regular expression: {str(error).splitlines()[-1]}"
+            told = [line for line in str(error).splitlines() if line.startswith("error: ")] or [str(error)]
+            yield f"{pattern!r} is no regular expression: {told[0].removeprefix('error: ')}"
 
 
 def _is_zone(zone: str) -> bool:
