@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import polars as pl
 import pytest
@@ -9,7 +11,10 @@ import pytest
 from detectors.detector import catalog
 from detectors.events import SCHEMA
 from streams.coverage import MAPPED, OWN, filled_fields, format_of, seen, unlocks
+from streams.sources.decode import from_fields, unfold_of
 from streams.sources.fieldmap import shipped
+from streams.sources.formats import of_messages
+from tests.records import ENVOY
 
 STORM = catalog()["retry_storm"].detector
 CLOCKS = catalog()["clock_skew"].detector
@@ -55,6 +60,15 @@ def test_each_format_in_use_unlocks_with_its_own_line() -> None:
     assert "$http_x_retry_count" in lines["nginx"] and "%UPSTREAM_REQUEST_ATTEMPT_COUNT%" in lines["envoy"]
     assert "resend_count" in lines["otlp"] and lines[OWN] == lines[MAPPED] == ""
     assert {u.field for u in found} == {"retry_count"}
+
+
+def test_what_unlocks_retries_of_envoy_takes_the_first_attempt_for_no_retry() -> None:
+    (envoy,) = (m for m in shipped() if m.name == "envoy")
+    (name,) = json.loads(envoy.unlock["retry_count"].partition("json_format: ")[2])
+    unsaid = {k: v for k, v in ENVOY.items() if k != "upstream_request_attempt_count"}
+    logged = [json.dumps({**unsaid, name: attempt}).encode() for attempt in (1, 2)]
+    found = from_fields(envoy, of_messages(unfold_of(envoy), logged))
+    assert found.events["retry_count"].to_list() == [0, 1]
 
 
 def test_a_map_is_known_by_what_it_reads_and_not_by_what_it_says_to_people() -> None:
