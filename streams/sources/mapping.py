@@ -93,7 +93,21 @@ def _column(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
         return column.map_elements(lambda v: _text(list(v)), return_dtype=pl.String)
     if isinstance(kind, pl.Datetime):
         return column.dt.to_string("iso:strict")
+    if isinstance(kind, pl.Duration):  # in ms, as durations are where a map says no unit
+        return (column.dt.total_microseconds().cast(MICROS) * pl.lit("0.001").cast(MICROS)).cast(pl.String)
+    if isinstance(kind, pl.Binary):
+        return column.map_elements(_of_bytes, return_dtype=pl.String)
     return column.cast(pl.String)
+
+
+MICROS = pl.Decimal(38, 3)
+
+
+def _of_bytes(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return b64encode(value).decode()
 
 
 def _text(value: Any) -> str | None:

@@ -20,6 +20,7 @@ from streams.sources.decode import Reading, chunks, from_fields, recognise
 from streams.sources.fieldmap import FieldMap, parse, shipped
 from streams.sources.files import Recording, look
 from streams.sources.formats import Unfolded
+from streams.sources.mapping import column_text, held_in
 from tests.records import ENVOY, NGINX, TRAIL
 from tests.streams.tape import accounting, asynchealth
 
@@ -447,6 +448,16 @@ def test_a_last_line_without_an_end_is_told_and_read_once_it_has_one(tmp_path: P
     path.write_bytes(CSV + b"2026-01-26 12:00:03;pay;error\n")
     asynchealth(*arguments)
     assert {k: v for k, v in accounting(state).items() if v} == {"read": 4, "used": 2, "rejected": 2}
+
+
+def test_parquet_durations_are_ms_and_bytes_that_are_no_text_are_base64(tmp_path: Path) -> None:
+    took = [timedelta(microseconds=5_250), timedelta(days=2), None]
+    pl.DataFrame({"took": took, "key": [b"k1", b"\xff\x00", None]}).write_parquet(tmp_path / "odd.parquet")
+    frame = pl.scan_parquet(tmp_path / "odd.parquet")
+    shape = frame.collect_schema()
+    read = frame.select(column_text(p, shape) for p in ("took", "key")).collect()
+    assert [float(t) for t in read[held_in("took")].drop_nulls()] == [5.25, 172_800_000]
+    assert read[held_in("key")].to_list() == ["k1", "/wA=", None]
 
 
 def test_parquet_columns_are_mapped_nested_ones_too(tmp_path: Path) -> None:
