@@ -113,10 +113,6 @@ def run(con: duckdb.DuckDBPyConnection, query: str, limit_s: float) -> pa.Table:
     try:
         with _stopped_after(con, limit_s):
             return _fetched(con.sql(statement))
-    except duckdb.InterruptException as error:
-        raise TooLong(
-            f"Stopped after {limit_s:g} s. Read less: a shorter time range in WHERE, fewer columns, or LIMIT."
-        ) from error
     except duckdb.CatalogException as error:
         if "Table with name" not in str(error):
             raise Refused(str(error)) from error
@@ -204,14 +200,15 @@ def _check_table(node: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _stopped_after(con: duckdb.DuckDBPyConnection, limit_s: float) -> Iterator[None]:
-    """Interrupts what runs on `con` from limit_s on, until the block ends.
+    """Interrupts what runs on `con` from limit_s on, until the block ends; what ends by it was too long.
 
     More than once, since an interrupt that comes before the query has begun to run may be forgotten.
     """
-    done = threading.Event()
+    done, over = threading.Event(), threading.Event()
 
     def watch() -> None:
         if not done.wait(limit_s):
+            over.set()
             while not done.wait(0.1):
                 con.interrupt()
 
@@ -219,6 +216,12 @@ def _stopped_after(con: duckdb.DuckDBPyConnection, limit_s: float) -> Iterator[N
     watcher.start()
     try:
         yield
+    except (duckdb.InterruptException, OSError) as error:  # the latter out of a reader of Arrow, with the same words
+        if not over.is_set() or "interrupt" not in str(error).lower():
+            raise
+        raise TooLong(
+            f"Stopped after {limit_s:g} s. Read less: a shorter time range in WHERE, fewer columns, or LIMIT."
+        ) from error
     finally:
         done.set()
         watcher.join()
