@@ -125,7 +125,7 @@ print(h.hexdigest())
 
 def test_hash_seeds_and_threads_do_not_matter() -> None:
     digests = set()
-    for seed, threads in (("0", "1"), ("1", "2"), ("77", "2")):
+    for seed, threads in (("0", "1"), ("77", "2")):
         env = os.environ | {"PYTHONHASHSEED": seed, "POLARS_MAX_THREADS": threads}
         done = subprocess.run([sys.executable, "-c", DIGEST], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -226,4 +226,4 @@ def test_a_span_that_is_dropped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     assert meets
     for source in meets:
         monkeypatch.setitem(source.__dict__, "back_us", 0)
-    assert _broken_somewhere()
+    assert _broken_somewhere("duplicate_key")

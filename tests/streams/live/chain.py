@@ -38,7 +38,7 @@ class Chain:
     dice: random.Random
     queues: int = 3
     kills: int = 0
-    steps: Sequence[int] = (1, 7, 30, 200)  # records that are read at once
+    steps: Sequence[int] = (1, 30, 500)  # records that are read at once
     first: int = 1  # the offset of each partition's first record
     parked: Mapping[tuple[str, int], Collection[int]] = field(default_factory=dict)  # slices that nobody can measure
     own: Sequence[Detector] = ()  # in place of those of the catalog
