@@ -83,21 +83,26 @@ def changes(before: Moment, now: Moment, nodes: Ints) -> dict[int, Change]:
 
     offset_n - offset_j is at least -least(n, j) now and was at most least(j, n) before: so much it gained, at least.
     """
-    found = {}
+    found: dict[int, Change] = {}
     both = before.group * (len(before.group) + 1) + now.group
     for group in np.unique(both[nodes]):
-        members = np.flatnonzero(both == group)
-        for node in nodes[both[nodes] == group].tolist():
-            one, others = np.full(len(members) - 1, node), members[members != node]
-            least = -now.least(one, others) - before.least(others, one)
-            most = now.least(others, one) + before.least(one, others)
-            known = (least > -OPEN // 2) & (most < OPEN // 2)
-            count = int(known.sum())
-            if count:
-                own = np.zeros(int(count > 1), np.int64)  # of two alone neither is the median
-                middle = (count + len(own)) // 2
-                low, high = (np.sort(np.append(own, side[known]))[middle] for side in (least, most))
-                found[node] = Change(int(low), int(high), count + 1)
+        some, members = nodes[both[nodes] == group], np.flatnonzero(both == group)
+        one, other = np.repeat(some, len(members)), np.tile(members, len(some))
+        least = -now.least(one, other) - before.least(other, one)
+        most = now.least(other, one) + before.least(one, other)
+        known = (least > -OPEN // 2) & (most < OPEN // 2) & (one != other)
+        count = known.reshape(len(some), -1).sum(axis=1)
+        known |= (one == other) & np.repeat(count > 1, len(members))  # of two alone neither is the median
+        own = np.where(one == other, 0, 1)
+        middle = np.where(count > 1, (count + 1) // 2, 0)
+        low, high = (
+            np.take_along_axis(
+                np.sort(np.where(known, side * own, NEVER).reshape(len(some), -1), axis=1), middle[:, None], axis=1
+            )[:, 0]
+            for side in (least, most)
+        )
+        told = zip(some.tolist(), low.tolist(), high.tolist(), count.tolist(), strict=True)
+        found |= {node: Change(lo, hi, n + 1) for node, lo, hi, n in told if n}
     return found
 
 

@@ -243,7 +243,9 @@ class Trees:
         late = np.flatnonzero(self.timed_out)
         order = late[np.lexsort([self.coord[late], -self.depth[late], self.view[late]])]
         deepest = order[np.unique(self.view[order], return_index=True)[1]]
-        tops = np.isin(self.coord, longest["top"].to_numpy())
+        top = np.full(self.views, -1)
+        top[longest["view"].to_numpy()] = longest["top"].to_numpy()
+        tops = self.coord == top[self.view]
         wanted = [tops, self._around(deepest), self._around(longest["at"].drop_nulls().to_numpy()), self.timed_out]
         rank = np.select(wanted, range(len(wanted)), len(wanted))
         return (

@@ -25,11 +25,15 @@ def line(span: str, parent: str | None, start_ms: float, took_ms: float, service
     return {**ids, **times, "service_name": service, "node_id": "n", "status": "ok", **more}
 
 
-def told(*rows: Row) -> pl.DataFrame:
+def told(*rows: Row, windows: int = 1_000) -> pl.DataFrame:
+    """windows: how many are measured at once."""
     (part,) = placed(Case({"requests": partitions("requests", rows, 1)}))["requests"]
-    end = int(part["t"].max()) + WINDOW_US  # type: ignore[arg-type]
-    tables, _ = match([TRACES], MatchState(), [reduce([TRACES], "requests", part)], end, Memory())
-    return tables.get(TRACES.name, pl.DataFrame())
+    first, end = (int(edge) // WINDOW_US * WINDOW_US for edge in (part["t"].min(), part["t"].max()))  # type: ignore[arg-type]
+    state, news, frames = MatchState(), [reduce([TRACES], "requests", part)], list[pl.DataFrame]()
+    for to in [*range(first + windows * WINDOW_US, end, windows * WINDOW_US), end + WINDOW_US]:
+        tables, state = match([TRACES], state, news, to, Memory())
+        news, frames = [], [*frames, *tables.values()]
+    return pl.concat(frames) if frames else pl.DataFrame()
 
 
 def edges(table: pl.DataFrame) -> dict[str, int]:
@@ -123,6 +127,20 @@ def test_a_trace_is_told_again_when_its_root_comes() -> None:
         line("r", None, 7_000, 4_000, "front"),
     )
     assert told(*rows).filter("longest").select("root", "rooted").rows() == [("gate", False), ("front", True)]
+
+
+def test_how_many_windows_are_measured_at_once_does_not_matter() -> None:
+    """The outermost line of a window is not that of a later one; more timed-out lines than are kept compete."""
+    quick = line("x", "r", 1_000, 500, "z", caller="gate", side="client")
+    calls = [
+        line(f"c{n}", "r", 2_500 + 1_000 * n, 900, "a", caller="gate", side="client", status="timeout")
+        for n in range(20)
+    ]
+    rows = [line("r", None, 0, 25_000, "gate", side="server"), quick, *calls]
+    at_once = told(*rows)
+    assert at_once["window"].n_unique() >= 3 and at_once["spans"].list.len().max() == KEPT
+    for windows in (1, 2):
+        assert told(*rows, windows=windows).equals(at_once)
 
 
 def test_lines_that_call_each_other_in_a_circle_are_no_part_of_it() -> None:

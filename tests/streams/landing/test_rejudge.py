@@ -92,7 +92,7 @@ def test_a_lander_goes_on_with_what_was_judged_by_other_thresholds(
     findings = live["findings"]
     assert overlapping(findings) == 0 and findings["finding_id"].is_unique().all()
     assert set(live["finding_changes"]["finding_id"]) <= set(findings["finding_id"])
-    members = live["incidents"].explode("findings").unnest("findings").drop_nulls("finding_id")
+    members = live["incident_findings"]
     known = members.filter(pl.col("finding_id").is_in(findings["finding_id"].implode()))
     assert set(known["finding_id"]) == set(findings["finding_id"])
     assert set(known["incident_id"]) == set(members["incident_id"])
