@@ -30,7 +30,7 @@ def told(*rows: Row, windows: int = 1_000) -> pl.DataFrame:
     (part,) = placed(Case({"requests": partitions("requests", rows, 1)}))["requests"]
     first, end = (int(edge) // WINDOW_US * WINDOW_US for edge in (part["t"].min(), part["t"].max()))  # type: ignore[arg-type]
     state, news, frames = MatchState(), [reduce([TRACES], "requests", part)], list[pl.DataFrame]()
-    for to in [*range(first + windows * WINDOW_US, end, windows * WINDOW_US), end + WINDOW_US]:
+    for to in [*range(first + windows * WINDOW_US, end + 1, windows * WINDOW_US), end + WINDOW_US]:
         tables, state = match([TRACES], state, news, to, Memory())
         news, frames = [], [*frames, *tables.values()]
     return pl.concat(frames) if frames else pl.DataFrame()
