@@ -50,7 +50,7 @@ class Backtest:
 
 def tried(landed: Landed, detector: Detector, settings: Settings, numbers: Mapping[str, float]) -> Backtest:
     """With the numbers that somebody asks for."""
-    trial = _trial(landed, settings, numbers, "")
+    trial = trial_of(landed, settings, numbers, "")
     return Backtest(detector, landed.days, landed.found(settings), [trial], trial)
 
 
@@ -65,13 +65,13 @@ def proposed(landed: Landed, detector: Detector, settings: Settings) -> Backtest
     if len(now) > many and not detector.irreversible:
         for service in [*_noisiest(detector, now), ""]:
             for numbers in steps(detector, settings, service):
-                trials.append(_trial(landed, settings, numbers, service))
+                trials.append(trial_of(landed, settings, numbers, service))
                 if len(trials[-1].found) <= many:
                     return Backtest(detector, days, now, trials, trials[-1])
     return Backtest(detector, days, now, trials, None)
 
 
-def _trial(landed: Landed, settings: Settings, numbers: Mapping[str, float], service: str) -> Trial:
+def trial_of(landed: Landed, settings: Settings, numbers: Mapping[str, float], service: str) -> Trial:
     return Trial(numbers, service, landed.found(changed(settings, numbers, service)))
 
 

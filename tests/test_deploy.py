@@ -21,7 +21,6 @@ from detectors.detector import catalog
 from detectors.finding import LEVELS
 from streams.cli import app
 from streams.cli.notify import receivers
-from streams.landing.state import open_readable
 from streams.settings import load
 from streams.watch.metrics import COUNTED, LANDER, NOTIFIER, WORKER
 from tests.kafka import Broker, _java
@@ -288,13 +287,10 @@ def test_kafka_takes_the_settings_of_its_service(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()[-800:]
 
 
-def test_the_first_notebook_runs_on_a_state(demo_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_readable(demo_state).close()
-    monkeypatch.setenv("ASYNCHEALTH_STATE", str(demo_state))
-    cells = json.loads((ROOT / "notebooks/start.ipynb").read_text())["cells"]
-    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    assert len(code) >= 2
-    scope: dict[str, Any] = {}
-    for cell in code:
-        exec(cell, scope)
-    assert len(scope["findings"]) > 0
+def test_jupyter_has_the_notebooks_and_what_they_need() -> None:
+    service = services()["jupyter"]
+    assert "./notebooks:/srv/asynchealth/notebooks:ro" in service["volumes"]
+    assert f"state:{service['environment']['ASYNCHEALTH_STATE']}:ro" in service["volumes"]
+    wanted = {re.split(r"[>=]", line)[0] for line in (DEPLOY / "jupyter.in").read_text().split()}
+    locked = set(re.findall(r"^(\S+)==", (DEPLOY / "jupyter.lock").read_text(), re.MULTILINE))
+    assert {"jupyterlab", "jupytext", "altair", "vl-convert-python"} <= wanted <= locked

@@ -150,13 +150,23 @@ def with_bars(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, before: date
 def _of_fleet(
     con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, space: tuple[Any, ...], before: datetime | None
 ) -> pl.DataFrame:
-    windows = _windows(stamps)
-    drift, known = _max_drift_ppm(con), pl.DataFrame(schema=INTERVALS)
+    known = intervals(con, space, _windows(stamps), stamps["node"].unique().to_list(), before)
+    return corrected(stamps, known, _max_drift_ppm(con))
+
+
+def intervals(
+    con: duckdb.DuckDBPyConnection,
+    space: tuple[Any, ...],
+    windows: Sequence[int],
+    nodes: Sequence[str] = (),
+    before: datetime | None = None,
+) -> pl.DataFrame:
+    """INTERVALS: what is known of the nodes' clocks, or of all clocks of the fleet, in each of the windows."""
     names, of = reference_of(con, space, windows[0], windows[-1], before)
-    if len(names):
-        rows = _read(con, CLOCKS, space, windows[0] - MINUTE_US, windows[-1] + WINDOW_US, before)
-        known = intervals_at(facts_of(rows, names), names, of, stamps["node"].unique().to_list(), windows, drift)
-    return corrected(stamps, known, drift)
+    if not len(names):
+        return pl.DataFrame(schema=INTERVALS)
+    rows = _read(con, CLOCKS, space, windows[0] - MINUTE_US, windows[-1] + WINDOW_US, before)
+    return intervals_at(facts_of(rows, names), names, of, nodes or names.to_list(), windows, _max_drift_ppm(con))
 
 
 def _windows(stamps: pl.DataFrame) -> list[int]:

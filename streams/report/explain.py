@@ -219,7 +219,7 @@ def _stories(
         yield "The keys are no longer there."
         return
     for use in found if whole else found[:1]:
-        rows = _four(con, f, use)
+        rows = lines_of(con, f, use)
         yield f"{'Key' if whole else 'One of them'}, proven by {count(len(rows), 'event')}:"
         back = max(span.start, f.onset - timedelta(days=1))
         begins = ", where the data begins" if back == span.start else ""
@@ -249,7 +249,7 @@ def _clocks(rows: Sequence[Row], skewed: Mapping[str, Found]) -> Iterator[str]:
         yield f"Corrected: {off}; {', '.join(ends)}"
 
 
-def _four(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
+def lines_of(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
     """The two uses and the client's lines of the same attempts."""
     mine = {r["record"]: r for r in rows_at(con, [use.record, use.earlier])}
     attempts = ", ".join(text(a) for a in use.attempts) or "NULL"
