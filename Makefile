@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEED ?=
+STATE ?= asynchealth-state
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kafka truth corrected equality equality-short soak fuzz bench bench-live bench-day bench-report screens evidence lint lock clean
+.PHONY: help setup demo test kafka truth corrected equality equality-short soak fuzz bench bench-live bench-day bench-report screens evidence notebooks notebook-pictures lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +29,16 @@ demo: setup  ## an hour of a simulated fleet through the live system, and replay
 
 test: setup  ## the whole test suite
 	POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup
+
+.venv/jupyter: deploy/jupyter.lock .venv/installed
+	$(BIN)/python -m pip install --quiet --require-hashes -r deploy/jupyter.lock
+	JUPYTER_CONFIG_DIR=.venv/jupyter $(BIN)/jupytext-config set-default-viewer python
+
+notebooks: .venv/jupyter  ## Jupyter Lab with notebooks/ on your state (STATE=demo-state, or a bundle)
+	ASYNCHEALTH_STATE=$(abspath $(STATE)) JUPYTER_CONFIG_DIR=.venv/jupyter $(BIN)/jupyter lab notebooks
+
+notebook-pictures: setup  # docs/notebooks, from what make demo leaves
+	$(BIN)/python -m tests.notebooks demo-state
 
 kafka: setup  ## Apache Kafka 4 on 127.0.0.1:9092, from Maven's artifacts; Ctrl-C ends it
 	$(BIN)/python -m tests.kafka
@@ -76,6 +87,7 @@ screens: setup  ## after `make demo`: its pages in Chromium, and the review of i
 evidence: setup  ## runs what shows that it holds, and writes the outputs to docs/
 	$(MAKE) --silent demo > docs/demo.txt
 	$(MAKE) --silent screens
+	$(MAKE) --silent notebook-pictures
 	ASYNCHEALTH_SEEDS=3 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 -vv tests/detectors/test_laws.py tests/test_ahead.py | grep -oE '(PASSED|FAILED|SKIPPED).*|=+ .* =+' \
 		| LC_ALL=C sort > docs/laws.txt
 	$(BIN)/python -m tests.truth > docs/truth.txt
