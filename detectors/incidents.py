@@ -174,8 +174,12 @@ def _joined(merged: Sequence[Incident], findings: Sequence[Finding], edges: Iter
         return replace(oldest, onset=onset, level=level, findings=kept, causes=told, closed=closed)
     depth = depths(there, told)
     first = min(kept, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
-    id_ = f"in-{xxhash.xxh3_64_hexdigest(first.finding_id.encode())}"
-    return Incident(id_, number, onset, level, kept, told)
+    return Incident(id_of(first.finding_id), number, onset, level, kept, told)
+
+
+def id_of(finding_id: str) -> str:
+    """Of the incident that began with it."""
+    return f"in-{xxhash.xxh3_64_hexdigest(finding_id.encode())}"
 
 
 def _kept(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -193,14 +197,13 @@ def _row(i: Incident, at: int) -> dict[str, Any]:
     depth = depths((f.finding_id for f in i.findings), chain)
     ordered = sorted(i.findings, key=lambda f: (depth[f.finding_id], f.onset, f.finding_id))
     causing = {c.cause for c in chain if not c.ruled_out}
-    ended = i.resolved
     return {
         "incident_id": i.incident_id,
-        "state": "resolved" if ended is not None else "reopened" if i.closed else "open",
+        "state": _state(i),
         "level": i.level,
         "onset": i.onset,
         "last": max(f.last for f in i.findings),
-        "resolved": ended,
+        "resolved": i.resolved,
         "findings": [
             {"finding_id": f.finding_id, "role": _role(depth[f.finding_id] > 0, f.finding_id in causing)}
             for f in ordered
@@ -209,6 +212,10 @@ def _row(i: Incident, at: int) -> dict[str, Any]:
         "merged_into": "",
         "final_at": at,
     }
+
+
+def _state(i: Incident) -> str:
+    return "resolved" if i.resolved is not None else "reopened" if i.closed else "open"
 
 
 def _role(explained: bool, causing: bool) -> str:
@@ -230,6 +237,47 @@ def _merged(i: Incident, at: int, into: str) -> dict[str, Any]:
 def _frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
     shape = INCIDENT | {"final_at": INSTANT}
     return pl.DataFrame(sorted(rows, key=lambda r: str(r["incident_id"])), schema=shape, orient="row")
+
+
+# ---- what is new in them --------------------------------------------------------------------------------------------
+
+OPEN = ("open", "reopened")
+NEWS = INCIDENT | {"final_at": INSTANT, "was": pl.String}  # the level at which it was open before; else empty
+
+
+def news(memory: Memory, said: Iterable[tuple[int, pl.DataFrame]]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Of what a fold said after this memory the rows with another level or state than before.
+
+    One that is open at a level for what went into it, and was open at it, is no news.
+    """
+    known = {i.incident_id: (_state(i), i.level) for i in memory}
+    for number, rows in said:
+        told = list(_news(known, rows.to_dicts()))
+        if told:
+            yield number, pl.DataFrame(told, schema=NEWS, orient="row")
+
+
+def _news(known: dict[str, tuple[str, str]], rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    ended = ("resolved", "")
+    merged = {(r["merged_into"], _open_at(known.get(r["incident_id"], ended))) for r in rows if r["merged_into"]}
+    for r in rows:
+        id_ = r["incident_id"]
+        before, now = known.get(id_, ended), (r["state"], r["level"])
+        known[id_] = now
+        over = not _open_at(before) and not _open_at(now)
+        if before != now and not over and (id_, _open_at(now) or None) not in merged:
+            yield {**r, "was": _open_at(before)}
+
+
+def _open_at(known: tuple[str, str]) -> str:
+    """The level at which it is open, if it is."""
+    state, level = known
+    return level if state in OPEN else ""
+
+
+def row_of(i: Incident) -> dict[str, Any]:
+    """As it stands, as a row of INCIDENT."""
+    return {n: v for n, v in _row(i, 0).items() if n in INCIDENT}
 
 
 # ---- for a successor ------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ which they land. So they outlive a rebuild, and whoever reads the state knows th
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import duckdb
 import msgspec
@@ -19,6 +20,10 @@ from streams.problems import Exit, Problem
 ACKS = "acks.jsonl"
 PREFIX = "incident."
 What = Literal["ack", "silence"]
+NAMES = [PREFIX + what for what in get_args(What)]
+
+
+SPOKEN = f"kind = 'change' AND name IN ({', '.join(repr(n) for n in NAMES)}) AND json_valid(text)"  # rows of signals
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,7 +36,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
     until: datetime | None = None
 
-    def silences(self, names: set[str], at: datetime) -> bool:
+    def silences(self, names: Collection[str], at: datetime) -> bool:
         return self.what == "silence" and self.about in names and self.until is not None and at < self.until
 
 
@@ -43,7 +48,7 @@ class _Text(msgspec.Struct, omit_defaults=True):
 class _Record(msgspec.Struct, omit_defaults=True):
     """An event of the stream `signals`; value: of a silence, how many seconds."""
 
-    timestamp: datetime
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
     subject: str
     name: str
     kind: str = ""
@@ -65,6 +70,17 @@ def _word(r: _Record) -> Word:
     return Word(at=r.timestamp, what=what, about=r.subject, by=text.by, note=text.note, until=until)
 
 
+def words_in(value: bytes | None) -> list[Word]:
+    """Of a message of the topic `signals`; most of them are other people's, of whatever form."""
+    if value is None or not any(name.encode() in value for name in NAMES):
+        return []
+    try:
+        read = msgspec.json.decode(value, type=list[_Record] | _Record)
+        return [_word(r) for r in (read if isinstance(read, list) else [read]) if r.name in NAMES]
+    except msgspec.DecodeError:
+        return []  # it only looks like one
+
+
 def write(folder: Path, word: Word) -> None:
     """To the end of the file; it is on the disk when this returns."""
     path = folder / ACKS
@@ -79,10 +95,8 @@ def write(folder: Path, word: Word) -> None:
 
 def said(con: duckdb.DuckDBPyConnection, folder: Path) -> list[Word]:
     """All of it, the oldest first."""
-    sql = (
-        "SELECT timestamp, subject, name, kind, value, text FROM signals WHERE kind = 'change' AND starts_with(name, ?)"
-    )
-    landed = [_Record(*row) for row in con.execute(sql, [PREFIX]).fetchall()]
+    sql = f"SELECT timestamp, subject, name, kind, value, text FROM signals WHERE {SPOKEN}"
+    landed = [_Record(*row) for row in con.execute(sql).fetchall()]
     return sorted((_word(r) for r in [*landed, *_file(folder / ACKS)]), key=lambda w: (w.at, w.about, w.what))
 
 

@@ -39,14 +39,16 @@ def timeline(
     from streams.report import timeline_forms as forms
     from streams.report.found import when
     from streams.report.notes import notes_of
+    from streams.report.timeline import spoken
     from streams.report.timeline import timeline as told
+    from streams.said import said
 
     if json + csv + bool(html) > 1:
         raise Problem("--json --csv --html", "one of the three")
     with opened(state) as (con, every, span, sight, invoke):
         chosen = _chosen(con, every, id_, invoke) if id_ else []
         wanted = asked(span, since, until, service, node, key, trace)
-        noted = [n for path in notes or () for n in notes_of(path)]
+        noted = [*spoken(said(con, state)), *(n for path in notes or () for n in notes_of(path))]
         known = told(con, span, wanted, chosen, noted, when(as_of, span) if as_of else None)
         if html:
             written(html, forms.page(known, span))
@@ -82,10 +84,11 @@ def postmortem(
     from streams.report.damage import COLUMNS
     from streams.report.incidents import incident_of
     from streams.report.notes import notes_of
+    from streams.report.timeline import spoken
 
     with book_of(state) as (some, book):
         one = incident_of(some, id_, book.invoke("incident list"))
-        noted = [n for path in notes or () for n in notes_of(path)]
+        noted = [*spoken(book.about(one)), *(n for path in notes or () for n in notes_of(path))]
         known = review.gather(book.con, one, book, noted)
         made = review.parts(known, book)
         old = out.read_text(encoding="utf-8") if out and out.exists() else ""

@@ -1,4 +1,4 @@
-"""notify: findings from Kafka to a webhook and to Alertmanager.
+"""notify: incidents from Kafka to a webhook and to Alertmanager.
 
 [notify]
 webhook = "https://chat.example/hooks/…"
@@ -55,7 +55,7 @@ def notify(
         bool, typer.Option("--test", help="Send one test notification, say what came back, and end.")
     ] = False,
 ) -> None:
-    """Send findings as they begin, get worse and end, from Kafka. One runs for each prefix."""
+    """Send incidents as they open, get worse and end, from Kafka, causes first. One runs for each prefix."""
     to = receivers(webhook=webhook, alertmanager=alertmanager, heartbeat_url=heartbeat_url, level=level)
     ways = list(_ways(to, prefix))
     if not ways:
@@ -111,7 +111,8 @@ def _test() -> Notice:
 
     now = datetime.now(UTC)
     return Notice(
-        finding_id="test",
+        key="test/page/firing",
+        incident_id="test",
         detector="asynchealth",
         kind="test",
         subject="test",
@@ -121,7 +122,7 @@ def _test() -> Notice:
         onset=now,
         since=now,
         sentence="a test by asynchealth notify --test: nothing is wrong, there is nothing to do",
-        commands=("asynchealth findings",),
+        commands=("asynchealth incident list",),
     )
 
 
@@ -137,6 +138,7 @@ def _run(
     import signal
     from functools import partial
 
+    from streams.inventory import inventory
     from streams.live.connect import connection
     from streams.watch.metrics import NOTIFIER, Meter, answer
     from streams.watch.notify import Notifier
@@ -146,11 +148,11 @@ def _run(
     if metrics is not None:
         answer(meter, metrics_address, metrics)
     say = partial(typer.echo, err=True)
-    notifier = Notifier(at, ways, say, prefix, to.level, to.heartbeat_url, meter)
+    notifier = Notifier(at, ways, say, prefix, to.level, to.heartbeat_url, meter, inventory())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, notifier.stop)
     names = ", ".join(f"{way.name} {way.host}" for way in ways)
     typer.echo(
-        f"Tells {names} of findings at level {to.level}{'' if to.level == 'page' else ' or page'}, from {at.broker}"
+        f"Tells {names} of incidents at level {to.level}{'' if to.level == 'page' else ' or page'}, from {at.broker}"
     )
     notifier.run()

@@ -35,6 +35,7 @@ HIDDEN = {"rejects": " EXCLUDE (arrival)"}
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
 ONE_RUN = "one-run"  # marks a state of `up`, whose broker is gone with its process
 STATEMENT_ROWS = 100  # in one INSERT: with one row in each they cost ten times as much
+BROKER = "broker"  # where a lander that runs here reads, and the prefix of its topics
 BUILD_MEMORY = "512MB"  # what DuckDB may keep of a file that it builds
 
 DDL = f"""

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import polars.selectors as cs
 
 from detectors.detector import Detector, Settings
 from detectors.engine import INSTANT, Hole, Judged, JudgeState, finding, findings, judge, open_findings
 from detectors.finding import Episode, Episodes, Key, named
-from detectors.incidents import Memory, change, decoded, encoded, fold
+from detectors.incidents import Memory, change, decoded, encoded, fold, news
 from detectors.table import Table
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
@@ -38,10 +39,11 @@ class Open(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Left:
-    """What a judge leaves to its successor: the episodes of each detector, and incidents."""
+    """What a judge leaves to its successor: each detector's episodes, incidents, and the rows of their findings."""
 
     episodes: Mapping[str, Episodes] = field(default_factory=dict)
     incidents: Memory = ()
+    known: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def saved_episodes(episodes: Mapping[str, Episodes]) -> pl.DataFrame:
@@ -56,7 +58,8 @@ def left(body: bytes) -> Left:
     """Out of the body of a state."""
     frames = unpack(body)
     episodes = {n: Episodes(dict(o.open), dict(o.ended), dict(o.held)) for n, o in _read(frames["episodes"]).items()}
-    return Left(episodes, decoded(frames["incidents"]["saved"][0]))
+    known = frames["known"].with_columns(cs.temporal().to_physical()).to_dicts() if "known" in frames else []
+    return Left(episodes, decoded(frames["incidents"]["saved"][0]), {r["finding_id"]: r for r in known})
 
 
 def judged_with(saved: pl.DataFrame) -> set[str]:
@@ -96,12 +99,13 @@ class Judge(Step):
         mine = {d.name for d in self.detectors}  # a detector that was taken away has no say any more
         self.state = JudgeState({}, {n: e for n, e in self.left.episodes.items() if n in mine})
         self.incidents = self._incidents = self.left.incidents
+        self.known = self._known = dict(self.left.known)
         self._after: tuple[int, JudgeState] | None = None
         self.begun: list[tuple[str, str]] = []  # detector and level of what began or rose with what was said last
 
     def done(self) -> None:
         super().done()
-        self.incidents = self._incidents
+        self.incidents, self.known = self._incidents, self._known
 
     def saved(self) -> tuple[int, str]:
         offset, number = super().saved()
@@ -161,10 +165,8 @@ class Judge(Step):
         changes = self._changes(judged)
         for window, some in changes.items():
             said.setdefault(window, {})["changes"] = _frame(some)
-        every = (change(row, at) for some in changes.values() for at, row in some)
-        self._incidents, incidents = fold(self.incidents, every, self.settings)
-        for window, rows in incidents:
-            said[window]["incidents"] = rows
+        for window, frames in self._joined(changes).items():
+            said[window] |= frames
         for window in sorted(said):
             head = Head(producer=PRODUCER, lo=lo, hi=window + 1, kind=self._kind(lo, window + 1, "rows"))
             out += [Out(0, *m) for m in messages(head, pack(said[window]))]
@@ -175,6 +177,23 @@ class Judge(Step):
         state = Head(producer=PRODUCER, lo=self.next, hi=to, kind="state")
         return out + [Out(0, *m) for m in messages(state, self._state(after.episodes))]
 
+    def _joined(self, changes: Mapping[int, Sequence[tuple[int, dict[str, Any]]]]) -> dict[int, Frames]:
+        """By window the incidents, those that people must hear of, and the findings of these as they stood."""
+        every = (change(row, at) for some in changes.values() for at, row in some)
+        self._incidents, incidents = fold(self.incidents, every, self.settings)
+        out = {window: {"incidents": rows} for window, rows in incidents}
+        said = dict(news(self.incidents, incidents))
+        known = dict(self.known)
+        for window in sorted(changes):
+            known |= {row["finding_id"]: row for _, row in changes[window]}
+            if window in said:
+                of = out[window]["incidents"]["findings"].explode().struct.field("finding_id").drop_nulls()
+                told = findings([known[f] for f in of.unique().sort()])
+                out[window] |= {"news": said[window], "told": told}
+        mine = {f.finding_id for i in self._incidents for f in i.findings}
+        self._known = {f: row for f, row in known.items() if f in mine}
+        return out
+
     def _state(self, episodes: Mapping[str, Episodes]) -> bytes:
         """For a successor episodes and incidents; for readers what is open as it stands now, and how it was judged."""
         open_ = findings(open_findings(self.detectors, fingerprint(self.settings), episodes)).sort("finding_id")
@@ -182,7 +201,8 @@ class Judge(Step):
         ends = pl.DataFrame({"ends_us": [self.ends_us] if self.ends_us < NEVER else []}, schema={"ends_us": pl.Int64})
         incidents = pl.DataFrame({"saved": [encoded(self._incidents)]})
         kept = {"episodes": saved_episodes(episodes), "incidents": incidents}
-        return pack(kept | {"open": open_, "settings": settings, "ends": ends})
+        known = findings([self._known[f] for f in sorted(self._known)])
+        return pack(kept | {"known": known, "open": open_, "settings": settings, "ends": ends})
 
     def _kind(self, lo: int, hi: int, kind: Any) -> Any:
         return "lost" if self.reader.is_lost(lo, hi) else kind

@@ -74,6 +74,7 @@ class Landing:
             )
             open_.callback(consumer.close)
             self._begin(consumer)
+            (self.folder / state.BROKER).write_text(f"{self.connection.broker}\n{self.prefix}\n")
             self._work(consumer, con)
 
     def stop(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -81,15 +81,17 @@ class Book:
         return [w for w in self.words if w.about == i.incident_id or (w.what == "silence" and w.about in named)]
 
     def contacts(self, i: Incident) -> list[str]:
-        """Whom to call: the owner of the service that it began with, then who is on call for what was found."""
-        mine = self.of(i)
-        of = _services(mine)[:1] or [""]
-        return [str(c) for c in self.inventory.contacts(of[0], mine[0].detector)]
+        return contacts(self.of(i), self.inventory)
 
     def between(self, i: Incident) -> tuple[str, str]:
         mine = self.of(i)
         ends = ["open" for f in mine if self.span.is_open(f)] or [self.span.until(max(mine, key=lambda f: f.last))]
         return self.span.clock(min(f.onset for f in mine)), ends[0]
+
+
+def contacts(mine: Sequence[Found], inventory: Inventory) -> list[str]:
+    """Whom to call for findings, causes first."""
+    return [str(c) for c in inventory.contacts((services(mine) or [""])[0], mine[0].detector)]
 
 
 # ---- the list --------------------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def show(i: Incident, book: Book) -> Iterator[str]:
     mine = book.of(i)
     begin, end = book.between(i)
     yield f"{i.level.upper()} {i.state}  {i.incident_id}  {begin} - {end} UTC  {count(len(mine), 'finding')}"
-    under = _tree(i, mine)
+    under = tree(i.chain, mine)
     for f in mine:
         if f.finding_id not in {c for some in under.values() for c, _ in some}:
             yield from _branch(f.finding_id, "", 0, under, book)
@@ -164,11 +166,11 @@ def show(i: Incident, book: Book) -> Iterator[str]:
 Under = dict[str, list[tuple[str, str]]]
 
 
-def _tree(i: Incident, mine: Sequence[Found]) -> Under:
+def tree(chain: Sequence[Mapping[str, Any]], mine: Sequence[Found]) -> Under:
     """Of each finding what it explains and why; of several causes the last one of the chain counts."""
     place = {f.finding_id: n for n, f in enumerate(mine)}
-    best: dict[str, dict[str, Any]] = {}
-    for e in i.chain:
+    best: dict[str, Mapping[str, Any]] = {}
+    for e in chain:
         if not e["ruled_out"] and e["effect"] in place and e["cause"] in place:
             known = best.setdefault(e["effect"], e)
             best[e["effect"]] = e if place[e["cause"]] > place[known["cause"]] else known
@@ -251,9 +253,10 @@ def _concerned(root: Found) -> list[str]:
         case "entity":
             return [names(root.subject, SLASH)[0] or root.subject]
         case _:
-            return _services([root]) or [root.subject]
+            return services([root]) or [root.subject]
 
 
-def _services(mine: Sequence[Found]) -> list[str]:
+def services(mine: Sequence[Found]) -> list[str]:
+    """Those that they are about: themselves, or those called."""
     kinds = {f.subject: f.subject_kind for f in mine if f.subject_kind in OF_SERVICE}
     return [names(s, ARROW)[1] if kind == "edge" else s for s, kind in kinds.items()]

@@ -20,6 +20,7 @@ from streams.report.evidence import Row, about, evidence, fetch, instant, proven
 from streams.report.found import Filter, Found, Span, all_findings, found_in, is_time
 from streams.report.sentences import amount, duration, sentence
 from streams.report.sources import silences
+from streams.said import SPOKEN, Word
 
 What = Literal["finding", "signal", "event", "note", "silence"]
 WINDOW = timedelta(microseconds=WINDOW_US)
@@ -168,9 +169,17 @@ def _names(found: Sequence[Found], wanted: Filter) -> set[str]:
 def _signals(con: duckdb.DuckDBPyConnection, names: set[str], everyone: bool) -> Iterator[Entry]:
     """Deploys, failovers, what operators did; gauges are measurements, no events."""
     whose = "true" if everyone else f"({' OR '.join(_of(n) for n in sorted(names)) or 'false'})"
-    for row in fetch(con, "signals", f"kind <> 'gauge' AND {whose}", limit=SIGNALS_MOST):
+    for row in fetch(con, "signals", f"kind <> 'gauge' AND NOT ({SPOKEN}) AND {whose}", limit=SIGNALS_MOST):
         subject, words = described(row)
         yield Entry(row["timestamp"], "signal", subject, words, (row["record"],), readable=row["arrival"])
+
+
+def spoken(words: Iterable[Word]) -> Iterator[Entry]:
+    """What people said of incidents, by the time at which they said it."""
+    for w in words:
+        what = f"silenced until {w.until:%Y-%m-%d %H:%M} UTC" if w.until else "acknowledged"
+        told = f"{what}{f' by {w.by}' if w.by else ''}{f': {w.note}' if w.note else ''}"
+        yield Entry(w.at, "note", w.about, told, ("signals",), readable=w.at)
 
 
 def _of(name: str) -> str:

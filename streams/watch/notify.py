@@ -1,5 +1,8 @@
 """The log of findings enters, notifications leave: the process around news and send.
 
+What people said of incidents it reads from the topic `signals`, from its begin: nobody is told of what is silenced, or
+again of what is acknowledged.
+
 It also writes: a canary a minute into the topic `signals`, as any service writes its events. The dead man's alert is
 fed by each that comes back in the log of findings, and by nothing else. It is sent from here because only who hears
 what comes out can know what should have, by one clock, and because one that is dead sends and feeds nothing.
@@ -23,10 +26,12 @@ from kafka.errors import KafkaError
 
 from detectors.finding import LEVELS
 from detectors.windows import SECOND_US, WINDOW_US
+from streams.inventory import Inventory
 from streams.live.canary import STREAM
 from streams.live.connect import Connection
 from streams.live.topics import admin, names, partitions
 from streams.problems import Problem
+from streams.said import Word, words_in
 from streams.watch.canaries import Canaries
 from streams.watch.metrics import NOTIFIER, Meter
 from streams.watch.news import Cursor, News, Notice, at, instant, notice
@@ -109,6 +114,7 @@ class Notifier:
     level: str = LEVELS[-1]
     heartbeat_url: str = ""
     meter: Meter = field(default_factory=lambda: Meter(NOTIFIER))
+    inventory: Inventory = field(default_factory=lambda: Inventory({}, {}))
     clocks: Clocks = field(default_factory=Clocks)
     stopping: bool = False
     news: News = field(default_factory=News)
@@ -118,6 +124,8 @@ class Notifier:
         self.ways = [Way(r) for r in self.receivers]
         self.levels = LEVELS[LEVELS.index(self.level) :]
         self.place = TopicPartition(names(self.prefix).findings, 0)
+        self.signals: dict[TopicPartition, int] = {}  # and up to where it reached when this process began
+        self.words: list[Word] = []
         self.pulse = Pulse(self.clocks.monotonic())
         self._end = 0  # of the log, when this process began
         self._committed: tuple[int, str] | None = None
@@ -156,9 +164,12 @@ class Notifier:
         except KafkaError as error:
             then = f"asynchealth topics check --broker {self.connection.broker}"
             raise Problem(f"topic {self.place.topic}", f"can't be read: {error}", then) from error
-        for records in polled.values():
+        for place, records in polled.items():
             for r in records:
-                self.news.feed(r.offset, r.key, r.value)
+                if place == self.place:
+                    self.news.feed(r.offset, r.key, r.value)
+                else:
+                    self.words += words_in(r.value)
             self.meter.reach(True)
         self.pulse.see(self.news.judged, self.news.position > self._end, self.clocks.monotonic())
         base = self.news.base
@@ -188,19 +199,20 @@ class Notifier:
             isolation_level="read_committed",
             max_poll_records=POLL_MESSAGES,
         )
+        topic = self.canaries.topic
+        self.canaries.partitions = there.get(topic, 0)
         try:
-            self._begin(consumer)
+            self._begin(consumer, [TopicPartition(topic, p) for p in range(self.canaries.partitions)])
         except KafkaError as error:
             consumer.close()
             self._tell("Kafka", f"{self.connection.broker}: {error}; asked again")
             return
         self.consumer = consumer
-        self.canaries.partitions = there.get(self.canaries.topic, 0)
         self._tell("Kafka", "")
 
-    def _begin(self, consumer: KafkaConsumer) -> None:
-        """Where the last one ended, as far as the log still has it."""
-        consumer.assign([self.place])
+    def _begin(self, consumer: KafkaConsumer, signals: Sequence[TopicPartition] = ()) -> None:
+        """Where the last one ended, as far as the log still has it; signals from where they begin."""
+        consumer.assign([self.place, *signals])
         start = consumer.beginning_offsets([self.place])[self.place]
         self._end = consumer.end_offsets([self.place])[self.place]
         known = consumer.committed(self.place, metadata=True)
@@ -215,11 +227,25 @@ class Notifier:
         position = known.offset if whole else start
         self.news = News(position, min(cursors) if whole and cursors else None)
         consumer.seek(self.place, position)
+        self.words = []
+        self.signals = consumer.end_offsets(signals) if signals else {}
+        for place, offset in (consumer.beginning_offsets(signals) if signals else {}).items():
+            consumer.seek(place, offset)
+
+    @property
+    def _listened(self) -> bool:
+        """Whether all is read that people had said when this process began."""
+        if self.consumer is None:
+            return False
+        self.signals = {p: end for p, end in self.signals.items() if self.consumer.position(p) < end}
+        return not self.signals
 
     # ---- telling ----
 
     def _advance(self, way: Way) -> None:
         """All that it takes in one turn. Before each the last is in Kafka."""
+        if not self._listened:
+            return
         ends = self.clocks.monotonic() + TURN_S
         while not self.stopping and way.cursor and way.again <= self.clocks.monotonic() < ends:
             if way.cursor.idle:
@@ -230,16 +256,19 @@ class Notifier:
                 way.cursor = decided
             if not self.news.has(way.cursor):
                 return
-            items = self.news.items(way.cursor)
-            wanted = (i for i, r in enumerate(items) if i >= way.cursor.sent and r["level"] in self.levels)
+            items = [notice(r, self.inventory) for r in self.news.items(way.cursor, self.levels)]
+            wanted = (i for i, n in enumerate(items) if i >= way.cursor.sent and not self._quiet(n))
             if (i := next(wanted, None)) is None:
                 way.cursor = at(way.cursor.until)
                 continue
             way.cursor = msgspec.structs.replace(way.cursor, sent=i)
-            if not self._commit() or not self._send(way, notice(items[i])):
+            if not self._commit() or not self._send(way, items[i]):
                 return
             way.cursor = msgspec.structs.replace(way.cursor, sent=i + 1)
             self._commit()
+
+    def _quiet(self, what: Notice) -> bool:
+        return what.is_quiet(self.words, datetime.fromtimestamp(self.clocks.wall(), UTC))
 
     def _send(self, way: Way, what: Notice) -> bool:
         """Whether it is done with: taken, or refused for ever."""
@@ -296,7 +325,8 @@ class Notifier:
         firing = state == "firing"
         now = datetime.fromtimestamp(self.clocks.wall(), UTC)
         return Notice(
-            finding_id=f"unreachable-{number}",
+            key=f"unreachable-{number}/{LEVELS[-1]}/{state}",
+            incident_id=f"unreachable-{number}",
             detector="asynchealth",
             kind="unreachable",
             subject_kind="fleet",
@@ -362,7 +392,8 @@ class Notifier:
         """Alertmanager ends what is not said again."""
         now = datetime.fromtimestamp(self.clocks.wall(), UTC)
         for way, receiver in self._alertmanagers():
-            still = [notice(r) for r in self.news.open() if r["level"] in self.levels]
+            told = [notice(r, self.inventory) for r in self.news.open() if r["level"] in self.levels]
+            still = [n for n in told if not n.is_silenced(self.words, now)]
             if way.unreachable >= 0:
                 still.append(self._unreachable(way.unreachable, "firing"))
             if still:

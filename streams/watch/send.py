@@ -111,24 +111,28 @@ class Webhook:
 
 
 def posted(notice: Notice) -> dict[str, Any]:
-    """The body for a webhook. text is all of it in a line, which chats show."""
+    """The body for a webhook. text is all of it, which chats show."""
     ended = notice.state == "resolved"
     return {
         "key": notice.key,
-        "text": notice.headline,
+        "text": notice.text,
         "state": notice.state,
         "level": notice.level,
+        "incident_id": notice.incident_id,
         "detector": notice.detector,
         "kind": notice.kind,
-        "finding_id": notice.finding_id,
         "subject_kind": notice.subject_kind,
         "subject": notice.subject,
+        "service": notice.service,
         "environment": notice.environment,
         "tenant": notice.tenant,
         "certainty": notice.certainty,
         "onset": stamp(notice.onset),
         "resolved": stamp(notice.since) if ended else None,
         "sentence": notice.sentence,
+        "chain": list(notice.chain),
+        "findings": list(notice.findings),
+        "contacts": list(notice.contacts),
         "runbook": notice.commands[0],
         "next": list(notice.commands),
     }
@@ -157,7 +161,7 @@ class Alertmanager:
         """The dead man's alert: while it is renewed, all works."""
         said = "A canary came through the whole chain. Where this alert ends, nothing is watched. Next: asynchealth lag"
         times = {"startsAt": stamp(now), "endsAt": stamp(now + WATCHDOG_FOR)}
-        known = {"alertname": WATCHDOG, "level": "none"}
+        known = {"alertname": WATCHDOG, "severity": "none"}
         return self.post([{"labels": known, "annotations": {"summary": said}, **times}])
 
     def post(self, alerts: Sequence[Mapping[str, Any]]) -> Answer:
@@ -167,44 +171,48 @@ class Alertmanager:
 
 
 def _below(level: str, notice: Notice) -> bool:
-    return notice.state == "firing" and LEVELS.index(level) < LEVELS.index(notice.level)
+    return notice.state != "resolved" and LEVELS.index(level) < LEVELS.index(notice.level)
 
 
 def labels(notice: Notice) -> dict[str, str]:
-    """What stays as it is while the finding is open at this level: Alertmanager knows an alert by its labels."""
+    """What stays as it is while the incident is open at this level: Alertmanager knows an alert by its labels."""
     every = {
         "alertname": notice.detector,
         "detector": notice.detector,
         "kind": notice.kind,
-        "level": notice.level,
+        "severity": notice.level,
         "name": notice.name,
         "subject_kind": notice.subject_kind,
         "subject": notice.subject,
+        "service": notice.service,
         "environment": notice.environment,
         "tenant": notice.tenant,
-        "finding_id": notice.finding_id,
+        "incident_id": notice.incident_id,
     }
     return {name: value for name, value in every.items() if value}
 
 
 def alert(notice: Notice, now: datetime | None = None) -> dict[str, Any]:
     fires = (now or datetime.now(UTC)) + FIRES_FOR
+    said = {
+        "summary": notice.sentence,
+        "description": "\n".join(notice.chain),
+        "contacts": "\n".join(notice.contacts),
+        "runbook": notice.commands[0],
+        "next": "\n".join(notice.commands),
+        "certainty": notice.certainty,
+        "key": notice.key,
+    }
     return {
         "labels": labels(notice),
-        "annotations": {
-            "summary": notice.sentence,
-            "runbook": notice.commands[0],
-            "next": "\n".join(notice.commands),
-            "certainty": notice.certainty,
-            "key": notice.key,
-        },
+        "annotations": {name: value for name, value in said.items() if value},
         "startsAt": stamp(notice.onset),
         "endsAt": stamp(notice.since if notice.state == "resolved" else fires),
     }
 
 
 def lower(notice: Notice, level: str) -> dict[str, Any]:
-    """The end of an alert whose finding is at a higher level now."""
-    known = {**labels(notice), "level": level}
+    """The end of an alert whose incident is at a higher level now."""
+    known = {**labels(notice), "severity": level}
     said = {"summary": f"now {notice.level}: {notice.sentence}"}
     return {"labels": known, "annotations": said, "startsAt": stamp(notice.onset), "endsAt": stamp(notice.since)}

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from detectors.detector import Settings
+from detectors.events import STREAMS
+from detectors.windows import MINUTE_US
 from streams.landing.state import begin_anew
+from streams.live.follow import Follower
+from streams.live.play import Player, last_us, read_tape
+from streams.live.system import Parts, System
+from streams.live.up import QUEUES, broker_inside, finish, fitting, play_through
 from streams.problems import Exit
+from streams.said import ACKS
 from streams.sources.files import READABLE
 from tests.streams.report.test_queries import COLUMNS
 from tests.streams.report.test_sql_shut_in import PLAYBOOK
@@ -101,6 +111,39 @@ def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:
         up.wait()
     assert b"Traceback" not in said.read_bytes()
     assert b" read = " in asynchealth("report", "--state", live).stdout
+
+
+def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:
+    """While it runs no broker is named; when it has ended, and was judged again, it is still known."""
+    live = tmp_path / "live"
+    logs = read_tape([str(tape)], tmp_path / "none")
+    sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
+    with broker_inside(sources) as at:
+        parts = Parts(at, Settings(), live, sources, QUEUES, "up", played=True, ends_us=last_us(logs))
+        system, player, follower = System(parts, lambda: None), Player(at, logs), Follower(at, QUEUES)
+        with system.running():
+            play_through(system, player, follower, fitting(logs))
+            finish(system, player, follower)
+            assert waited(lambda: incidents(live))
+            (one,) = incidents(live)
+            spoken = asynchealth("incident", "ack", one["incident_id"], "--by", "anna", "--state", live)
+            assert spoken.returncode == 0, spoken.stderr
+            player.tick(time.time_ns() // 1_000 + MINUTE_US)  # the tape is of long ago, the word is of now
+            assert waited(lambda: incidents(live)[0]["said"])
+        follower.close()
+    assert not (live / ACKS).exists()
+    for again in ((), ("rebuild",)):
+        if again:
+            done = asynchealth(*again, "--state", live)
+            assert done.returncode == 0, done.stderr
+        (word,) = incidents(live)[0]["said"]
+        assert (word["what"], word["by"]) == ("ack", "anna")
+        assert b"\nAcknowledged by anna at " in asynchealth("incident", "show", "in-", "--state", live).stdout
+
+
+def incidents(live: Path) -> list[dict[str, Any]]:
+    shown = asynchealth("incident", "list", "--json", "--state", live)
+    return [json.loads(line) for line in shown.stdout.splitlines()]
 
 
 def test_of_one_that_was_killed_nothing_runs_on_and_the_next_begins_anew(tape: Path, tmp_path: Path) -> None:

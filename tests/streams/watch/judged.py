@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from detectors.detector import Settings
 from detectors.engine import INSTANT, findings
+from detectors.incidents import Memory, change, encoded, fold, id_of, news
 from detectors.windows import MINUTE_US, WINDOW_US
 from streams.live.judge import PRODUCER
 from streams.live.numbered import Head, messages, pack
 
+Numbered = dict[int, pl.DataFrame]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Messages = list[tuple[bytes, bytes]]
 Level = Literal["warn", "page", "shadow"]
 
@@ -25,8 +31,18 @@ class Change(NamedTuple):
     ends: bool = False
 
     @property
+    def incident(self) -> str:
+        """Of a finding that nothing else explains."""
+        return id_of(self.finding_id)
+
+    @property
     def key(self) -> str:
-        return f"{self.finding_id}/{self.level}/{'resolved' if self.ends else 'firing'}"
+        return f"{self.incident}/{self.level}/{'resolved' if self.ends else 'open'}/{self.stamp}"
+
+    @property
+    def stamp(self) -> str:
+        """From when on it was so."""
+        return f"{EPOCH + timedelta(microseconds=self.window * WINDOW_US):%Y%m%dT%H%M%SZ}"
 
 
 def row(change: Change, onset: int) -> dict[str, Any]:
@@ -65,16 +81,30 @@ def onsets(changes: Iterable[Change]) -> dict[str, int]:
     return first
 
 
+def incidents_of(story: Iterable[Change], to: int) -> tuple[Memory, Numbered, Numbered]:
+    """What judge keeps of incidents, says of them, and that people must hear, by window."""
+    began = onsets(story)
+    told = [change(row(c, began[c.finding_id]), c.window * WINDOW_US) for c in sorted(story) if c.window < to]
+    every = [replace(c, number=c.at // WINDOW_US) for c in told]
+    memory, rows = fold((), every, Settings())
+    return memory, dict(rows), dict(news((), rows))
+
+
 def said(story: Iterable[Change], lo: int, to: int, canaries: Mapping[int, tuple[str, int]] | None = None) -> Messages:
     """What judge says of the windows lo ≤ n < to, its state last. canaries: by window, whose and the how manieth."""
     every, flown = sorted(story), canaries or {}
     began = onsets(every)
+    memory, joined, told = incidents_of(every, to)
     out: Messages = []
     at = lo
     for window in sorted({w for w in (*(c.window for c in every), *flown) if lo <= w < to}):
         some = [row(c, began[c.finding_id]) for c in every if c.window == window]
         final_at = pl.Series("final_at", [window * WINDOW_US] * len(some), dtype=pl.Int64).cast(INSTANT)
         frames = {"changes": findings(some).with_columns(final_at).sort("finding_id", "final_at", "level")}
+        if window in joined:
+            frames["incidents"] = joined[window]
+        if window in told:
+            frames |= {"news": told[window], "told": known(every, window + 1)}
         if window in flown:
             frames["canary"] = pl.DataFrame([flown[window]], schema=["name", "number"], orient="row")
         out += messages(Head(producer=PRODUCER, lo=at, hi=window + 1, kind="rows"), pack(frames))
@@ -82,7 +112,16 @@ def said(story: Iterable[Change], lo: int, to: int, canaries: Mapping[int, tuple
     if at < to:
         out += messages(Head(producer=PRODUCER, lo=at, hi=to, kind="empty"))
     state = Head(producer=PRODUCER, lo=lo, hi=to, kind="state")
-    return out + messages(state, pack({"open": findings([row(c, began[c.finding_id]) for c in open_at(every, to)])}))
+    saved = pl.DataFrame({"saved": [encoded(memory)]})
+    open_ = findings([row(c, began[c.finding_id]) for c in open_at(every, to)])
+    return out + messages(state, pack({"incidents": saved, "known": known(every, to), "open": open_}))
+
+
+def known(story: Iterable[Change], to: int) -> pl.DataFrame:
+    """Every finding as it stood."""
+    began = onsets(story)
+    last = {c.finding_id: c for c in sorted(story) if c.window < to}
+    return findings([row(c, began[i]) for i, c in sorted(last.items())])
 
 
 def open_at(story: Iterable[Change], to: int) -> list[Change]:

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
+from detectors.causes import Finding
+from detectors.detector import Settings
+from detectors.incidents import Change as IncidentChange
+from detectors.incidents import fold, id_of
+from detectors.incidents import news as incident_news
 from detectors.windows import SECOND_US, WINDOW_US
+from streams.inventory import inventory
 from streams.live.connect import Connection
+from streams.said import Word, record, words_in
 from streams.watch.news import Cursor, News, Notice, at, first_fresh, notice, told
 from streams.watch.notify import Clocks, Notifier
 from streams.watch.send import Answer
 from tests.cases import Case, cases
+from tests.detectors.test_causes import SLOW, STORM, TIMEOUTS
 from tests.streams.live.chain import Chain, until
 from tests.streams.watch.judged import Change, Level, Messages, open_at, row, said
 
 BEGIN = 1_000_000  # the first window
 OLD_WINDOWS = 60
+CALLED = inventory(Path("none"))
 ONE_EACH = {d: c for d, _, c in cases("fires_")}
+
+
+FINDINGS = TopicPartition("ah.findings", 0)
 
 
 class Killed(BaseException):
@@ -63,6 +78,7 @@ class Log:
 
     dice: Dice
     messages: Messages = field(default_factory=list)
+    spoken: list[bytes] = field(default_factory=list)  # the topic signals
     at: int = 0
     kept: Committed | None = None
 
@@ -85,7 +101,10 @@ class Log:
         some = self.messages[self.at : self.at + self.dice.random.randint(1, 9)]
         records = [Record(self.at + i, *m) for i, m in enumerate(some)]
         self.at += len(records)
-        return {"findings": records} if records else {}
+        return {FINDINGS: records} if records else {}
+
+    def position(self, _: TopicPartition) -> int:
+        return len(self.spoken)
 
     def commit(self, points: dict[TopicPartition, Any], timeout_ms: int) -> None:
         self.dice.maybe()
@@ -203,9 +222,9 @@ def test_each_change_reaches_each_receiver_and_a_kill_costs_one_copy_at_most(
     for way in world.ways:
         assert set(way.keys) == set(wanted)
         firsts = list(dict.fromkeys(way.keys))
-        for finding in {c.finding_id for c in story}:
-            of = [k for k in wanted if k.startswith(f"{finding}/")]
-            assert [k for k in firsts if k.startswith(f"{finding}/")] == of, "in the order in which it happened"
+        for incident in {c.incident for c in story}:
+            of = [k for k in wanted if k.startswith(f"{incident}/")]
+            assert [k for k in firsts if k.startswith(f"{incident}/")] == of, "in the order in which it happened"
     extra = sum(len(way.keys) - len(set(way.keys)) for way in world.ways)
     assert extra <= dice.killed
     event(f"killed: {dice.killed > 0}, extra: {extra > 0}, told: {bool(wanted)}")
@@ -229,50 +248,66 @@ def test_after_long_stops_what_is_open_was_told_and_what_was_told_is_ended(
     world.look()
     for way in world.ways:
         keys = set(way.keys)
-        fired = {k.removesuffix("/firing") for k in keys if k.endswith("/firing")}
-        ended = {k.removesuffix("/resolved") for k in keys if k.endswith("/resolved")}
-        really = {f"{c.finding_id}/page" for c in story if c.ends}
+        fired, ended = ({i for i, _, state in map(parts, keys) if state == s} for s in ("open", "resolved"))
+        really = {c.incident for c in story if c.ends and c.level == "page"}
         assert ended <= fired, "nobody is told that something ended of which they never heard"
         assert fired & really == ended
-        assert {f"{c.finding_id}/page" for c in open_at(story, end) if c.level == "page"} <= fired
+        assert {c.incident for c in open_at(story, end) if c.level == "page"} <= fired
         assert keys <= {c.key for c in story}
         passed += len({c.key for c in story if c.level == "page"} - keys)
     assert sum(len(way.keys) - len(set(way.keys)) for way in world.ways) <= dice.killed
     event(f"killed: {dice.killed > 0}, passed over: {passed > 0}")
 
 
-def rows(*changes: Change) -> list[dict[str, Any]]:
-    return [row(c, BEGIN) for c in changes]
+def parts(key: str) -> tuple[str, str, str]:
+    incident, level, state, _ = key.split("/")
+    return incident, level, state
+
+
+def rows(*changes: tuple[int, str, str, str, str]) -> list[dict[str, Any]]:
+    """Of news: when, of which incident, its level, its state, and at which level it was open before."""
+    names = ("window", "incident_id", "level", "state", "was")
+    return [dict(zip(names, c, strict=True)) for c in changes]
 
 
 def keys(found: Sequence[Any]) -> list[str]:
-    return [f"{r['finding_id']}/{r['level']}/{'resolved' if r['resolved'] else 'firing'}" for r in found]
+    return [f"{r['incident_id']}/{r['level']}/{r['state']}" for r in found]
 
 
 def test_of_old_news_only_what_is_open_at_page_level_and_the_end_of_what_was_told() -> None:
     old = rows(
-        Change(BEGIN, "warned", "warn"),
-        Change(BEGIN, "over", "page"),
-        Change(BEGIN, "open", "page"),
-        Change(BEGIN, "ends", "page"),
-        Change(BEGIN, "rises", "warn"),
-        Change(BEGIN + 1, "over", "page", ends=True),
-        Change(BEGIN + 1, "told", "page", ends=True),
+        (0, "warned", "warn", "open", ""),
+        (0, "over", "page", "open", ""),
+        (0, "open", "page", "open", ""),
+        (0, "ends", "page", "open", ""),
+        (0, "rises", "warn", "open", ""),
+        (0, "flaps", "page", "resolved", "page"),
+        (0, "again", "page", "resolved", "page"),
+        (1, "over", "page", "resolved", "page"),
+        (1, "told", "page", "resolved", "page"),
+        (1, "flaps", "page", "reopened", ""),
+        (1, "again", "page", "reopened", ""),
+        (2, "flaps", "page", "resolved", "page"),
     )
     fresh = rows(
-        Change(BEGIN + 2, "ends", "page", ends=True),
-        Change(BEGIN + 2, "rises", "page"),
-        Change(BEGIN + 3, "rises", "page", ends=True),
-        Change(BEGIN + 3, "known", "warn", ends=True),
-        Change(BEGIN + 3, "new", "warn"),
+        (3, "ends", "page", "resolved", "page"),
+        (3, "rises", "page", "open", "warn"),
+        (4, "ends", "page", "reopened", ""),
+        (4, "rises", "page", "resolved", "page"),
+        (4, "known", "warn", "resolved", "warn"),
+        (4, "new", "warn", "open", ""),
+        (5, "again", "page", "resolved", "page"),
     )
     assert keys(told(old, fresh)) == [
+        "flaps/page/resolved",
         "told/page/resolved",
-        "open/page/firing",
-        "rises/page/firing",
+        "open/page/open",
+        "rises/page/open",
+        "ends/page/reopened",
         "rises/page/resolved",
         "known/warn/resolved",
-        "new/warn/firing",
+        "new/warn/open",
+        "again/page/resolved",
     ]
 
 
@@ -291,7 +326,7 @@ def test_old_news_waits_until_what_followed_it_is_known_unless_judging_stands_st
     now_us = (BEGIN + 2 * OLD_WINDOWS) * WINDOW_US
     assert news.decided(at(0), now_us, held=False) is None
     batch = news.decided(at(0), now_us, held=True)
-    assert batch and keys(news.items(batch)) == ["RS-1/page/firing"]
+    assert batch and keys(news.items(batch)) == [f"{story[0].incident}/page/open"]
 
 
 @pytest.mark.parametrize(("detector", "case"), [pytest.param(d, c, id=d) for d, c in sorted(ONE_EACH.items())])
@@ -304,13 +339,82 @@ def test_what_judge_says_of_every_detectors_case_is_told_whole_and_in_words(dete
         news.feed(offset, *message)
     batch = news.decided(at(news.base or 0), (news.judged + 4) * WINDOW_US, held=True)
     assert batch and batch.until == news.judged
-    every = [notice(r) for r in news.items(Cursor(batch.next, batch.until, batch.next))]
-    begun = {n.finding_id for n in every if n.state == "firing"}
-    assert begun == set(found["finding_id"]) and begun
-    assert {n.finding_id for n in every if n.state == "resolved"} == set(
-        found.filter(pl.col("resolved").is_not_null())["finding_id"]
-    )
+    every = [notice(r, CALLED) for r in news.items(Cursor(batch.next, batch.until, batch.next))]
+    told_of = {f["finding_id"] for n in every for f in n.findings if n.state != "resolved"}
+    last = {n.incident_id: n for n in every}
+    over = found.filter(pl.col("resolved").is_not_null())["finding_id"]
+    assert told_of and told_of <= set(found["finding_id"])
     assert len({n.key for n in every}) == len(every)
-    assert all(n.name in n.headline and len(n.sentence) > 10 for n in every)
-    still = {(r["finding_id"], r["level"]) for r in news.open()}
-    assert still == set(found.filter(pl.col("resolved").is_null()).select("finding_id", "level").iter_rows())
+    assert all(n.name in n.headline and len(n.sentence) > 10 and n.contacts for n in every if n.chain)
+    still = [notice(r, CALLED) for r in news.open()]
+    assert {n.incident_id for n in still} == {i for i, n in last.items() if n.state != "resolved"}
+    open_ = {f["finding_id"] for n in still for f in n.findings}
+    assert set(found["finding_id"]) - set(over) <= open_
+
+
+# ---- what people said ------------------------------------------------------------------------------------------------
+
+SINCE = datetime(2026, 1, 26, 8, tzinfo=UTC)
+TOLD = Notice(
+    key="k", incident_id="in-1", detector="retry_storm", subject="a->b", name="a->b", level="page", state="open",
+    onset=SINCE, since=SINCE, sentence="s", commands=("c",), about=frozenset({"in-1", "retry_storm"}),
+)  # fmt: skip
+LATER = SINCE + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("about", "until", "quiet"),
+    [
+        ("in-1", LATER, True),
+        ("retry_storm", LATER, True),
+        ("in-2", LATER, False),
+        ("in-1", SINCE + timedelta(minutes=1), False),
+    ],
+)
+def test_what_is_silenced_is_not_told_until_the_time(about: str, until: datetime, quiet: bool) -> None:
+    word = Word(at=SINCE, what="silence", about=about, until=until)
+    assert TOLD.is_quiet([word], SINCE + timedelta(minutes=2)) == quiet
+
+
+def test_what_is_acknowledged_is_not_told_again_and_what_rises_or_opens_after_that_is() -> None:
+    ack = Word(at=SINCE + timedelta(minutes=1), what="ack", about="in-1")
+    assert TOLD.is_quiet([ack], LATER)
+    assert not TOLD.is_quiet([msgspec.structs.replace(ack, about="in-2")], LATER)
+    for after in ({"state": "reopened"}, {"level": "page"}):
+        assert not msgspec.structs.replace(TOLD, since=LATER, **after).is_quiet([ack], LATER)
+    assert not msgspec.structs.replace(TOLD, state="resolved").is_quiet([ack], LATER), "its end is told"
+
+
+def test_words_are_read_from_signals_among_what_others_write() -> None:
+    ack = Word(at=SINCE, what="ack", about="in-1", by="anna")
+    mute = Word(at=SINCE, what="silence", about="retry_storm", until=LATER)
+    assert [words_in(record(w)) for w in (ack, mute)] == [[ack], [mute]]
+    assert words_in(b"[" + record(ack) + b"," + record(mute) + b"]") == [ack, mute]
+    others = [None, b"incident.ack", b'{"name": "incident.opened"}', record(ack).replace(b"incident.ack", b"deploy")]
+    assert [words_in(o) for o in others] == [[]] * 4
+
+
+# ---- one that goes into another --------------------------------------------------------------------------------------
+
+
+def test_one_that_goes_into_another_ends_with_these_words_and_nobody_is_paged_anew() -> None:
+    """Retries, timeouts of the same edge are known last: what was two is one, under the older id."""
+    older, younger, link = (replace(f, level="page", resolved=None) for f in (SLOW, STORM, TIMEOUTS))
+    opened = [change_of(older, 10), change_of(younger, 20)]
+    memory, rows = fold((), [*opened, change_of(link, 30)], Settings())
+    assert [r["state"] for _, f in rows for r in f.to_dicts()] == ["open", "open", "open", "merged"]
+    heard = [r for _, f in incident_news((), rows) for r in f.to_dicts()]
+    assert [(r["state"], r["incident_id"]) for r in heard] == [
+        ("open", id_of(older.finding_id)),
+        ("open", id_of(younger.finding_id)),
+        ("merged", id_of(younger.finding_id)),
+    ]
+    began = row(Change(20, younger.finding_id, "page"), 20)
+    told_ = notice(heard[-1] | {"told": [{**began, "onset": SINCE, "last": SINCE, "peak_at": SINCE}]}, CALLED)
+    assert told_.state == "resolved" and told_.incident_id == id_of(younger.finding_id)
+    assert told_.headline.endswith(f": went into {id_of(older.finding_id)}")
+    assert len(memory) == 1
+
+
+def change_of(f: Finding, number: int) -> IncidentChange:
+    return IncidentChange(number, number * WINDOW_US, replace(f, onset=10 * WINDOW_US, last=number * WINDOW_US))

@@ -10,22 +10,28 @@ from typing import Any
 import msgspec
 import pytest
 
-from detectors.engine import findings
+from detectors.incidents import id_of
 from streams.cli.notify import receivers
+from streams.inventory import inventory
 from streams.problems import Problem
-from streams.watch.news import Notice, notice
+from streams.watch.news import Cursor, News, Notice, notice
 from streams.watch.send import Alertmanager, Webhook, ask, checked, posted
 from tests.kafka import free_port
 from tests.streams.tape import asynchealth
-from tests.streams.watch.judged import Change, row
+from tests.streams.watch.judged import Change, said
 from tests.streams.watch.receivers import Receiver, faults, instant, receiving
 
 WINDOW = 176_941_440  # 2026-01-26 08:00 UTC
 
 
 def told(level: Any = "page", ends: bool = False) -> Notice:
-    (made,) = findings([row(Change(WINDOW + 30 * ends, "RS-5f1c", level, ends), WINDOW)]).iter_rows(named=True)
-    return notice(made)
+    """Of one whose finding began, and perhaps rose or ended."""
+    first: Any = "warn" if level == "warn" else "page"
+    story = [Change(WINDOW, "RS-5f1c", first)] + [Change(WINDOW + 30, "RS-5f1c", level, True)] * ends
+    news = News()
+    for offset, message in enumerate(said(story, WINDOW, WINDOW + 31)):
+        news.feed(offset, *message)
+    return notice(news.items(Cursor(WINDOW, WINDOW + 31, WINDOW))[-1], inventory(Path("none")))
 
 
 @pytest.fixture
@@ -42,11 +48,11 @@ def test_the_body_of_a_webhook_is_the_golden_one(golden: Callable[[str, str], No
 def test_a_webhook_gets_one_post_with_the_key_that_tells_copies_apart(receiver: Receiver) -> None:
     assert Webhook(f"{receiver.url}/hook?token=1").send(told(), ["page"]) == ("taken", "200")
     assert receiver.got == [("/hook?token=1", posted(told()))]
-    assert receiver.headers[0]["Idempotency-Key"] == "RS-5f1c/page/firing"
+    assert receiver.headers[0]["Idempotency-Key"] == f"{id_of('RS-5f1c')}/page/open/20260126T080000Z"
     assert receiver.headers[0]["Content-Type"] == "application/json"
 
 
-def test_alertmanager_gets_alerts_of_its_schema_and_one_of_each_finding_fires(receiver: Receiver) -> None:
+def test_alertmanager_gets_alerts_of_its_schema_and_one_of_each_incident_fires(receiver: Receiver) -> None:
     way = Alertmanager(receiver.url + "/", (("installation", "eu."),))
     firing: dict[str, bool] = {}
     for what in (told("warn"), told("page"), told("page", ends=True)):
@@ -54,11 +60,11 @@ def test_alertmanager_gets_alerts_of_its_schema_and_one_of_each_finding_fires(re
         _, alerts = receiver.got[-1]
         now = datetime.now(UTC)
         firing |= {str(sorted(a["labels"].items())): instant(a["endsAt"]) > now for a in alerts}
-        assert sum(firing.values()) == (what.state == "firing"), "a warning that rose is over when its page begins"
+        assert sum(firing.values()) == (what.state != "resolved"), "a warning that rose is over when its page begins"
     assert {a["labels"]["installation"] for _, alerts in receiver.got for a in alerts} == {"eu."}
     assert {p for p, _ in receiver.got} == {"/api/v2/alerts"}
     first = receiver.got[0][1][0]
-    assert first["labels"]["alertname"] == "retry_storm" and first["labels"]["level"] == "warn"
+    assert first["labels"]["alertname"] == "retry_storm" and first["labels"]["severity"] == "warn"
     assert instant(first["startsAt"]) == told().onset
     assert first["annotations"]["runbook"] == "asynchealth runbook retry_storm"
 
