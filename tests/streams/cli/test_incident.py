@@ -97,6 +97,9 @@ def test_an_acknowledgement_is_shown_at_once_and_outlives_a_rebuild(own: Screen)
     assert "acknowledged by anna" in own("incident", "list")
     rebuild(own.state, Settings())
     assert own("incident", "show", short) == shown
+    told = own("timeline", "--json", "--all")
+    assert told.count("acknowledged by anna: looking, see #12") >= 1 and "incident.ack" not in told
+    assert "acknowledged" not in own("timeline", "--json", "--as-of", "08:05")
     (line,) = (own.state / ACKS).read_text().splitlines()
     assert json.loads(line) | {"timestamp": ""} == {
         "timestamp": "",
