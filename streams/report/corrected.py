@@ -141,10 +141,18 @@ def _whole_ms(span: timedelta) -> int:
 def with_bars(con: duckdb.DuckDBPyConnection, stamps: pl.DataFrame, before: datetime | None = None) -> pl.DataFrame:
     """SHAPE enters, in any order, with whatever columns more; earliest_us, latest_us and reference are added."""
     numbered = stamps.with_row_index("number")
-    parts = [_of_fleet(con, own, space, before) for space, own in numbered.partition_by(SPACE, as_dict=True).items()]
+    fleets = numbered.partition_by(SPACE, as_dict=True).items()
+    parts = [_of_fleet(con, some, space, before) for space, own in fleets for some in _stretches(own)]
     if not parts:
         return stamps.with_columns(pl.lit(None, dtype=t).alias(n) for n, t in NOTHING.items())
     return pl.concat(parts).sort("number").drop("number")
+
+
+def _stretches(stamps: pl.DataFrame) -> list[pl.DataFrame]:
+    """Those that arrived within an hour of each other together: nobody asks for the months between them."""
+    ordered = stamps.sort("arrived_us")
+    number = (ordered["arrived_us"].diff() > HOUR_US).fill_null(False).cast(pl.Int64).cum_sum().alias("stretch")
+    return ordered.with_columns(number).partition_by("stretch", include_key=False)
 
 
 def _of_fleet(

@@ -256,11 +256,15 @@ class Cells(NamedTuple):
 
     @classmethod
     def of(cls, first: bytes) -> Cells | None:
-        """By the first line, if it can be a header: several names, none twice and none a number."""
+        """By the first line, if it can be a header: several names, none twice, none a number or with a quote in it."""
         line = first.decode("utf-8", "replace").rstrip("\r\n")
         split = {d: _cells(line, d) for d in DELIMITERS}
         delimiter, names = max(split.items(), key=lambda item: len(item[1]))
-        plausible = len(names) > 1 and len({*names}) == len(names) and all(re.search(r"[^\W\d]", n) for n in names)
+        plausible = (
+            len(names) > 1
+            and len({*names}) == len(names)
+            and all(re.search(r"[^\W\d]", n) and '"' not in n for n in names)
+        )
         return cls(delimiter, names) if plausible and not line.lstrip().startswith(("{", "[")) else None
 
     def unfold(self, record: bytes) -> list[Any]:
