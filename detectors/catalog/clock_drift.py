@@ -94,16 +94,17 @@ def changes(before: Moment, now: Moment, nodes: Ints) -> dict[int, Change]:
         count = known.reshape(len(some), -1).sum(axis=1)
         known |= (one == other) & np.repeat(count > 1, len(members))  # of two alone neither is the median
         own = np.where(one == other, 0, 1)
-        middle = np.where(count > 1, (count + 1) // 2, 0)
-        low, high = (
-            np.take_along_axis(
-                np.sort(np.where(known, side * own, NEVER).reshape(len(some), -1), axis=1), middle[:, None], axis=1
-            )[:, 0]
-            for side in (least, most)
-        )
+        low, high = (_medians(np.where(known, side * own, NEVER), count) for side in (least, most))
         told = zip(some.tolist(), low.tolist(), high.tolist(), count.tolist(), strict=True)
         found |= {node: Change(lo, hi, n + 1) for node, lo, hi, n in told if n}
     return found
+
+
+def _medians(gained: Ints, count: Ints) -> Ints:
+    """Of each row of pairs, so many known ones in each; NEVER is what is not known. The upper of two in the middle."""
+    middle = np.where(count > 1, (count + 1) // 2, 0)
+    medians: Ints = np.sort(gained.reshape(len(count), -1), axis=1)[np.arange(len(count)), middle]
+    return medians
 
 
 def assess(view: View) -> pl.DataFrame:

@@ -64,9 +64,10 @@ def _chosen(con: duckdb.DuckDBPyConnection, every: list[Found], id_: str, invoke
     from streams.report.found import one_of
     from streams.report.incidents import all_incidents, incident_of
 
-    if not id_.startswith("in-"):
-        return [one_of(every, id_, invoke("findings")).finding_id]
-    return [f["finding_id"] for f in incident_of(all_incidents(con), id_, invoke("incident list")).findings]
+    incidents = all_incidents(con)
+    if any(i.incident_id.startswith(id_) for i in incidents):
+        return [f["finding_id"] for f in incident_of(incidents, id_, invoke("incident list")).findings]
+    return [one_of(every, id_, invoke("findings")).finding_id]
 
 
 def postmortem(
@@ -84,12 +85,10 @@ def postmortem(
     from streams.report.damage import COLUMNS
     from streams.report.incidents import incident_of
     from streams.report.notes import notes_of
-    from streams.report.timeline import spoken
 
     with book_of(state) as (some, book):
         one = incident_of(some, id_, book.invoke("incident list"))
-        noted = [*spoken(book.about(one)), *(n for path in notes or () for n in notes_of(path))]
-        known = review.gather(book.con, one, book, noted)
+        known = review.gather(book.con, one, book, [n for path in notes or () for n in notes_of(path)])
         made = review.parts(known, book)
         old = out.read_text(encoding="utf-8") if out and out.exists() else ""
         text, kept, gone = review.renewed(old, made) if old else (review.document(made), [], [])
@@ -128,8 +127,8 @@ def bundle(
     with book_of(state) as (some, book):
         one = incident_of(some, id_, book.invoke("incident list"))
         known = review.gather(book.con, one, book)
-        since = min(f.onset for f in known.found) - AROUND
-        until = max([*(f.last for f in known.found), *(f.resolved for f in known.found if f.resolved)]) + AROUND
+        begins, ends = review.lasted(known.found)
+        since, until = begins - AROUND, ends + AROUND
         text = review.document(review.parts(known, book))
         beside = {
             "postmortem.md": text,

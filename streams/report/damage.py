@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from datetime import datetime, timedelta
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 import duckdb
 
-from streams.report.corrected import apart, ended, marked
+from streams.report.corrected import MS, apart, ended, marked
 from streams.report.evidence import Row, fetch, in_space, rows_at, uses
 from streams.report.explain import uses_of
 from streams.report.found import Found
 
 DOUBLED = "applied_twice"
-COLUMNS = (
-    *("service_name", "idempotency_key", "certain", "first_applied", "first_attempt", "first_node", "first_record"),
-    *("second_applied", "second_attempt", "second_node", "second_record", "error_ms", "client_records"),
-)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One effect that was made twice, in the order of COLUMNS.
+    """One effect that was made twice; the fields are the columns of the CSV.
 
     Times are corrected ones; error_ms: by how much the time between the two may be wrong, None where nothing tells.
     client_records: the callers' lines of both attempts.
@@ -46,6 +42,9 @@ class Damage:
     @property
     def cells(self) -> tuple[Any, ...]:
         return astuple(self)
+
+
+COLUMNS = tuple(f.name for f in fields(Damage))
 
 
 def damage(con: duckdb.DuckDBPyConnection, found: Sequence[Found]) -> list[Damage]:
@@ -74,7 +73,7 @@ def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
 def _damage(f: Found, key: str, certain: bool, first: Row, second: Row, clients: Sequence[str]) -> Damage:
     ends = ((ended(r), _attempt(r), r["node_id"], r["record"]) for r in (first, second))
     error = apart(first, second)
-    error_ms = None if error is None else round(error / timedelta(milliseconds=1), 3)
+    error_ms = None if error is None else round(error / MS, 3)
     return Damage(f.subject, key, certain, *next(ends), *next(ends), error_ms, " ".join(clients))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from streams.landing.state import spell
-from streams.report.corrected import STAMPS, apart, began, called_first, ended, legend, marked, shown
+from streams.report.corrected import MS, STAMPS, apart, began, called_first, ended, legend, marked, shown
 from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.incidents import explained
@@ -316,6 +316,3 @@ def _later(first: Row, second: Row) -> str:
 
 def _ms(span: timedelta) -> float:
     return round(span / MS)
-
-
-MS = timedelta(milliseconds=1)

@@ -18,12 +18,13 @@ import msgspec
 import xxhash
 from markdown_it import MarkdownIt
 
+from streams.report.corrected import MS
 from streams.report.damage import Damage, damage
 from streams.report.found import Filter, Found, Invoke
 from streams.report.incidents import Book, Incident, unknown
 from streams.report.render import markdown, page
 from streams.report.sentences import count, duration, sentence
-from streams.report.timeline import Entry, Timeline, timeline
+from streams.report.timeline import Entry, Timeline, spoken, timeline
 
 BEFORE = timedelta(minutes=10)  # signals so long before it are on its timeline
 SHOWN = 20  # doubled effects that are listed; the CSV has all
@@ -40,12 +41,18 @@ class PostMortem:
 
 
 def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Sequence[Entry] = ()) -> PostMortem:
+    """notes: beside what people said of the incident itself."""
     found = book.of(i)
-    since = min(f.onset for f in found) - BEFORE
-    until = max([*(f.last for f in found), *(f.resolved for f in found if f.resolved)])
-    wanted = Filter(since, until + timedelta(minutes=1))
-    told = timeline(con, book.span, wanted, [f.finding_id for f in found], notes)
+    since, until = lasted(found)
+    wanted = Filter(since - BEFORE, until + timedelta(minutes=1))
+    told = timeline(con, book.span, wanted, [f.finding_id for f in found], [*spoken(book.about(i)), *notes])
     return PostMortem(i, found, told, damage(con, found))
+
+
+def lasted(found: Sequence[Found]) -> tuple[datetime, datetime]:
+    """From the first onset until the last is known to be over."""
+    ends = [f.resolved or f.last for f in found]
+    return min(f.onset for f in found), max(ends)
 
 
 # ---- its parts ------------------------------------------------------------------------------------------------------
@@ -70,9 +77,9 @@ def _summary(p: PostMortem, book: Book) -> Iterator[str]:
     yield "# Async Incident Post-Mortem"
     yield ""
     yield f"**Incident ID**: {i.incident_id}  "
-    lasted = duration((ends - begins).total_seconds())
+    took = duration((ends - begins).total_seconds())
     until = "open" if still else _when(ends)
-    yield f"**Duration**: {lasted}{' so far' if still else ''}, {_when(begins)} - {until} UTC  "
+    yield f"**Duration**: {took}{' so far' if still else ''}, {_when(begins)} - {until} UTC  "
     yield f"**Impact**: {'; '.join(impact(found)) or 'nothing that was counted'}  "
     yield f"**Level**: {i.level}, {i.state}  "
     for who in book.contacts(i)[:1]:
@@ -201,7 +208,7 @@ def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
         ends = (f"{at:%H:%M:%S.%f}"[:-3] + f" {markdown(node)}" for at, node in _ends(d))
         rows = " ".join([d.first_record, d.second_record, d.client_records])
         error = "unknown" if d.error_ms is None else f"{d.error_ms:.0f}"
-        between = f"{(d.second_applied - d.first_applied) / timedelta(milliseconds=1):,.0f} ± {error}"
+        between = f"{(d.second_applied - d.first_applied) / MS:,.0f} ± {error}"
         yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {between} | {rows} |"
     yield ""
     yield f"All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import duckdb
 
-from detectors.windows import LATENESS_US, WINDOW_US
+from detectors.subjects import ARROW, names
+from detectors.windows import WINDOW_US
+from streams.again import lateness_of
 from streams.report.corrected import began, marked, raw, shown
 from streams.report.described import described
 from streams.report.evidence import Row, about, evidence, fetch, instant, proven_by, text
@@ -23,7 +25,6 @@ from streams.report.sources import silences
 from streams.said import SPOKEN, Word
 
 What = Literal["finding", "signal", "event", "note", "silence"]
-WINDOW = timedelta(microseconds=WINDOW_US)
 SIGNALS_MOST = 1_000
 
 
@@ -73,7 +74,7 @@ def timeline(
     found = about(con, every, wanted)
     told = [e for f in found for e in _told(con, f, as_of)]
     about_all = not chosen and wanted == Filter(wanted.since, wanted.until)
-    told += _signals(con, _names(found, wanted), about_all)
+    told += _signals(con, _concerned(found, wanted), about_all)
     told += _rows(con, found, wanted, as_of)
     told += _silences(con, span, as_of)
     told += notes
@@ -95,20 +96,18 @@ def _overlaps(e: Entry, wanted: Filter) -> bool:
 # ---- findings -------------------------------------------------------------------------------------------------------
 
 
-def lateness_of(con: duckdb.DuckDBPyConnection) -> timedelta:
-    """How long a window waits for its rows before it is judged, as the last run had it."""
-    rows = con.execute("SELECT lateness_us FROM runs ORDER BY ended DESC LIMIT 1").fetchall()
-    return timedelta(microseconds=rows[0][0] if rows else LATENESS_US)
+def _final_after(con: duckdb.DuckDBPyConnection) -> timedelta:
+    """So long after its begin a window is over, and so is the wait for its rows."""
+    return timedelta(microseconds=WINDOW_US + lateness_of(con))
 
 
 def readable_sql(con: duckdb.DuckDBPyConnection) -> str:
-    """When a change of a finding could be read, as SQL over `finding_changes`: its window is over, and so is the wait.
+    """When a change of a finding could be read, as SQL over `finding_changes`.
 
     What resolves does so with the window before `final_at`.
     """
-    wait = int(lateness_of(con) / timedelta(microseconds=1))
     window = f"CASE WHEN resolved IS NULL THEN {WINDOW_US} ELSE 0 END"
-    return f"final_at + to_microseconds({wait} + {window})"
+    return f"final_at + to_microseconds({lateness_of(con)} + {window})"
 
 
 def _known(con: duckdb.DuckDBPyConnection, as_of: datetime | None) -> list[Found]:
@@ -132,7 +131,7 @@ def _told(con: duckdb.DuckDBPyConnection, f: Found, as_of: datetime | None) -> I
         else:
             yield _entry(state, final_at, f"{name} is worse: {sentence(state)}", readable)
     if f.peak_at not in {s.state.peak_at for s in states if s.state.resolved is None}:
-        readable = f.peak_at + WINDOW + lateness_of(con)
+        readable = f.peak_at + _final_after(con)
         yield _entry(f, f.peak_at, f"{name} is at its worst: {amount(f, round(f.peak, 1))}", readable)
 
 
@@ -160,15 +159,15 @@ def _states(con: duckdb.DuckDBPyConnection, f: Found) -> list[State]:
 # ---- what happened around them --------------------------------------------------------------------------------------
 
 
-def _names(found: Sequence[Found], wanted: Filter) -> set[str]:
+def _concerned(found: Sequence[Found], wanted: Filter) -> set[str]:
     """The services, nodes and entities that the findings are about."""
-    named = {n for f in found for n in (f.subject, *f.subject.split("->"))}
-    return (named | {wanted.service, wanted.node}) - {""}
+    edges = {n for f in found if f.subject_kind == "edge" for n in names(f.subject, ARROW) if n}
+    return ({f.subject for f in found} | edges | {wanted.service, wanted.node}) - {""}
 
 
-def _signals(con: duckdb.DuckDBPyConnection, names: set[str], everyone: bool) -> Iterator[Entry]:
+def _signals(con: duckdb.DuckDBPyConnection, concerned: set[str], everyone: bool) -> Iterator[Entry]:
     """Deploys, failovers, what operators did; gauges are measurements, no events."""
-    whose = "true" if everyone else f"({' OR '.join(_of(n) for n in sorted(names)) or 'false'})"
+    whose = "true" if everyone else f"({' OR '.join(_of(n) for n in sorted(concerned)) or 'false'})"
     for row in fetch(con, "signals", f"kind <> 'gauge' AND NOT ({SPOKEN}) AND {whose}", limit=SIGNALS_MOST):
         subject, words = described(row)
         yield Entry(row["timestamp"], "signal", subject, words, (row["record"],), readable=row["arrival"])
@@ -197,7 +196,7 @@ def _rows(
     for column, value in (("idempotency_key", wanted.key), ("trace_id", wanted.trace)):
         if value:
             rows |= {r["record"]: r for r in fetch(con, "requests", f"{column} = {text(value)}")}
-    final = None if as_of is None else as_of - WINDOW - lateness_of(con)
+    final = None if as_of is None else as_of - _final_after(con)
     for r in marked(con, list(rows.values()), final):
         subject, words = described(r)
         at, placed = raw(r), began(r)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
 from streams.report.answers import ENCODER, comma_separated
+from streams.report.corrected import EPOCH, MS
 from streams.report.found import Invoke, Sight, Span
 from streams.report.sentences import count, stamp
 from streams.report.timeline import Entry, Timeline
@@ -68,28 +69,12 @@ def _proof(e: Entry) -> str:
 
 def row(e: Entry) -> dict[str, Any]:
     """In the order of COLUMNS."""
-    return {
-        "time": e.at,
-        "corrected": e.corrected,
-        "earliest": e.earliest,
-        "latest": e.latest,
-        "until": e.until,
-        "what": e.what,
-        "level": e.level,
-        "subject": e.subject,
-        "node": e.node,
-        "words": e.words,
-        "detector": e.detector,
-        "finding": e.finding,
-        "evidence": list(e.evidence),
-        "readable": e.readable,
-    }
+    return {"time": e.at} | {n: getattr(e, n) for n in COLUMNS[1:]}
 
 
 def separated(t: Timeline) -> Iterator[str]:
-    yield from comma_separated(
-        COLUMNS, (list((row(e) | {"evidence": " ".join(e.evidence)}).values()) for e in t.entries)
-    )
+    rows = (row(e) | {"evidence": " ".join(e.evidence)} for e in t.entries)
+    yield from comma_separated(COLUMNS, ([*r.values()] for r in rows))
 
 
 def json_lines(t: Timeline) -> Iterator[str]:
@@ -136,7 +121,4 @@ def _in_ms(e: Entry) -> dict[str, Any]:
 
 
 def _ms(at: datetime) -> float:
-    return (at - EPOCH) / timedelta(milliseconds=1)
-
-
-EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+    return (at - EPOCH) / MS

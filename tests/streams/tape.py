@@ -103,3 +103,9 @@ def accounting(folder: Path) -> dict[str, int]:
     total = dict(zip(numbers, row, strict=True))
     assert total["read"] == sum(total[n] for n in numbers[1:])
     return {n: v for n, v in total.items() if v}
+
+
+def asked(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    """What the readable file of a state answers."""
+    with state.open_readable(folder) as con:
+        return con.execute(query).fetchall()

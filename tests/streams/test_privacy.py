@@ -22,7 +22,6 @@ from detectors.detector import Settings
 from detectors.events import SCHEMA, STREAMS, Decoded, decode_json
 from streams.catalog import all_detectors
 from streams.cli.map import map_
-from streams.landing import state
 from streams.live.canary import signal
 from streams.live.numbered import unpack
 from streams.live.reduce import Point, Poisoned, Reducer
@@ -38,7 +37,7 @@ from streams.sources.topics import Log, _openings
 from tests.cases import Case
 from tests.streams.landing.pieces import landed
 from tests.streams.live.chain import Chain, until
-from tests.streams.tape import T0, lines
+from tests.streams.tape import T0, asked, lines
 
 MARK = "MARK-7f3a"
 SECRET = "a key that nobody else has"
@@ -208,14 +207,6 @@ def hidden(folder: Path, toml: str = CONFIG) -> Privacy:
     found = private()
     assert found
     return found
-
-
-def asked(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    con = state.open_readable(folder)
-    try:
-        return con.execute(query).fetchall()
-    finally:
-        con.close()
 
 
 FOUND = "SELECT detector, kind, subject_kind, level, certainty, onset, last, value, count FROM findings ORDER BY ALL"

@@ -13,13 +13,11 @@ import os
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from streams.landing import state
 from streams.problems import Exit
-from tests.streams.tape import ROOT, accounting, asynchealth
+from tests.streams.tape import ROOT, accounting, asked, asynchealth
 
 DATA = Path(os.environ.get("ASYNCHEALTH_DATA", "../shared/data"))
 MAPS = ROOT / "tests" / "maps"
@@ -36,14 +34,6 @@ def replayed(path: Path, folder: Path, *more: str | Path) -> Path:
     done = asynchealth("replay", path, "--state", folder, *more)
     assert done.returncode == Exit.FINE, done.stdout + done.stderr
     return folder
-
-
-def asked(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    con = state.open_readable(folder)
-    try:
-        return con.execute(query).fetchall()
-    finally:
-        con.close()
 
 
 def found(folder: Path) -> list[tuple[str, str, str, str]]:
