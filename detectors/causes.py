@@ -135,9 +135,9 @@ def _span(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """cause and effect: detector, or detector.kind. lasting_us: so long after its end a cause still works.
+    """cause and effect: detector, detector.kind, or detector. with a dot for what has no kind.
 
-    numbers: where it is given and says nothing, there is no edge.
+    lasting_us: so long after its end a cause still works. numbers: if it is given and says nothing, there is no edge.
     """
 
     cause: str
@@ -164,6 +164,7 @@ RULES: tuple[Rule, ...] = (
     Rule("timeout_ratio", "ack_loss", SAME, "who gave up does not hear the answer"),
     Rule("timeout_ratio", "retry_storm", SAME, "callers try again what timed out"),
     Rule("ack_loss", "retry_storm", SAME, "callers try again what was done and never confirmed"),
+    Rule("retry_storm.", "retry_storm.metastable", SAME, "its retries are the load that is left"),
     *(Rule("timeout_ratio", e, SERVICE, "calls that timed out still ran when they were tried again") for e in DOUBLED),
     *(Rule("retry_storm", e, SERVICE, "calls that still ran were tried again") for e in DOUBLED),
     *(Rule("ack_loss", e, SERVICE, "what was done was tried again for want of an answer") for e in DOUBLED),

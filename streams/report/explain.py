@@ -80,23 +80,24 @@ SHARES = {"share", "goodput", "same_base"}
 
 def fact(name: str, value: Any) -> str:
     """One fact in words; the end of its name is its unit."""
-    words, _, unit = name.replace("_", " ").rpartition(" ")
+    whole = name.replace("_", " ")
+    words, _, unit = whole.rpartition(" ")
     match value:
         case None:
-            return f"{name.replace('_', ' ')}: unknown"
+            return f"{whole}: unknown"
         case bool():
-            return f"{name.replace('_', ' ')}: {'yes' if value else 'no'}"
+            return f"{whole}: {'yes' if value else 'no'}"
         case int() | float() if words and unit in UNITS:
             return f"{words}: {UNITS[unit](value)}"
         case float() if name in SHARES:
-            return f"{name.replace('_', ' ')}: {share(value)}"
+            return f"{whole}: {share(value)}"
         case int() | float():
-            return f"{name.replace('_', ' ')}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value:,}"
+            return f"{whole}: {value:,.4g}" if isinstance(value, float) else f"{whole}: {value:,}"
         case list():
             each = map(UNITS[unit], value) if unit in UNITS else map(str, value)
-            return f"{words if unit in UNITS else name}: {', '.join(each)}"
+            return f"{words if unit in UNITS else whole}: {', '.join(each)}"
         case _:
-            return f"{name}: {value}"
+            return f"{whole}: {value}"
 
 
 UNITS: dict[str, Callable[[float], str]] = {

@@ -90,6 +90,7 @@ IMPACT = {
     "duplicate_key.applied_twice": ("effect made twice", "effects made twice"),
     "duplicate_key": ("unsafe use of a key", "unsafe uses of a key"),
     "retry_storm": ("retry", "retries"),
+    "retry_storm.metastable": ("retry after the load was back", "retries after the load was back"),
     "timeout_ratio": ("attempt timed out", "attempts timed out"),
     "concurrent_writers": ("write that did not know of another", "writes that did not know of each other"),
     "impossible_timestamp": ("row with a stamp that can't be true", "rows with stamps that can't be true"),

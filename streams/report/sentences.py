@@ -156,8 +156,16 @@ def _heartbeat_loss(f: Found) -> str:
 
 
 def _retry_storm(f: Found) -> str:
-    many = f"{f.peak:,.0f} retries/min at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
-    return f"{many}; told from equal calls after a failed one" if f.facts.get("guessed") else many
+    often = f"{f.peak:,.0f} retries/min"
+    if f.kind == "metastable":
+        wanted = (
+            f"{f.facts['wanted_per_min']:,} calls/min are wanted, no more than before {f.facts['surge_per_min']:,} were"
+        )
+        return f"{often} keep {share(1 - f.facts['goodput'])} of attempts failing at {f.peak_at:%H:%M}: {wanted}"
+    many = f"{often} at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
+    through, times = f.facts.get("through") or [], f.facts.get("layers")
+    above = f"; x{times:.1f} over {' -> '.join(through)}" if len(through) > 2 else ""
+    return f"{many}{above}" + ("; told from equal calls after a failed one" if f.facts.get("guessed") else "")
 
 
 def _ordering(f: Found) -> str:

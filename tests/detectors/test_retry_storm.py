@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import polars as pl
@@ -12,14 +13,16 @@ from tests.cases import Case, at, partitions
 from tests.harness import one_pass
 
 
-def stretch(since: int, until: int, per_s: float, one_in: int, weight: int = 1) -> list[dict[str, object]]:
+def stretch(
+    since: int, until: int, per_s: float, one_in: int, weight: int = 1, who: tuple[str, str] = ("gateway", "payment")
+) -> list[dict[str, object]]:
     """Calls from one second to another; one in so many is a retry."""
     return [
         {
             "timestamp": at(since + i / per_s),
             "arrival": at(since + i / per_s + 0.3),
-            "service_name": "payment",
-            "caller": "gateway",
+            "service_name": who[1],
+            "caller": who[0],
             "node_id": "gateway-1",
             "side": "client",
             "status": "ok",
@@ -89,3 +92,24 @@ def test_a_habit_is_no_storm_when_the_load_rises_and_never_pages() -> None:
     one = found(stretch(0, 900, 8, 4), stretch(900, 1800, 40, 4), stretch(1800, 2000, 8, 4))
     assert one.select("level", "certainty", "resolved").rows() == [("warn", "possible", None)]
     assert found(stretch(0, 900, 2, 4), stretch(900, 5400, 10, 4)).is_empty()
+
+
+def test_layers_that_retry_multiply_each_other_and_the_way_is_named() -> None:
+    """Half of the attempts of each of three edges above one another are retries; a fourth caller repeats nothing."""
+    edges = [("mobile", "web"), ("web", "gateway"), ("gateway", "payment")]
+    storms = [r for who in edges for r in (*stretch(0, 600, 4, 100, who=who), *stretch(600, 900, 6, 2, who=who))]
+    calm = stretch(0, 900, 9, 100, who=("batch", "gateway"))
+    facts = {f["subject"]: json.loads(f["facts"]) for f in found(storms, calm).iter_rows(named=True)}
+    assert [round(facts[f"{a}->{b}"]["load"], 2) for a, b in edges] == [2.0, 2.0, 2.0]
+    assert [round(facts[f"{a}->{b}"]["layers"], 1) for a, b in edges] == [2.0, 4.0, 8.0]
+    assert facts["gateway->payment"]["through"] == ["mobile", "web", "gateway", "payment"]
+    assert facts["mobile->web"]["through"] == ["mobile", "web"]
+
+
+def test_services_that_call_each_other_are_no_endless_tower() -> None:
+    edges = [("a", "b"), ("b", "a")]
+    storms = [r for who in edges for r in (*stretch(0, 600, 4, 100, who=who), *stretch(600, 900, 6, 2, who=who))]
+    for f in found(storms).iter_rows(named=True):
+        facts = json.loads(f["facts"])
+        assert facts["layers"] == facts["load"]
+        assert facts["through"] == f["subject"].split("->")
