@@ -14,6 +14,8 @@ A cycle of facts that sums to less than zero is a contradiction: a stamp on it i
 explanation that gives up the least is taken (see `_explain`); what it gives up is in no bound.
 
 Distances are float64 inside, exact for integers below 2^53 µs (285 years), and int64 outside.
+
+scipy is imported where it is used: screens that only read a constant here need not wait for it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, dijkstra
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -200,6 +200,9 @@ def _whole(far: Floats) -> Ints:
 
 
 def _components(messages: Messages, size: int) -> Ints:
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     links = csr_array((np.ones(len(messages.src)), (messages.src, messages.dst)), shape=(size, size))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 
@@ -325,6 +328,9 @@ def _without(messages: Messages, lowest: Ints, at: int) -> Ints:
 
 def _distances(lowest: Messages, potential: Ints) -> tuple[Floats, Ints, Floats, Floats]:
     """(core, row, out_us, back_us) of Bounds: Johnson's algorithm over what is left without the leaves."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import dijkstra
+
     size, src, dst = len(potential), lowest.src, lowest.dst
     low, high = np.divmod(np.unique(np.minimum(src, dst) * size + np.maximum(src, dst)), max(size, 1))
     degree = np.bincount(low, minlength=size) + np.bincount(high, minlength=size)

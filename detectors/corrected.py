@@ -20,8 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from polars import col
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from detectors.clocks import MAJORITY, MAX_DRIFT_PPM, OPEN
 from detectors.facts import Facts, Moment, linked_both_ways, recent, throughout
@@ -50,6 +48,9 @@ class Reference(NamedTuple):
 
 def reference(pairs: pl.DataFrame, names: pl.Series) -> Reference:
     """From the distinct pairs (src, dst) that have facts at all."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     size = len(names)
     src, dst = (pairs[n].cast(pl.Enum(names)).to_physical().to_numpy() for n in ("src", "dst"))
     links = csr_array((np.ones(len(src)), (src, dst)), shape=(size, size))

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from polars import col
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from detectors.clocks import OPEN, Bounds, bounds
 from detectors.table import Ints
@@ -96,6 +94,9 @@ class Moment(NamedTuple):
 
 def linked_both_ways(src: Ints, dst: Ints, size: int) -> Ints:
     """Of each node the number of its group: from each of a group facts lead to every other."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     links = csr_array((np.ones(len(src)), (src, dst)), shape=(size, size))
     return np.asarray(connected_components(links, connection="strong")[1], dtype=np.int64)
 

@@ -30,7 +30,12 @@ class Outcome:
     formats: dict[str, set[str]]
 
 
+def totals_of(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """What became of the rows, all together."""
+    found = con.execute(TOTALS)
+    return dict(zip((d[0] for d in found.description or ()), found.fetchall()[0], strict=True))
+
+
 def outcome(con: duckdb.DuckDBPyConnection, notes: list[str], seen: list[Seen]) -> Outcome:
-    totals = con.sql(TOTALS).pl().row(0, named=True)
     levels = dict(con.execute("SELECT level, count(*) FROM findings GROUP BY level").fetchall())
-    return Outcome(totals, levels, notes, seen, formats_of(con))
+    return Outcome(totals_of(con), levels, notes, seen, formats_of(con))

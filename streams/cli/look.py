@@ -113,14 +113,13 @@ def report(
     """The morning report, against the day before."""
     from streams.report.answers import ENCODER
     from streams.report.morning import gather
-    from streams.report.morning.pages import as_html, as_markdown
-    from streams.report.morning.schedule import schedule
-    from streams.report.morning.screen import rendered
 
     form = "json" if json else format_
     if form not in ("text", "json", "markdown", "html"):
         raise Problem(f"--format {form}", "unknown", "--format text, json, markdown or html")
     if schedule_:
+        from streams.report.morning.schedule import schedule
+
         give(schedule([whole_program()], state.absolute(), Path.cwd()))
         return
     with opened(state) as (con, every, span, sight, invoke):
@@ -129,8 +128,12 @@ def report(
         if form == "json":
             give([ENCODER.encode(known.data).decode()])
         elif form == "text":
+            from streams.report.morning.screen import rendered
+
             say(rendered(known, invoke), ascii_only)
         else:
+            from streams.report.morning.pages import as_html, as_markdown
+
             give(as_html(known, invoke) if form == "html" else as_markdown(known, invoke))
     fail(fail_on, known.levels)
 

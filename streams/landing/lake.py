@@ -12,17 +12,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from detectors.events import LANDED
 from detectors.windows import HOUR_US, coordinate, place
 from streams.problems import Exit, Problem
 from streams.sources.files import READABLE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PART_ROWS = 200_000
 MERGED_ROWS = 1_000_000  # a part that was merged; a reader of one holds it in memory
@@ -128,6 +129,8 @@ class Writer(AbstractContextManager["Writer"]):
 
 def write_part(state: Path, stream: str, hour: int, rows: pl.DataFrame) -> Part:
     """One part, whole or not at all: readers only learn of it from the list."""
+    import pyarrow.parquet as pq
+
     path = new_path(state, stream, hour)
     whole = state / path
     repeating = [n for n in rows.columns if n not in DISTINCT]
@@ -204,6 +207,8 @@ def to_join(parts: Iterable[Part], closed_us: int) -> list[Part]:
 
 def joined(state: Path, parts: Sequence[Part]) -> Part:
     """Parts of one stream and hour as one, a piece after the other: memory holds one piece."""
+    import pyarrow.parquet as pq
+
     first = min(p.first_arrival for p in parts)
     path = new_path(state, parts[0].stream, first // HOUR_US)
     whole = state / path

@@ -7,13 +7,12 @@ import io
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import count
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import pyarrow as pa
-from rich.box import ASCII, SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ON_SCREEN = 200  # rows; more than that is a file, not an answer to read
 NUMBERS = (int, float)
@@ -55,12 +54,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _plain(value: Any, kind: pa.DataType) -> Any:
     """Maps, which Arrow gives as pairs, as objects; a key that is no text is written as JSON."""
-    if value is None or not pa.types.is_nested(kind):
+    from pyarrow import types
+
+    if value is None or not types.is_nested(kind):
         return value
-    if pa.types.is_map(kind):
+    if types.is_map(kind):
         pairs = [(k if isinstance(k, str) else _json(_plain(k, kind.key_type)), v) for k, v in value]
         return {k: _plain(v, kind.item_type) for k, v in pairs}
-    if pa.types.is_struct(kind):
+    if types.is_struct(kind):
         return {f.name: _plain(value[f.name], f.type) for f in kind}
     return [_plain(v, kind.value_type) for v in value]
 
@@ -91,6 +92,10 @@ def table(answer: pa.Table, ascii_only: bool) -> Iterator[str]:
 
 def grid(names: Sequence[str], rows: Sequence[Sequence[Any]], ascii_only: bool) -> Iterator[str]:
     """Rows under the names of their columns."""
+    from rich.box import ASCII, SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     drawn = Table(box=ASCII if ascii_only else SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(names):
         numeric = any(isinstance(r[i], NUMBERS) and not isinstance(r[i], bool) for r in rows)
