@@ -14,22 +14,18 @@ from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, tim
 from detectors.clocks import MAX_ONE_WAY_DELAY_US
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
+from streams.report.evidence import instant, text
 from streams.report.found import Filter, Sight, named
 from streams.report.sentences import count
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Rows of one subject, how many of them came while there were enough to judge, the most in the detector's span."""
+    """Whether a subject's rows mostly came while there were enough to judge; else the most in the detector's span."""
 
     subject: str
-    rows: int
-    judged: int
-    most: int
-
-    @property
-    def enough(self) -> bool:
-        return 2 * self.judged >= self.rows
+    enough: bool
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,28 +117,34 @@ MEASURES = {
 }
 
 VOLUMES = """
-WITH told AS (FROM ({rows}) WHERE {asked}),
-sided AS (SELECT environment, tenant, subject, bool_or(preferred) AS has_preferred FROM told GROUP BY ALL),
-summed AS (
-    SELECT environment, tenant, subject, window_start, sum(n)::BIGINT AS n
-    FROM told JOIN sided USING (environment, tenant, subject) WHERE preferred = has_preferred GROUP BY ALL),
+WITH summed AS MATERIALIZED (
+    SELECT environment, tenant, subject, preferred, epoch_us(window_start) AS us, sum(n)::BIGINT AS n
+    FROM ({rows}) WHERE {asked} GROUP BY ALL),
+spans AS (
+    SELECT environment, tenant, subject, preferred, us // {over_us} AS span, sum(n) AS n FROM summed GROUP BY ALL),
+seen AS MATERIALIZED (
+    SELECT environment, tenant, subject, preferred, 2 * sum(if(n >= {needed}, n, 0)) >= sum(n) AS surely
+    FROM spans GROUP BY environment, tenant, subject, preferred
+    QUALIFY preferred = bool_or(preferred) OVER (PARTITION BY environment, tenant, subject)),
 lately AS (
-    SELECT *, sum(n) OVER (PARTITION BY environment, tenant, subject ORDER BY window_start
-                           RANGE BETWEEN to_microseconds({before_us}) PRECEDING AND CURRENT ROW) AS n_lately
-    FROM summed),
+    SELECT *, sum(n) OVER (PARTITION BY environment, tenant, subject ORDER BY us
+                           RANGE BETWEEN {before_us} PRECEDING AND CURRENT ROW) AS n_lately
+    FROM summed SEMI JOIN (FROM seen WHERE NOT surely) USING (environment, tenant, subject, preferred)),
 reached AS (
-    SELECT *, max(n_lately) OVER (PARTITION BY environment, tenant, subject ORDER BY window_start
-                                  RANGE BETWEEN CURRENT ROW AND to_microseconds({before_us}) FOLLOWING) AS n_reached
+    SELECT *, max(n_lately) OVER (PARTITION BY environment, tenant, subject ORDER BY us
+                                  RANGE BETWEEN CURRENT ROW AND {before_us} FOLLOWING) AS n_reached
     FROM lately)
-SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')), sum(n)::BIGINT,
-       coalesce(sum(n) FILTER (n_reached >= {needed}), 0)::BIGINT, max(n_lately)::BIGINT
+SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')) AS space, true, 0 FROM seen WHERE surely
+UNION ALL
+SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')),
+       2 * sum(if(n_reached >= {needed}, n, 0)) >= sum(n), max(n_lately)::BIGINT
 FROM reached GROUP BY environment, tenant, subject ORDER BY ALL
 """
 
 
 def reaches(con: duckdb.DuckDBPyConnection, wanted: Filter) -> dict[str, Reach]:
     """Of each detector that needs a number of rows, where there are any; of the service and the time asked for."""
-    return {d: _reach(con, d, m, wanted) for d, m in MEASURES.items() if has(con, m.table)}
+    return {d: r for d in MEASURES if (r := reach(con, d, wanted))}
 
 
 def setting(con: duckdb.DuckDBPyConnection, name: str, default: float) -> float:
@@ -151,37 +153,47 @@ def setting(con: duckdb.DuckDBPyConnection, name: str, default: float) -> float:
     return float(own[0][0]) if own else default
 
 
-def _reach(con: duckdb.DuckDBPyConnection, detector: str, measure: Measure, wanted: Filter) -> Reach:
+def reach(con: duckdb.DuckDBPyConnection, detector: str, wanted: Filter) -> Reach | None:
+    """None of a detector that needs no number of rows, or that has none at all."""
+    measure = MEASURES.get(detector)
+    if not measure or not has(con, measure.table):
+        return None
     needed = setting(con, f"{detector}.min_volume", measure.needed)
-    asked: dict[str, object] = {"list_contains(services, $service)": wanted.service} if measure.table != "beats" else {}
-    asked |= {"window_start >= $since": wanted.since, "window_start < $until": wanted.until}
+    return Reach(detector, measure.things, measure.unit, int(needed), _volumes(con, measure, needed, wanted))
+
+
+def _volumes(con: duckdb.DuckDBPyConnection, measure: Measure, needed: float, wanted: Filter) -> list[Volume]:
+    """A whole span with enough rows is enough for all of them: only subjects that lack these are looked at closely."""
+    asked = [f"list_contains(services, {text(wanted.service)})"] if wanted.service and measure.table != "beats" else []
+    asked += [f"window_start >= {instant(wanted.since)}"] if wanted.since else []
+    asked += [f"window_start < {instant(wanted.until)}"] if wanted.until else []
     sql = VOLUMES.format(
         rows=measure.rows,
-        asked=" AND ".join([condition for condition, value in asked.items() if value] or ["true"]),
+        asked=" AND ".join(asked) or "true",
+        over_us=measure.over_us,
         before_us=measure.over_us - WINDOW_US,
         needed=needed,
     )
-    values: dict[str, object] = {"service": wanted.service, "since": wanted.since, "until": wanted.until}
-    rows = con.execute(sql, {n: v for n, v in values.items() if f"${n}" in sql}).fetchall()
-    volumes = [Volume(named(subject, space), *counts) for subject, space, *counts in rows]
-    return Reach(detector, measure.things, measure.unit, int(needed), volumes)
+    return [Volume(named(subject, space), *seen) for subject, space, *seen in con.execute(sql).fetchall()]
 
 
 # ---- clocks ----------------------------------------------------------------------------------------------------------
 
 CLOCKS = """
-WITH heard AS (
-    SELECT environment, tenant, src AS node, true AS sent, false AS received FROM clocks WHERE {time}
-    UNION ALL SELECT environment, tenant, dst, false, true FROM clocks WHERE {time})
+WITH pairs AS MATERIALIZED (SELECT DISTINCT environment, tenant, src, dst FROM clocks WHERE {time}),
+heard AS (
+    SELECT environment, tenant, src AS node, true AS sent, false AS received FROM pairs
+    UNION ALL SELECT environment, tenant, dst, false, true FROM pairs)
 SELECT count(*), count(*) FILTER (NOT received), count(*) FILTER (NOT sent)
 FROM (SELECT node, bool_or(sent) AS sent, bool_or(received) AS received FROM heard WHERE {who} GROUP BY ALL)
 """
-NO_OBSERVER = "node NOT IN (SELECT observer FROM beats EXCEPT SELECT node_id FROM beats)"  # who only hears
+NO_OBSERVER = "node NOT IN (SELECT observer FROM heard EXCEPT SELECT node_id FROM heard)"  # who only hears
 
 
-def no_observer(con: duckdb.DuckDBPyConnection) -> str:
-    """Of `node`: an observer that sends nothing is none."""
-    return NO_OBSERVER if has(con, "beats") else "true"
+def no_observer(con: duckdb.DuckDBPyConnection, time: str = "true") -> str:
+    """Of `node`: an observer that sends nothing in this time is none."""
+    heard = f"(SELECT DISTINCT observer, node_id FROM beats WHERE {time})"
+    return NO_OBSERVER.replace("heard", heard) if has(con, "beats") else "true"
 
 
 WARN_MS = clock_skew.clock_skew.thresholds[0]

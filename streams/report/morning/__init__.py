@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import duckdb
 
-from streams.outcome import TOTALS
+from streams.outcome import totals_of
 from streams.report.evidence import about, uses
 from streams.report.found import Filter, Found, Sight, Span, by_level, is_time, judged_with, removed_before
 from streams.report.morning.budget import budget
@@ -19,7 +19,6 @@ from streams.report.morning.keys import keys
 from streams.report.morning.races import races
 from streams.report.morning.section import Section, Source
 from streams.report.morning.storms import storms
-from streams.report.reach import reaches
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ def gather(
     con: duckdb.DuckDBPyConnection, every: Sequence[Found], span: Span, sight: dict[str, Sight], wanted: Filter
 ) -> Report:
     """All that the report says, before it is said."""
-    source = Source(con, span, about(con, every, wanted), sight, wanted, reaches(con, wanted))
+    source = Source(con, span, about(con, every, wanted), sight, wanted)
     sections = _sections(source)
     shown = {f.finding_id for s in sections for f in s.findings}
     twice = [f for f in source.found if f.detector == "duplicate_key" and f.kind == "applied_twice"]
     doubled = source.ask(f"SELECT idempotency_key FROM keys WHERE {uses(twice[0])} LIMIT 1") if twice else []
-    totals = con.sql(TOTALS).pl().row(0, named=True)
+    totals = totals_of(con)
     return Report(
         span,
         wanted,
@@ -100,5 +99,5 @@ def _before(today: Source, every: Sequence[Found]) -> Before:
     if wanted is None or wanted.since is None or wanted.until is None:
         return Before(why)
     found = about(today.con, every, wanted)
-    source = replace(today, found=found, wanted=wanted, reach=reaches(today.con, wanted))
+    source = Source(today.con, today.span, found, today.sight, wanted, only_numbers=True)
     return Before("", Span(wanted.since, wanted.until), by_level(found), _sections(source))

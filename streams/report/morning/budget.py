@@ -47,7 +47,7 @@ def budget(s: Source) -> Section:
         lines = [("Headroom:", f"{headroom_s:.1f} seconds  {p99}"), *_around(s)]
         behind = [*found, *s.of("timeout_cascade")]
         return Section(*head, level(behind), f"{worst.peak:.0f}% utilized", lines, behind, numbers)
-    reach = s.reach.get("timeout_budget")
+    reach = s.reach("timeout_budget")
     why = s.not_kept() or ("" if reach and reach.volumes else s.nothing("call with a timeout"))
     if why or not reach or reach.none:
         return unknown(head, why or (reach.why if reach else ""), [] if s.not_kept() else [*_hop(s), *_timed_out(s)])
@@ -93,9 +93,9 @@ def _hop(s: Source) -> list[tuple[str, str]]:
 
 def _timed_out(s: Source) -> list[tuple[str, str]]:
     """Edges that time out and have too few calls to be judged: no finding, and yet not well."""
-    reach, warn = s.reach.get("timeout_ratio"), timeout_ratio.thresholds[0]
-    if not reach or s.not_kept():
+    if s.only_numbers or s.not_kept() or not (reach := s.reach("timeout_ratio")):
         return []
+    warn = timeout_ratio.thresholds[0]
     short = {v.subject for v in reach.short}
     ratio = setting(s.con, f"timeout_ratio.{warn.name}", warn.default)
     rows = s.ask(TIMED_OUT.format(where=s.where(), ratio=ratio))

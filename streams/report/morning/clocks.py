@@ -67,7 +67,7 @@ def _whose(s: Source) -> str:
     if s.wanted.node:
         return f"node = {text(s.wanted.node)}"
     served = f" AND {SERVED_BY.replace('node_id IN', 'node IN').format(text(s.wanted.service))}"
-    return no_observer(s.con) + (served if s.wanted.service else "")
+    return no_observer(s.con, s.time()) + (served if s.wanted.service else "")
 
 
 def against(references: Sequence[str]) -> str:

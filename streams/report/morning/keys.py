@@ -26,15 +26,15 @@ def keys(s: Source) -> Section:
     found = s.of("idempotency_cache")
     doubled = s.of("duplicate_key")
     head = ("idempotency", "🎯", "IDEMPOTENCY")
-    size = cache_size(s.con)
+    size = "" if s.only_numbers else cache_size(s.con)
     lines = [(_doubled_label(f), f"{_doubled(f)} ({BADGE[f.level]})") for f in doubled]
     lines.append(("Cache size:", size or "unknown (no source reports it)"))
     numbers: dict[str, Any] = {"keys": {f.kind: f.count for f in doubled}, "cache_size": size}
     hits, lookups = s.one(REPEATS.format(where=s.where())) if has(s.con, "keys") else (0, 0)
     why = s.blind("idempotency_cache") or s.not_kept()
     why = why or ("" if lookups else "no look-up of a known key was logged")
-    reach = s.reach.get("idempotency_cache")
-    if not why and reach and reach.none and not found:
+    reach = None if found else s.reach("idempotency_cache")
+    if not why and reach and reach.none:
         why = reach.why
         lines.insert(0, ("Cache hits:", f"{hits:,} of {lookups:,} repeats"))
     if why and not found:

@@ -14,7 +14,7 @@ import duckdb
 from detectors.finding import SHADOW
 from streams.report.evidence import instant, text
 from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span
-from streams.report.reach import Reach
+from streams.report.reach import Reach, reach
 
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}
 Head = tuple[str, str, str]  # name, icon, title
@@ -38,14 +38,24 @@ class Section:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a section gets its answer: the file, the findings asked for, who was blind, and the filter."""
+    """Where a section gets its answer: the file, the findings asked for, who was blind, and the filter.
+
+    only_numbers: nobody reads the lines under its headline.
+    """
 
     con: duckdb.DuckDBPyConnection
     span: Span
     found: Sequence[Found]
     sight: dict[str, Sight]
     wanted: Filter
-    reach: dict[str, Reach]
+    only_numbers: bool = False
+    _reach: dict[str, Reach | None] = field(default_factory=dict)
+
+    def reach(self, detector: str) -> Reach | None:
+        """Which subjects it could judge; looked up once, by whoever asks first."""
+        if detector not in self._reach:
+            self._reach[detector] = reach(self.con, detector, self.wanted)
+        return self._reach[detector]
 
     def of(self, detector: str) -> list[Found]:
         return [f for f in self.found if f.detector == detector]
@@ -86,7 +96,7 @@ class Source:
 
     def not_judged(self, detector: str) -> list[tuple[str, str]]:
         """The line that says of whom an answer does not speak."""
-        reach = self.reach.get(detector)
+        reach = None if self.only_numbers else self.reach(detector)
         return [("Not judged:", reach.words)] if reach and reach.short else []
 
 
