@@ -212,6 +212,14 @@ def view_sql(state: Path, parts: Sequence[Part]) -> dict[str, str]:
     return views
 
 
+def arrived(con: duckdb.DuckDBPyConnection, stream: str, first_us: int, last_us: int) -> str:
+    """The stream as SQL that opens no part but those with an arrival in this time: there may be thousands of others."""
+    at = con.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchall()[0][0]
+    sql = "SELECT * FROM lake_parts WHERE stream = ? AND first_arrival <= ? AND last_arrival >= ? ORDER BY ALL"
+    parts = [Part(*row) for row in con.execute(sql, [stream, last_us, first_us]).fetchall()]
+    return f"({view_sql(Path(at).parent, parts)[stream]})"
+
+
 def _recent_sql(name: str) -> str:
     return f'SELECT * FROM {RECENT}."{name}"'
 

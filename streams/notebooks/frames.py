@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -15,11 +15,11 @@ from detectors.windows import MINUTE_US, WINDOW_US
 from streams.catalog import catalog
 from streams.landing.state import has
 from streams.notebooks.opened import Opened
-from streams.report.corrected import EPOCH, MS, began, intervals
+from streams.report.corrected import MS, began, intervals
 from streams.report.damage import COLUMNS, Damage
 from streams.report.evidence import ENDED, Row, evidence
 from streams.report.explain import lines_of, uses_of
-from streams.report.found import Found, named
+from streams.report.found import EPOCH, Found, named, us_of
 from streams.report.sentences import sentence
 from streams.report.timeline import Entry
 
@@ -55,7 +55,7 @@ def calls(o: Opened, f: Found) -> pl.DataFrame:
     """The edge of a finding in windows of 10 s, from shortly before it to shortly after; the side that was judged."""
     caller, service = names(f.subject, ARROW)
     landed = o.landed(catalog(o.config)[f.detector].detector)
-    rows = landed.read([CALLS], us(f.onset - AROUND), us(f.last + AROUND))[CALLS.name]
+    rows = landed.read([CALLS], us_of(f.onset - AROUND), us_of(f.last + AROUND))[CALLS.name]
     mine = rows.filter(pl.col("caller").eq_missing(pl.lit(caller)), service_name=service)
     mine = mine.filter(environment=f.environment, tenant=f.tenant)
     clients = mine.filter(pl.col("side").ne_missing("server"))
@@ -131,8 +131,8 @@ class Fleet:
 def clocks(o: Opened) -> Fleet:
     """The last hour of the data. Of several fleets (environments, tenants) each node is named with its own."""
     wrong = [f for f in o.found if f.detector in ("clock_skew", "clock_drift")]
-    last = us(o.span.last) // WINDOW_US * WINDOW_US
-    windows = range(max(us(o.span.first), last - 60 * MINUTE_US) // WINDOW_US * WINDOW_US, last + 1, MINUTE_US)
+    last = us_of(o.span.last) // WINDOW_US * WINDOW_US
+    windows = range(max(us_of(o.span.first), last - 60 * MINUTE_US) // WINDOW_US * WINDOW_US, last + 1, MINUTE_US)
     sql = "SELECT DISTINCT environment, tenant FROM clocks ORDER BY ALL"
     spaces = o.con.execute(sql).fetchall() if has(o.con, "clocks") else []
     told = [_named(intervals(o.con, s, list(windows)), s) for s in spaces]
@@ -156,7 +156,3 @@ def _named(known: pl.DataFrame, space: tuple[str, ...]) -> pl.DataFrame:
         upper_ms=pl.col("upper_us") * 0.001,
         reference="reference",
     )
-
-
-def us(at: datetime) -> int:
-    return (at - EPOCH) // timedelta(microseconds=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -23,9 +23,10 @@ from detectors.tables.clocks import NEAR_US
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
 from streams.report.evidence import Row, instant
+from streams.report.found import EPOCH, us_of
 from streams.report.sentences import stamp
 
-EPOCH, MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+MS = timedelta(milliseconds=1)
 CLOCKS = 'epoch_us(window_start) AS "window", src, dst, facts, lag, proof'
 TABLE: dict[str, Any] = {"window": pl.Int64, "src": pl.String, "dst": pl.String, "facts": pl.List(pl.Int64)}
 TABLE |= {"lag": pl.Int64, "proof": pl.Int64}
@@ -48,8 +49,8 @@ class Bar:
     @property
     def ends_us(self) -> tuple[int | None, int | None]:
         return (
-            None if self.earliest is None else _us(self.earliest),
-            None if self.latest is None else _us(self.latest),
+            None if self.earliest is None else us_of(self.earliest),
+            None if self.latest is None else us_of(self.latest),
         )
 
     @property
@@ -72,7 +73,7 @@ NARROW = timedelta(milliseconds=10)  # half of a bar that makes no difference to
 def marked(con: duckdb.DuckDBPyConnection, rows: Sequence[Row], before: datetime | None = None) -> list[Row]:
     """Landed rows of any stream, each with its `bar`, by what was measured in windows before a time, else by all."""
     nodes = [r for r in rows if r["stream"] in STAMPS]
-    stamps = [(*(r[n] for n in SPACE), r["node_id"], _us(raw(r)), _us(r["arrival"])) for r in nodes]
+    stamps = [(*(r[n] for n in SPACE), r["node_id"], us_of(raw(r)), us_of(r["arrival"])) for r in nodes]
     told = with_bars(con, pl.DataFrame(stamps, schema=SHAPE, orient="row"), before).select(*NOTHING).rows()
     bars = {r["record"]: Bar.of(*ends) for r, ends in zip(nodes, told, strict=True)}
     return [r | {"bar": bars.get(r["record"], Bar())} for r in rows]
@@ -206,7 +207,7 @@ def _read(
 ) -> pl.DataFrame:
     if not has(con, "clocks"):
         return pl.DataFrame(schema=TABLE)
-    until = until if before is None else min(until, _us(before))
+    until = until if before is None else min(until, us_of(before))
     first, end = (instant(EPOCH + timedelta(microseconds=us)) for us in (since, until))
     where = f"environment = ? AND tenant = ? AND window_start >= {first} AND window_start < {end}"
     found = con.execute(f"SELECT {columns} FROM clocks WHERE {where}", list(space))
@@ -218,10 +219,6 @@ def _max_drift_ppm(con: duckdb.DuckDBPyConnection) -> int:
     """What the state was judged with: the largest of what was set."""
     said = con.execute("SELECT value FROM settings WHERE name = 'clock_skew.max_drift_ppm'").fetchall()
     return max((int(float(value)) for (value,) in said), default=MAX_DRIFT_PPM)
-
-
-def _us(at: datetime) -> int:
-    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def _instant(us: int | None) -> datetime | None:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from streams.report.corrected import MS, apart, ended, marked
-from streams.report.evidence import Row, fetch, in_space, rows_at, uses
+from streams.report.evidence import Row, arrivals, fetch, in_space, rows_at, uses
 from streams.report.explain import uses_of
 from streams.report.found import Found
 
@@ -55,7 +55,8 @@ def damage(con: duckdb.DuckDBPyConnection, found: Sequence[Found]) -> list[Damag
 
 def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
     some = uses_of(con, f)
-    rows = {r["record"]: r for r in marked(con, rows_at(con, [r for u in some for r in (u.record, u.earlier)]))}
+    records = [r for u in some for r in (u.record, u.earlier)]
+    rows = {r["record"]: r for r in marked(con, rows_at(con, records, arrivals(con, f)))}
     mine = f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"
     clients: dict[tuple[str, str], list[str]] = {}
     for r in fetch(con, "requests", f"{in_space(f)} AND {mine} AND side = 'client'", limit=len(some) * 100):

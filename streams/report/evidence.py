@@ -13,13 +13,15 @@ import duckdb
 from detectors.events import SCHEMA
 from detectors.subjects import ARROW, SLASH, names
 from detectors.tables.stamps import Y2001_US, Y2100_US
-from detectors.windows import AHEAD_US, DAY_US, GAP_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS
+from detectors.windows import AHEAD_US, DAY_US, GAP_US, HOUR_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS
+from streams.again import lateness_of
 from streams.catalog import catalog
-from streams.landing.state import spell
-from streams.report.found import Filter, Found, is_time
+from streams.landing.state import arrived, spell
+from streams.report.found import Filter, Found, is_time, us_of
 from streams.report.sentences import ahead
 
 Row = dict[str, Any]
+During = tuple[int, int] | None  # arrivals in µs; None: whenever
 
 ENDED = {  # event time: when the line could first be written
     "requests": "timestamp + to_milliseconds(coalesce(duration_ms, 0))",
@@ -39,17 +41,26 @@ SERVED_BY = "node_id IN (SELECT node_id FROM requests WHERE service_name = {} AN
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows of one stream that make up a finding."""
+    """The rows of one stream that make up a finding, and when they arrived; None where there are no times."""
 
     stream: str
     where: str
+    arrived: During = None
 
     @property
     def query(self) -> str:
         return f"SELECT * FROM {self.stream} WHERE {self.where} ORDER BY timestamp"
 
     def rows(self, con: duckdb.DuckDBPyConnection) -> int:
-        return int(con.execute(f"SELECT count(*) FROM {self.stream} WHERE {self.where}").fetchall()[0][0])
+        return int(con.execute(f"SELECT count(*) {self.source(con)}").fetchall()[0][0])
+
+    def source(self, con: duckdb.DuckDBPyConnection) -> str:
+        """FROM and WHERE, with which no part is opened in vain."""
+        return f"FROM {_lake(con, self.stream, self.arrived)} WHERE {self.where}"
+
+
+def _lake(con: duckdb.DuckDBPyConnection, stream: str, during: During) -> str:
+    return f"{arrived(con, stream, *during)} AS {stream}" if during else stream
 
 
 def text(value: str) -> str:
@@ -69,7 +80,14 @@ def evidence(con: duckdb.DuckDBPyConnection, f: Found) -> Evidence:
     time = _time(stream, f)
     told = NAMED_BY.get(f.subject_kind, set()) <= SCHEMA[stream].keys()
     parts = [*(_subject(con, f, stream, time) if told else []), *counts, *space]
-    return Evidence(stream, " AND ".join([*parts, time]))
+    return Evidence(stream, " AND ".join([*parts, time]), arrivals(con, f))
+
+
+def arrivals(con: duckdb.DuckDBPyConnection, f: Found) -> During:
+    """When its rows came: what is used is stamped at most so far ahead, and was waited for no longer than that."""
+    if not is_time(f.onset):
+        return None
+    return us_of(f.onset) - AHEAD_US, us_of(f.last) + lateness_of(con)
 
 
 def _beats(con: duckdb.DuckDBPyConnection, f: Found) -> bool:
@@ -77,7 +95,7 @@ def _beats(con: duckdb.DuckDBPyConnection, f: Found) -> bool:
     if f.detector != "clock_skew":
         return False
     where = " AND ".join([_by_node(f, "heartbeats"), _time("heartbeats", f)])
-    return Evidence("heartbeats", where).rows(con) > 0
+    return Evidence("heartbeats", where, arrivals(con, f)).rows(con) > 0
 
 
 def _usual(f: Found) -> str:
@@ -114,7 +132,7 @@ def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -
     match f.subject_kind:
         case "edge":
             edge = of_edge(f)
-            return [edge, one_side(con, f"{edge} AND {time}")]
+            return [edge, one_side(con, Evidence(stream, f"{edge} AND {time}", arrivals(con, f)))]
         case "service" if f.detector == "timeout_cascade":
             return [f"trace_id IN (SELECT trace_id FROM traces WHERE {of_root(f)})"]
         case "service":
@@ -172,10 +190,10 @@ def of_edge(f: Found) -> str:
     return f"{calling} AND service_name = {text(service)}"
 
 
-def one_side(con: duckdb.DuckDBPyConnection, where: str) -> str:
+def one_side(con: duckdb.DuckDBPyConnection, lines: Evidence) -> str:
     """Client lines count; server lines where there are no client lines: never both."""
     client = "side IS DISTINCT FROM 'server'"
-    found = con.execute(f"SELECT 1 FROM requests WHERE {where} AND {client} LIMIT 1").fetchall()
+    found = con.execute(f"SELECT 1 {lines.source(con)} AND {client} LIMIT 1").fetchall()
     return client if found else "side = 'server'"
 
 
@@ -235,12 +253,13 @@ COORDINATE = re.compile(r"(\w+)/(\d+):(\d+)(?:\.(\d+))?")
 def proven_by(con: duckdb.DuckDBPyConnection, f: Found, made_of: Evidence) -> list[Row]:
     """The rows at a finding's coordinates; for a clock the heartbeats that bound it best, or both lines of attempts."""
     if f.detector != "clock_skew":
-        return rows_at(con, f.proof)
+        return rows_at(con, f.proof, made_of.arrived)
     if made_of.stream == "heartbeats":
         sent = f"CASE WHEN node_id = {text(f.subject)} THEN 1 ELSE -1 END"
         apart = f"{sent} * (epoch_us(server_time) - epoch_us(client_time))"
-        return fetch(con, made_of.stream, made_of.where, order=f"{apart}{'' if ahead(f) else ' DESC'}", limit=4)
-    lines = {r["record"]: r for half in rows_at(con, f.proof[:PAIRS]) for r in _attempt(con, f, half)}
+        order = f"{apart}{'' if ahead(f) else ' DESC'}"
+        return fetch(con, made_of.stream, made_of.where, order, 4, made_of.arrived)
+    lines = {r["record"]: r for half in rows_at(con, f.proof[:PAIRS], made_of.arrived) for r in _attempt(con, f, half)}
     return list(lines.values())
 
 
@@ -255,27 +274,43 @@ def _attempt(con: duckdb.DuckDBPyConnection, f: Found, half: Row) -> list[Row]:
     else:
         number = half["retry_count"] or 0
         same = f"request_id = {text(half['request_id'] or '')} AND coalesce(retry_count, 0) = {number}"
-    return fetch(con, "requests", f"{in_space(f)} AND {same}", limit=2)
+    at = us_of(half["arrival"])
+    return _sought(con, "requests", f"{in_space(f)} AND {same}", 2, (at - HOUR_US, at + HOUR_US))
 
 
-def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str]) -> list[Row]:
-    """The landed rows at these coordinates, in the order of their time, each with its `record`."""
+def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str], during: During = None) -> list[Row]:
+    """The landed rows at these coordinates, in the order of their time, each with its `record`.
+
+    during: when most of them arrived, where that is known.
+    """
     found = []
     for stream in SCHEMA:
         places = [m.groups() for r in records if (m := COORDINATE.fullmatch(r)) and m[1] == stream]
         if places:
             listed = ", ".join(f"({int(p)}, {int(o)}, {int(s or 0)})" for _, p, o, s in places)
-            where = f'("partition", "offset", sub) IN ({listed})'
-            found += fetch(con, stream, where)
+            offsets = ", ".join(o for _, _, o, _ in places)
+            where = f'"offset" IN ({offsets}) AND ("partition", "offset", sub) IN ({listed})'
+            found += _sought(con, stream, where, len(set(places)), during)
     return found
 
 
+def _sought(con: duckdb.DuckDBPyConnection, stream: str, where: str, rows: int, during: During) -> list[Row]:
+    """So many rows that should have arrived in this time; elsewhere is only looked if they did not."""
+    near = fetch(con, stream, where, limit=rows, during=during)
+    return near if len(near) == rows or during is None else fetch(con, stream, where, limit=rows)
+
+
 def fetch(
-    con: duckdb.DuckDBPyConnection, stream: str, where: str, order: str = "timestamp", limit: int = 1000
+    con: duckdb.DuckDBPyConnection,
+    stream: str,
+    where: str,
+    order: str = "timestamp",
+    limit: int = 1000,
+    during: During = None,
 ) -> list[Row]:
     """Landed rows as dicts, with `stream` and `record`, earliest first unless ordered otherwise."""
     whole = f'{order}, "partition", "offset", sub LIMIT {limit}'
-    result = con.execute(f"SELECT * FROM {stream} WHERE {where} ORDER BY {whole}")
+    result = con.execute(f"SELECT * FROM {_lake(con, stream, during)} WHERE {where} ORDER BY {whole}")
     names = [d[0] for d in result.description or ()]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     for row in rows:
@@ -294,7 +329,7 @@ def behind(con: duckdb.DuckDBPyConnection, f: Found) -> tuple[list[str], list[li
         sql = "SELECT idempotency_key, coord, earlier, attempt, earlier_attempt, certain FROM keys"
         found = con.execute(f"{sql} WHERE {uses(f)} ORDER BY window_start, coord").fetchall()
         return columns, [[k, spell(c), spell(e), *rest] for k, c, e, *rest in found]
-    result = con.execute(evidence(con, f).query)
+    result = con.execute(f"SELECT * {evidence(con, f).source(con)} ORDER BY timestamp")
     return [d[0] for d in result.description or ()], [list(row) for row in result.fetchall()]
 
 
@@ -332,5 +367,5 @@ def _has(con: duckdb.DuckDBPyConnection, f: Found, wanted: Filter) -> bool:
             asked.append(f"{column} = {text(value)}" if column in shape else "false")
     if not asked:
         return True
-    where = " AND ".join([mine.where, *(f"({a})" for a in asked)])
-    return bool(con.execute(f"SELECT 1 FROM {mine.stream} WHERE {where} LIMIT 1").fetchall())
+    where = " AND ".join([mine.source(con), *(f"({a})" for a in asked)])
+    return bool(con.execute(f"SELECT 1 {where} LIMIT 1").fetchall())

@@ -15,7 +15,7 @@ import duckdb
 
 from streams.landing.state import spell
 from streams.report.corrected import MS, STAMPS, apart, began, called_first, ended, legend, marked, shown
-from streams.report.evidence import Row, evidence, fetch, in_space, proven_by, rows_at, text, uses
+from streams.report.evidence import Row, arrivals, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.incidents import explained
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
@@ -252,7 +252,7 @@ def _clocks(rows: Sequence[Row], skewed: Mapping[str, Found]) -> Iterator[str]:
 
 def lines_of(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
     """The two uses and the client's lines of the same attempts."""
-    mine = {r["record"]: r for r in rows_at(con, [use.record, use.earlier])}
+    mine = {r["record"]: r for r in rows_at(con, [use.record, use.earlier], arrivals(con, f))}
     attempts = ", ".join(text(a) for a in use.attempts) or "NULL"
     where = (
         f"{in_space(f)} AND idempotency_key = {text(use.key)} AND service_name = {text(f.subject)} AND side = 'client' "

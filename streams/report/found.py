@@ -22,7 +22,8 @@ from streams.settings import span_us
 
 MINUTE = timedelta(minutes=1)
 Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
-FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ORDERED_US)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_TIME = EPOCH + timedelta(microseconds=ORDERED_US)
 NO_TIME, NO_TIMES = "no time", "no times, only the order of the records"
 SHOWN_LEVELS = ("page", "warn", SHADOW)
 ORDER = "level, onset, detector, subject, finding_id"  # 'page' < 'warn'
@@ -215,7 +216,11 @@ def span_of(con: duckdb.DuckDBPyConnection, filled_by: str) -> Span:
 
 
 def _instant(us: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    return EPOCH + timedelta(microseconds=us)
+
+
+def us_of(at: datetime) -> int:
+    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def removed_before(con: duckdb.DuckDBPyConnection) -> tuple[datetime, str] | None:

@@ -9,8 +9,8 @@ from importlib.resources import files
 from typing import Any
 
 from streams.report.answers import ENCODER, comma_separated
-from streams.report.corrected import EPOCH, MS
-from streams.report.found import Invoke, Sight, Span
+from streams.report.corrected import MS
+from streams.report.found import EPOCH, Invoke, Sight, Span
 from streams.report.sentences import count, stamp
 from streams.report.timeline import Entry, Timeline
 

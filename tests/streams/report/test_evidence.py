@@ -1,0 +1,61 @@
+"""Of thousands of parts a screen opens those that hold its rows, and it shows what it would show of all of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from streams.landing.state import open_readable, parts_of
+from streams.report.evidence import evidence, proven_by, rows_at
+from streams.report.found import Filter, Found, all_findings, span_of, us_of
+from streams.report.timeline import timeline
+
+
+def test_a_finding_has_as_many_rows_as_its_query_has_over_all_parts(demo_state: Path) -> None:
+    with open_readable(demo_state) as con:
+        found = all_findings(con)
+        sources = {part for f in found for part in parts_of(con) if part.stream == evidence(con, f).stream}
+        assert len(sources) > len({p.stream for p in sources})  # one stream has several
+        for f in found:
+            made_of = evidence(con, f)
+            (every,) = con.execute(f"SELECT count(*) FROM ({made_of.query})").fetchall()[0]
+            assert made_of.rows(con) == every > 0, f.finding_id
+
+
+def storm(found: list[Found]) -> Found:
+    return next(f for f in found if f.detector == "retry_storm")
+
+
+def test_rows_that_did_not_arrive_when_they_should_have_are_found_all_the_same(demo_state: Path) -> None:
+    with open_readable(demo_state) as con:
+        f = storm(all_findings(con))
+        known = rows_at(con, f.proof)
+        elsewhere = max(p.first_arrival for p in parts_of(con) if p.stream == "requests")
+        assert us_of(f.last) < elsewhere and [r["record"] for r in known] and len(known) == len(f.proof)
+        assert rows_at(con, f.proof, (elsewhere, elsewhere + 1)) == known == proven_by(con, f, evidence(con, f))
+
+
+@pytest.fixture
+def damaged(demo_state: Path, tmp_path: Path) -> Path:
+    """The demo, of which the part with the last requests can't be read."""
+    folder = tmp_path / "state"
+    shutil.copytree(demo_state, folder)
+    with open_readable(folder) as con:
+        last = max((p for p in parts_of(con) if p.stream == "requests"), key=lambda p: p.first_arrival)
+        assert us_of(storm(all_findings(con)).last) < last.first_arrival
+    (folder / last.path).write_bytes(b"not Parquet")
+    return folder
+
+
+def test_the_timeline_of_an_incident_opens_no_part_of_another_time(demo_state: Path, damaged: Path) -> None:
+    told = []
+    for folder in (demo_state, damaged):
+        with open_readable(folder) as con:
+            found = all_findings(con)
+            chosen = [f.finding_id for f in found if f.incident == storm(found).incident]
+            known = timeline(con, span_of(con, ""), Filter(), chosen)
+            told.append((known.entries, known.found))
+    assert len(told[0][1]) == 5 and any(e.what == "event" for e in told[0][0])
+    assert told[0] == told[1]
