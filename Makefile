@@ -78,7 +78,7 @@ bench-live: setup bench/peers/.venv/installed  ## a worker on a real Kafka, besi
 bench-day: setup  ## a day of landed tables: the published file and a publication at its end (half an hour)
 	$(BIN)/python -m bench.day
 
-bench-report: setup  ## the morning report over 100 million landed events (an hour to land them, 5 GB)
+bench-report: setup  ## the morning report over 100 million landed events and the timeline of one incident (8 GB)
 	$(BIN)/python -m bench.report
 
 screens: setup  ## after `make demo`: its pages in Chromium, and the review of its storm, into docs/
@@ -99,6 +99,7 @@ evidence: setup  ## runs what shows that it holds, and writes the outputs to doc
 	$(BIN)/python -m bench.formats > docs/bench-formats.md
 	$(MAKE) --silent bench-live > docs/bench-live.md
 	$(BIN)/python -m bench.day > docs/bench-day.md
+	$(BIN)/python -m bench.report > docs/bench-report.md
 
 lint: setup  ## ruff, mypy --strict, the arrow between the packages
 	$(BIN)/ruff check .

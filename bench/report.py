@@ -1,7 +1,8 @@
 """python -m bench.report [--events 100e6]: how long the morning report takes over so many landed events.
 
-The demo fleet's hour is landed once; its rows, tables and findings are laid down again for each hour before it, in lake
-and readable file, as a replay of all of them would. The time is that of the whole command, the best of five.
+And the timeline of one incident out of them. The demo fleet's hour is landed once; its rows, tables and findings are
+laid down again for each hour before it, in lake and readable file, as a replay of all of them would: every hour with
+coordinates and ids of its own. The time is that of the whole command, the best of five.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import time
 from pathlib import Path
 
 import duckdb
+import polars as pl
+from polars import col
 
 from detectors.detector import Settings
 from detectors.events import STREAMS
-from detectors.windows import HOUR_US
+from detectors.finding import QUIET_US
+from detectors.windows import HOUR_US, OFFSET_BITS, SUB_BITS
 from streams.chaos.fleet import make_hour, write_tape
 from streams.landing import lake, state
 from streams.replay import replay
@@ -27,34 +31,46 @@ from streams.sources.files import READABLE
 
 RUNS = 5
 DAY_H = 24
-TIMES = ("timestamp", "arrival", "client_time", "server_time", "started", "finished", "reply_sent", "reply_received")
-SHAPES = {
-    "the last 24 h": ["--since", "24h"],
-    "all of it": [],
-    "one service, 24 h": ["--since", "24h", "--service", "payment"],
-    "the last 24 h, HTML": ["--since", "24h", "--format", "html"],
+IDS = {"request_id", "trace_id", "span_id", "parent_span_id", "idempotency_key", "event_id"}  # no hour has another's
+COORDINATES = {"coord", "witness", "earlier", "proof"}  # and all that end in _proof
+US = {"t", "last_us", "goodbye_us"}
+REPORT = {
+    "report, the last 24 h": ["report", "--since", "24h"],
+    "report, the last 24 h, HTML": ["report", "--since", "24h", "--format", "html"],
+    "report, one service, 24 h": ["report", "--since", "24h", "--service", "payment"],
+    "report, all of it": ["report"],
 }
 
 
 def again(folder: Path, hours: int) -> int:
-    """The state's hour laid down for so many hours before it, too; how many events there are then."""
+    """The state's hour laid down for so many hours before it, too, each as a recording of its own would have been."""
     con = duckdb.connect(str(folder / READABLE))
-    con.execute("SET TimeZone = 'UTC'")
-    con.execute(f"CREATE TEMP TABLE ago AS SELECT to_hours(range) AS ago, range AS n FROM range(1, {hours})")
+    state.prepare(con)
+    parts = state.parts_of(con)
+    rows = {p: lake.read(folder, p) for p in parts}
+    recordings = 1 + int(con.execute('SELECT max("partition") FROM recordings').fetchall()[0][0])
+    for number in range(1, hours):
+        state.land_rows(con, "lake_parts", [_shifted(folder, p.stream, rows[p], number, recordings) for p in parts])
     for name, column in _windowed(con):
-        con.execute(f'INSERT INTO "{name}" SELECT t.* REPLACE ({column} - ago AS {column}) FROM "{name}" t, ago')
-    at = ", ".join(f"{c} - ago AS {c}" for c in ("onset", "last", "resolved", "peak_at"))
-    other = f"finding_id || '-' || n AS finding_id, {at}"
-    con.execute(f"INSERT INTO findings SELECT f.* REPLACE ({other}) FROM findings f, ago WHERE n % {DAY_H} = 0")
+        _lay_down(con, name, column, hours, recordings)
+    _find(con, hours, recordings)
     con.execute(f"UPDATE coverage SET rows = rows * {hours}, filled = filled * {hours}")
-    for part in state.parts_of(con):
-        for number in range(1, hours):
-            state.land_rows(con, "lake_parts", [_shifted(con, folder, part, number)])
-    events = con.execute("SELECT sum(rows)::BIGINT FROM lake_parts WHERE stream IN (SELECT unnest(?))", [[*STREAMS]])
-    total = int(events.fetchall()[0][0])
+    every = state.parts_of(con)
+    state.add_views(con, folder, every)
     con.execute("CHECKPOINT")
     con.close()
-    return total
+    return sum(p.rows for p in every if p.stream in STREAMS)
+
+
+def _shifted(folder: Path, stream: str, rows: pl.DataFrame, number: int, recordings: int) -> lake.Part:
+    """The rows as they would have been so many hours before."""
+    earlier = rows.with_columns(
+        col(pl.Datetime) - pl.duration(hours=number),
+        col("partition") + number * recordings,
+        *(col(n) + f".{number}" for n in IDS.intersection(rows.columns)),
+    )
+    hour = earlier["arrival"].cast(pl.Int64).min()
+    return lake.write_part(folder, stream, int(hour) // HOUR_US, earlier)  # type: ignore[arg-type]
 
 
 def _windowed(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
@@ -63,15 +79,62 @@ def _windowed(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     return con.execute(f"{names} AND database_name <> 'temp' AND NOT internal").fetchall()
 
 
-def _shifted(con: duckdb.DuckDBPyConnection, folder: Path, part: lake.Part, number: int) -> lake.Part:
-    """The part's rows as they would have been so many hours before."""
-    first = part.first_arrival - number * HOUR_US
-    path = lake.new_path(folder, part.stream, first // HOUR_US)
-    rows = f"FROM read_parquet('{folder / part.path}')"
-    there = {d[0] for d in con.execute(f"{rows} LIMIT 0").description or ()}
-    earlier = ", ".join(f"{c} - to_hours({number}) AS {c}" for c in TIMES if c in there)
-    con.execute(f"COPY (SELECT * REPLACE ({earlier}) {rows}) TO '{folder / path}' (FORMAT parquet, COMPRESSION zstd)")
-    return lake.Part(part.stream, str(path), part.rows, first, part.last_arrival - number * HOUR_US)
+def _lay_down(con: duckdb.DuckDBPyConnection, table: str, at: str, hours: int, recordings: int) -> None:
+    """The table's rows for each hour, the first hour first, as they land."""
+    coordinate = f"$n * {recordings} * (1::BIGINT << {OFFSET_BITS + SUB_BITS})"
+    earlier = {at: f"{at} - to_hours($n)"}
+    for name, kind in con.execute(f"SELECT name, type FROM pragma_table_info('{table}')").fetchall():
+        if name in COORDINATES or name.endswith("_proof"):
+            earlier[name] = f"{name} + {coordinate}"
+        elif name == "spans":
+            earlier[name] = f"list_transform(spans, lambda c: c + {coordinate})"
+        elif name == "partition":
+            earlier[name] = f'"partition" + $n * {recordings}'
+        elif name in US and kind == "BIGINT":
+            earlier[name] = f"{name} - $n * {HOUR_US}"
+        elif name in IDS:
+            earlier[name] = f"{name} || '.' || $n"
+    replaced = ", ".join(f'{sql} AS "{name}"' for name, sql in earlier.items())
+    con.execute(f'CREATE TEMP TABLE hour AS FROM "{table}"')
+    con.execute(f'DELETE FROM "{table}"')
+    con.execute("BEGIN")
+    for number in reversed(range(1, hours)):
+        con.execute(f'INSERT INTO "{table}" SELECT * REPLACE ({replaced}) FROM hour', {"n": number})
+    con.execute(f'INSERT INTO "{table}" FROM hour')
+    con.execute("COMMIT")
+    con.execute("DROP TABLE hour")
+
+
+def _find(con: duckdb.DuckDBPyConnection, hours: int, recordings: int) -> None:
+    """What was found, once a day; a day later all of it is over. The incidents are those of all days."""
+    times = ", ".join(f"{c} - to_hours(n) AS {c}" for c in ("onset", "last", "peak_at"))
+    days = f"(SELECT range AS n FROM range({DAY_H}, {hours}, {DAY_H}))"
+    partition = f"(regexp_extract(c, '/(\\d+):', 1)::BIGINT + n * {recordings})"
+    record = f"split_part(c, '/', 1) || '/' || {partition} || ':' || split_part(c, ':', 2)"
+    proof = f"list_transform(proof, lambda c: {record}) AS proof"
+    other = f"left(finding_id, 3) || left(md5(finding_id || n), 16) AS finding_id, {times}, {proof}"
+    over = f"last + to_microseconds({QUIET_US})"
+    con.execute(f"""INSERT INTO finding_changes
+        SELECT f.* REPLACE (final_at - to_hours(n) AS final_at, resolved - to_hours(n) AS resolved, {other})
+        FROM finding_changes f, {days}
+        UNION ALL SELECT {over} - to_hours(n), f.* REPLACE ({over} - to_hours(n) AS resolved, {other})
+        FROM findings f, {days} WHERE resolved IS NULL""")
+    con.execute(f"""INSERT INTO findings
+        SELECT f.* REPLACE (coalesce(resolved, {over}) - to_hours(n) AS resolved, {other}) FROM findings f, {days}""")
+    state.land_incidents(con, Settings())
+
+
+def of_one(folder: Path) -> dict[str, list[str]]:
+    """Commands about the incident of most findings that lies nearest to the middle of the events."""
+    middle = "(SELECT (min(first_arrival) + max(last_arrival)) / 2 FROM lake_parts)"
+    nearest = f"ORDER BY len(findings) DESC, abs(epoch_us(onset) - {middle}) LIMIT 1"
+    with state.open_readable(folder) as con:
+        ((incident,),) = con.execute(f"SELECT incident_id FROM incidents {nearest}").fetchall()
+    return {
+        "timeline of one incident amid them": ["timeline", incident],
+        "`incident show` of it": ["incident", "show", incident],
+        "postmortem of it": ["postmortem", incident],
+    }
 
 
 def took_s(arguments: list[str]) -> tuple[float, float]:
@@ -101,14 +164,19 @@ def main() -> None:
         with state.open_readable(home / "state") as con:
             hour = sum(p.rows for p in state.parts_of(con) if p.stream in STREAMS)
         hours = max(2 * DAY_H, round(given.events / hour))
+        began = time.monotonic()
         events = again(home / "state", hours)
         lake_gb = sum(f.stat().st_size for f in (home / "state" / "lake").rglob("*.parquet")) / 1e9
         file_gb = (home / "state" / READABLE).stat().st_size / 1e9
-        print(f"{events:,} landed events of {hours} hours: lake {lake_gb:.1f} GB, readable file {file_gb:.2f} GB\n")
-        print("| report over | the whole command, s | of CPU, s |\n|---|---|---|")
-        shapes = {n: ["report", "--state", str(home / "state"), *o] for n, o in SHAPES.items()}
-        for name, arguments in {**shapes, "(`--help`, for comparison)": ["--help"]}.items():
-            print("| {} | {:.2f} | {:.2f} |".format(name, *took_s(arguments)), flush=True)
+        made = f"lake {lake_gb:.1f} GB, readable file {file_gb:.2f} GB; laid down in {time.monotonic() - began:,.0f} s"
+        print(f"{events:,} landed events of {hours} hours: {made}\n")
+        print("| | the whole command, s | of CPU, s |\n|---|---|---|")
+        for name, arguments in {**REPORT, **of_one(home / "state")}.items():
+            print(
+                "| {} | {:.2f} | {:.2f} |".format(name, *took_s([*arguments, "--state", str(home / "state")])),
+                flush=True,
+            )
+        print("| (`--help`, for comparison) | {:.2f} | {:.2f} |".format(*took_s(["--help"])))
     finally:
         shutil.rmtree(home)
 
