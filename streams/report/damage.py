@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from streams.report.corrected import MS, apart, ended, marked
-from streams.report.evidence import Row, arrivals, fetch, in_space, rows_at, uses
+from streams.report.evidence import Row, arrivals, beside, fetch, in_space, rows_at, uses
 from streams.report.explain import uses_of
 from streams.report.found import Found
 
@@ -58,9 +58,10 @@ def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
     records = [r for u in some for r in (u.record, u.earlier)]
     rows = {r["record"]: r for r in marked(con, rows_at(con, records, arrivals(con, f)))}
     mine = f"idempotency_key IN (SELECT idempotency_key FROM keys WHERE {uses(f)})"
-    clients: dict[tuple[str, str], list[str]] = {}
-    for r in fetch(con, "requests", f"{in_space(f)} AND {mine} AND side = 'client'", limit=len(some) * 100):
-        clients.setdefault((r["idempotency_key"], _attempt(r)), []).append(r["record"])
+    of_clients, most = f"{in_space(f)} AND {mine} AND side = 'client'", len(some) * 100
+    clients = _by_attempt(fetch(con, "requests", of_clients, limit=most, during=beside(rows.values())))
+    if not _by_attempt(rows.values()).keys() <= clients.keys():
+        clients = _by_attempt(fetch(con, "requests", of_clients, limit=most))
     listed = []
     for u in some:
         if not {u.record, u.earlier} <= rows.keys():
@@ -69,6 +70,14 @@ def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
         told = [c for r in (first, second) for c in clients.get((u.key, _attempt(r)), [])]
         listed.append(_damage(f, u.key, u.certain, first, second, told))
     return listed
+
+
+def _by_attempt(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+    """Records by key and attempt."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for r in rows:
+        found.setdefault((r["idempotency_key"], _attempt(r)), []).append(r["record"])
+    return found
 
 
 def _damage(f: Found, key: str, certain: bool, first: Row, second: Row, clients: Sequence[str]) -> Damage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,7 +36,10 @@ NAMED_BY = {
     "node": {"node_id"},
     "entity": {"entity_type", "entity_id"},
 }  # what a stream must have so that a subject's rows can be told from the others
-SERVED_BY = "node_id IN (SELECT node_id FROM requests WHERE service_name = {} AND side IS DISTINCT FROM 'client')"
+SERVING = """
+CREATE TEMP TABLE IF NOT EXISTS serving AS
+SELECT DISTINCT service_name, node_id FROM requests WHERE side IS DISTINCT FROM 'client'
+"""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ class Evidence:
 
     def source(self, con: duckdb.DuckDBPyConnection) -> str:
         """FROM and WHERE, with which no part is opened in vain."""
-        return f"FROM {_lake(con, self.stream, self.arrived)} WHERE {self.where}"
+        return f"FROM {lake(con, self.stream, self.arrived)} WHERE {self.where}"
 
 
-def _lake(con: duckdb.DuckDBPyConnection, stream: str, during: During) -> str:
+def lake(con: duckdb.DuckDBPyConnection, stream: str, during: During) -> str:
+    """The stream, to stand behind FROM."""
     return f"{arrived(con, stream, *during)} AS {stream}" if during else stream
 
 
@@ -183,6 +187,12 @@ def _off(kind: str, stamp: str) -> str:
             return f"{old} AND {dated}"
 
 
+def served_by(con: duckdb.DuckDBPyConnection, service: str, node: str = "node_id") -> str:
+    """That a node answers for a service. All rows are looked through for it, once in a connection."""
+    con.execute(SERVING)
+    return f"{node} IN (SELECT node_id FROM serving WHERE service_name = {text(service)})"
+
+
 def of_edge(f: Found) -> str:
     """The rows of an edge, of either side."""
     caller, service = names(f.subject, ARROW)
@@ -274,8 +284,13 @@ def _attempt(con: duckdb.DuckDBPyConnection, f: Found, half: Row) -> list[Row]:
     else:
         number = half["retry_count"] or 0
         same = f"request_id = {text(half['request_id'] or '')} AND coalesce(retry_count, 0) = {number}"
-    at = us_of(half["arrival"])
-    return _sought(con, "requests", f"{in_space(f)} AND {same}", 2, (at - HOUR_US, at + HOUR_US))
+    return _sought(con, "requests", f"{in_space(f)} AND {same}", 2, beside([half]))
+
+
+def beside(rows: Iterable[Row]) -> During:
+    """When the other lines of the same attempts should have arrived."""
+    at = [us_of(r["arrival"]) for r in rows]
+    return (min(at) - HOUR_US, max(at) + HOUR_US) if at else None
 
 
 def rows_at(con: duckdb.DuckDBPyConnection, records: Sequence[str], during: During = None) -> list[Row]:
@@ -310,7 +325,7 @@ def fetch(
 ) -> list[Row]:
     """Landed rows as dicts, with `stream` and `record`, earliest first unless ordered otherwise."""
     whole = f'{order}, "partition", "offset", sub LIMIT {limit}'
-    result = con.execute(f"SELECT * FROM {_lake(con, stream, during)} WHERE {where} ORDER BY {whole}")
+    result = con.execute(f"SELECT * FROM {lake(con, stream, during)} WHERE {where} ORDER BY {whole}")
     names = [d[0] for d in result.description or ()]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     for row in rows:
@@ -358,7 +373,7 @@ def _has(con: duckdb.DuckDBPyConnection, f: Found, wanted: Filter) -> bool:
     if wanted.service and wanted.service not in _named(f, "service"):
         service = text(wanted.service)
         named = [f"{n} = {service}" for n in ("service_name", "caller") if n in shape]
-        asked.append(" OR ".join(named) or SERVED_BY.format(service))
+        asked.append(" OR ".join(named) or served_by(con, wanted.service))
     if wanted.node and wanted.node not in _named(f, "node"):
         named = [f"{n} = {text(wanted.node)}" for n in ("node_id", "peer_node", "observer") if n in shape]
         asked.append(" OR ".join(named) or "false")

@@ -15,7 +15,7 @@ import duckdb
 
 from streams.landing.state import spell
 from streams.report.corrected import MS, STAMPS, apart, began, called_first, ended, legend, marked, shown
-from streams.report.evidence import Row, arrivals, evidence, fetch, in_space, proven_by, rows_at, text, uses
+from streams.report.evidence import Row, arrivals, beside, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.incidents import explained
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
@@ -258,7 +258,10 @@ def lines_of(con: duckdb.DuckDBPyConnection, f: Found, use: Use) -> list[Row]:
         f"{in_space(f)} AND idempotency_key = {text(use.key)} AND service_name = {text(f.subject)} AND side = 'client' "
         f"AND request_id || '#' || retry_count IN ({attempts})"
     )
-    mine |= {r["record"]: r for r in fetch(con, "requests", where, limit=8)}
+    lines = fetch(con, "requests", where, limit=8, during=beside(mine.values()))
+    if len(lines) < len(use.attempts):
+        lines = fetch(con, "requests", where, limit=8)
+    mine |= {r["record"]: r for r in lines}
     return sorted(_in_one_call(marked(con, list(mine.values()))), key=lambda r: (began(r), r["record"]))
 
 

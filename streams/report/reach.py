@@ -14,7 +14,7 @@ from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, tim
 from detectors.clocks import MAX_ONE_WAY_DELAY_US
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
-from streams.report.evidence import instant, text
+from streams.report.evidence import During, instant, lake, text
 from streams.report.found import Filter, Sight, named
 from streams.report.sentences import count
 
@@ -244,12 +244,14 @@ def filled(con: duckdb.DuckDBPyConnection, stream: str, *fields: str) -> bool:
     return bool(con.execute(sql, [stream, fields]).fetchall()[0][0])
 
 
-def compared(con: duckdb.DuckDBPyConnection, where: str = "true") -> bool:
+def compared(con: duckdb.DuckDBPyConnection, where: str = "true", during: During = None) -> bool:
     """Whether any write can be compared with another one. Rows are looked at only where fields say that it may be."""
     told = filled(con, "write_log", "vector_clock", "base_version", "finished")
     if not (told and filled(con, "write_log", "entity_id")):
         return False
-    return bool(con.execute(f"SELECT 1 FROM write_log WHERE {COMPARED} AND {where} LIMIT 1").fetchall())
+    return bool(
+        con.execute(f"SELECT 1 FROM {lake(con, 'write_log', during)} WHERE {COMPARED} AND {where} LIMIT 1").fetchall()
+    )
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from detectors.clocks import MAJORITY
 from streams.report.evidence import (
-    SERVED_BY,
+    served_by,
     text,
 )
 from streams.report.found import Found, Span
@@ -66,8 +66,8 @@ def _whose(s: Source) -> str:
     """The filter as SQL over `node`. An observer that sends nothing is no node, unless it is asked for."""
     if s.wanted.node:
         return f"node = {text(s.wanted.node)}"
-    served = f" AND {SERVED_BY.replace('node_id IN', 'node IN').format(text(s.wanted.service))}"
-    return no_observer(s.con, s.time()) + (served if s.wanted.service else "")
+    served = f" AND {served_by(s.con, s.wanted.service, 'node')}" if s.wanted.service else ""
+    return no_observer(s.con, s.time()) + served
 
 
 def against(references: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.report.evidence import SERVED_BY, text
+from streams.report.evidence import served_by
 from streams.report.morning.section import Section, Source, level, of_service, unknown
 from streams.report.reach import NOT_COMPARED, compared
 from streams.report.sentences import count
@@ -14,10 +14,10 @@ def races(s: Source) -> Section:
     if why := s.blind("concurrent_writers"):
         return unknown(head, why)
     if not found:
-        served = f" OR {SERVED_BY.format(text(s.wanted.service))}" if s.wanted.service else ""
+        served = f" OR {served_by(s.con, s.wanted.service)}" if s.wanted.service else ""
         asked = f"({of_service(s, 'service_name')}{served}) AND {s.time('arrival')}"
         why = s.not_kept() or ("" if compared(s.con) else NOT_COMPARED)
-        written = compared(s.con, asked) if s.wanted.service else _written(s)
+        written = compared(s.con, asked, s.arrived) if s.wanted.service else _written(s)
         if why := why or ("" if written else s.nothing("comparable write")):
             return unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})

@@ -12,8 +12,9 @@ from typing import Any
 import duckdb
 
 from detectors.finding import SHADOW
-from streams.report.evidence import instant, text
-from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span
+from detectors.windows import NEVER
+from streams.report.evidence import During, instant, text
+from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span, us_of
 from streams.report.reach import Reach, reach
 
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}
@@ -83,6 +84,12 @@ class Source:
         parts = [f"{at} >= {instant(self.wanted.since)}"] if self.wanted.since else []
         parts += [f"{at} < {instant(self.wanted.until)}"] if self.wanted.until else []
         return " AND ".join(parts) or "true"
+
+    @property
+    def arrived(self) -> During:
+        """The time asked for, for who reads the lake."""
+        since, until = self.wanted.since, self.wanted.until
+        return (us_of(since) if since else 0, us_of(until) if until else NEVER) if since or until else None
 
     def where(self) -> str:
         """The filter as SQL over a table with window_start and service_name."""

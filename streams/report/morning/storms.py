@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.report.evidence import in_episode, in_space, of_edge
+from streams.report.evidence import in_episode, in_space, lake, of_edge
 from streams.report.found import Found
 from streams.report.morning.section import Section, Source, level, of_service, unknown
 from streams.report.reach import filled
@@ -41,7 +41,7 @@ def _told(s: Source) -> bool:
         return bool(s.ask(f"SELECT 1 FROM calls WHERE {s.time()} LIMIT 1"))
     told = "(retry_count IS NOT NULL OR payload_hash IS NOT NULL)"
     said = f"{told} AND {of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
-    return bool(s.ask(f"SELECT 1 FROM requests WHERE {said} LIMIT 1"))
+    return bool(s.ask(f"SELECT 1 FROM {lake(s.con, 'requests', s.arrived)} WHERE {said} LIMIT 1"))
 
 
 def _load(f: Found) -> str:
