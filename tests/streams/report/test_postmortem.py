@@ -11,11 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.detector import catalog
-from streams.landing.state import open_readable
+from streams.landing.state import open_readable, parts_of
 from streams.report.answers import comma_separated
 from streams.report.damage import COLUMNS, damage
+from streams.report.evidence import fetch
 from streams.report.found import all_findings
 from streams.report.postmortem import actions, document, html, renewed
+from tests.cases import at
+from tests.cases.duplicate_key import case, ordinary, slow_and_retried
+from tests.streams.report.states import of_case
 
 MADE = {"summary": "# Title\n\nsaid", "timeline": "- one\n- two"}
 
@@ -35,6 +39,19 @@ def test_the_damage_list_is_the_generators_labels_row_for_row(demo_state: Path) 
         proof = {row["first_record"], row["second_record"], *row["client_records"].split()}
         assert proof == wanted.pop(row["idempotency_key"])
         assert row["service_name"] == label["subject"] and row["first_attempt"] != row["second_attempt"]
+
+
+def test_a_callers_line_that_came_hours_late_is_on_the_list(tmp_path: Path) -> None:
+    """In a part of its own, where lines of that time are not expected."""
+    on_time, slow = ordinary(range(800)), slow_and_retried({})
+    late = [r | {"arrival": at(3 * 3600 + n)} if r["side"] == "client" else r for n, r in enumerate(slow)]
+    folder = of_case(tmp_path, case([*on_time, *late]))
+    with open_readable(folder) as con:
+        assert len([p for p in parts_of(con) if p.stream == "requests"]) == 2
+        listed = damage(con, all_findings(con))
+        keys = {(r["record"], r["idempotency_key"]) for r in fetch(con, "requests", "fate = 'late'")}
+    assert len(listed) == 23 and len(keys) == 46
+    assert {(record, d.idempotency_key) for d in listed for record in d.client_records.split()} == keys
 
 
 def test_what_nobody_changed_is_renewed_and_the_rest_stays() -> None:
