@@ -1,13 +1,14 @@
-"""python -m bench.report [--events 100e6]: how long the morning report takes over so many landed events.
+"""python -m bench.report [--events 100e6] [--keep DIR]: how long the morning report takes over so many landed events.
 
 And the timeline of one incident out of them. The demo fleet's hour is landed once; its rows, tables and findings are
 laid down again for each hour before it, in lake and readable file, as a replay of all of them would: every hour with
-coordinates and ids of its own. The time is that of the whole command, the best of five.
+coordinates and ids of its own. The time is that of the whole command, the best of three.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from streams.landing import lake, state
 from streams.replay import replay
 from streams.sources.files import READABLE
 
-RUNS = 5
+RUNS = 3
 DAY_H = 24
 IDS = {"request_id", "trace_id", "span_id", "parent_span_id", "idempotency_key", "event_id"}  # no hour has another's
 COORDINATES = {"coord", "witness", "earlier", "proof"}  # and all that end in _proof
@@ -42,7 +43,7 @@ REPORT = {
 }
 
 
-def again(folder: Path, hours: int) -> int:
+def again(folder: Path, hours: int) -> None:
     """The state's hour laid down for so many hours before it, too, each as a recording of its own would have been."""
     con = duckdb.connect(str(folder / READABLE))
     state.prepare(con)
@@ -55,11 +56,9 @@ def again(folder: Path, hours: int) -> int:
         _lay_down(con, name, column, hours, recordings)
     _find(con, hours, recordings)
     con.execute(f"UPDATE coverage SET rows = rows * {hours}, filled = filled * {hours}")
-    every = state.parts_of(con)
-    state.add_views(con, folder, every)
+    state.add_views(con, folder, state.parts_of(con))
     con.execute("CHECKPOINT")
     con.close()
-    return sum(p.rows for p in every if p.stream in STREAMS)
 
 
 def _shifted(folder: Path, stream: str, rows: pl.DataFrame, number: int, recordings: int) -> lake.Part:
@@ -153,32 +152,44 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def made(folder: Path, events: float) -> None:
+    """The demo fleet's hour, landed, and again until there are so many events."""
+    write_tape(make_hour(1), folder / "tape")
+    replay([str(folder / "tape")], folder / "state", Settings())
+    with state.open_readable(folder / "state") as con:
+        hour = sum(p.rows for p in state.parts_of(con) if p.stream in STREAMS)
+    again(folder / "state", max(2 * DAY_H, round(events / hour)))
+
+
+def size(folder: Path) -> str:
+    with state.open_readable(folder) as con:
+        parts = [p for p in state.parts_of(con) if p.stream in STREAMS]
+    hours = len({p.first_arrival // HOUR_US for p in parts})
+    lake_gb = sum(f.stat().st_size for f in (folder / "lake").rglob("*.parquet")) / 1e9
+    file_gb = (folder / READABLE).stat().st_size / 1e9
+    events = sum(p.rows for p in parts)
+    return f"{events:,} landed events of {hours} hours: lake {lake_gb:.1f} GB, readable file {file_gb:.2f} GB"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=float, default=100e6)
+    parser.add_argument("--keep", type=Path, help="where the state is made, or was by a run before; else it is removed")
     given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="asynchealth-"))
+    home = given.keep or Path(tempfile.mkdtemp(prefix="asynchealth-"))
+    folder = home / "state"
     try:
-        write_tape(make_hour(1), home / "tape")
-        replay([str(home / "tape")], home / "state", Settings())
-        with state.open_readable(home / "state") as con:
-            hour = sum(p.rows for p in state.parts_of(con) if p.stream in STREAMS)
-        hours = max(2 * DAY_H, round(given.events / hour))
-        began = time.monotonic()
-        events = again(home / "state", hours)
-        lake_gb = sum(f.stat().st_size for f in (home / "state" / "lake").rglob("*.parquet")) / 1e9
-        file_gb = (home / "state" / READABLE).stat().st_size / 1e9
-        made = f"lake {lake_gb:.1f} GB, readable file {file_gb:.2f} GB; laid down in {time.monotonic() - began:,.0f} s"
-        print(f"{events:,} landed events of {hours} hours: {made}\n")
-        print("| | the whole command, s | of CPU, s |\n|---|---|---|")
-        for name, arguments in {**REPORT, **of_one(home / "state")}.items():
-            print(
-                "| {} | {:.2f} | {:.2f} |".format(name, *took_s([*arguments, "--state", str(home / "state")])),
-                flush=True,
-            )
+        if not folder.exists():
+            made(home, given.events)
+        busy = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} as it began"
+        print(f"{size(folder)}; {busy}\n\n| | the whole command, s | of CPU, s |\n|---|---|---|", flush=True)
+        for name, arguments in {**REPORT, **of_one(folder)}.items():
+            clock_s, cpu_s = took_s([*arguments, "--state", str(folder)])
+            print(f"| {name} | {clock_s:.2f} | {cpu_s:.2f} |", flush=True)
         print("| (`--help`, for comparison) | {:.2f} | {:.2f} |".format(*took_s(["--help"])))
     finally:
-        shutil.rmtree(home)
+        if not given.keep:
+            shutil.rmtree(home)
 
 
 if __name__ == "__main__":
