@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from streams.landing.state import open_readable, parts_of
@@ -45,7 +46,12 @@ def damaged(demo_state: Path, tmp_path: Path) -> Path:
     with open_readable(folder) as con:
         last = max((p for p in parts_of(con) if p.stream == "requests"), key=lambda p: p.first_arrival)
         assert us_of(storm(all_findings(con)).last) < last.first_arrival
-    (folder / last.path).write_bytes(b"not Parquet")
+    part = folder / last.path
+    whole = part.read_bytes()
+    kept = int.from_bytes(whole[-8:-4], "little") + 8  # Parquet's footer: a view looks at the columns of its first part
+    part.write_bytes(whole[:4] + bytes(len(whole) - kept - 4) + whole[-kept:])
+    with open_readable(folder) as con, pytest.raises(duckdb.Error):
+        con.execute("SELECT max(node_id) FROM requests").fetchall()
     return folder
 
 
