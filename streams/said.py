@@ -1,7 +1,8 @@
-"""What people say of an incident enters and leaves: acknowledgements and silences, as signals like any other.
+"""What people say of an incident enters and leaves, as signals like any other: acknowledgements and silences.
 
-Of a state that was replayed they are in acks.jsonl beside it, of one that is fed live in the topic `signals`, with
-which they land. So they outlive a rebuild, and whoever reads the state knows them at once.
+And what they were told of it, which `notify` says. Of a state that was replayed they are in acks.jsonl beside it, of
+one that is fed live in the topic `signals`, with which they land. So they outlive a rebuild, and whoever reads the
+state knows them at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import duckdb
 import msgspec
@@ -19,7 +20,7 @@ from streams.problems import Exit, Problem
 
 ACKS = "acks.jsonl"
 PREFIX = "incident."
-What = Literal["ack", "silence"]
+What = Literal["ack", "silence", "notified"]
 NAMES = [PREFIX + what for what in get_args(What)]
 
 
@@ -27,7 +28,10 @@ SPOKEN = f"kind = 'change' AND name IN ({', '.join(repr(n) for n in NAMES)}) AND
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What somebody said at a time. about: an incident's id or a detector's name; until: of a silence."""
+    """What was said at a time. about: an incident's id or a detector's name; until: of a silence.
+
+    by: who said it, or who was told. event_id: by which it is one, however often it was written.
+    """
 
     at: datetime
     what: What
@@ -35,6 +39,15 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str = ""
     note: str = ""
     until: datetime | None = None
+    event_id: str = ""
+
+    @property
+    def words(self) -> str:
+        """What was done and by whom, for a line that says when."""
+        if self.what == "notified":
+            return f"told to {self.by}"
+        done = "acknowledged" if self.until is None else f"silenced until {self.until:%Y-%m-%d %H:%M} UTC"
+        return f"{done}{f' by {self.by}' if self.by else ''}"
 
     def silences(self, names: Collection[str], at: datetime) -> bool:
         return self.what == "silence" and self.about in names and self.until is not None and at < self.until
@@ -54,20 +67,22 @@ class _Record(msgspec.Struct, omit_defaults=True):
     kind: str = ""
     value: float | None = None
     text: str = "{}"
+    event_id: str = ""
 
 
 def record(word: Word) -> bytes:
     """As the event that it is."""
     lasts = (word.until - word.at).total_seconds() if word.until else None
     text = msgspec.json.encode(_Text(word.by, word.note)).decode()
-    return msgspec.json.encode(_Record(word.at, word.about, PREFIX + word.what, "change", lasts, text))
+    return msgspec.json.encode(_Record(word.at, word.about, PREFIX + word.what, "change", lasts, text, word.event_id))
 
 
 def _word(r: _Record) -> Word:
     text = msgspec.json.decode(r.text, type=_Text)
     until = r.timestamp + timedelta(seconds=r.value) if r.value is not None else None
     what = msgspec.convert(r.name.removeprefix(PREFIX), What)
-    return Word(at=r.timestamp, what=what, about=r.subject, by=text.by, note=text.note, until=until)
+    said: dict[str, Any] = {"by": text.by, "note": text.note, "until": until, "event_id": r.event_id}
+    return Word(at=r.timestamp, what=what, about=r.subject, **said)
 
 
 def words_in(value: bytes | None) -> list[Word]:
@@ -94,10 +109,14 @@ def write(folder: Path, word: Word) -> None:
 
 
 def said(con: duckdb.DuckDBPyConnection, folder: Path) -> list[Word]:
-    """All of it, the oldest first."""
-    sql = f"SELECT timestamp, subject, name, kind, value, text FROM signals WHERE {SPOKEN}"
+    """All of it, the oldest first; what was written twice once, as it was first."""
+    sql = f"SELECT timestamp, subject, name, kind, value, text, coalesce(event_id, '') FROM signals WHERE {SPOKEN}"
     landed = [_Record(*row) for row in con.execute(sql).fetchall()]
-    return sorted((_word(r) for r in [*landed, *_file(folder / ACKS)]), key=lambda w: (w.at, w.about, w.what))
+    every = sorted((_word(r) for r in [*landed, *_file(folder / ACKS)]), key=lambda w: (w.at, w.about, w.what))
+    first: dict[str | Word, Word] = {}
+    for w in every:
+        first.setdefault(w.event_id or w, w)
+    return list(first.values())
 
 
 def _file(path: Path) -> list[_Record]:

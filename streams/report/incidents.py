@@ -192,10 +192,9 @@ def _branch(finding: str, reason: str, depth: int, under: Under, book: Book) -> 
 
 
 def _spoken(w: Word) -> str:
-    what = f"Silenced until {w.until:%Y-%m-%d %H:%M}" if w.until else "Acknowledged"
-    whose = f" by {w.by}" if w.by else ""
     about = f" ({w.about})" if not w.about.startswith("in-") else ""
-    return f"{what}{about}{whose} at {w.at:%Y-%m-%d %H:%M} UTC{f': {w.note}' if w.note else ''}"
+    said = f"{w.words[0].upper()}{w.words[1:]}"
+    return f"{said} at {w.at:%Y-%m-%d %H:%M} UTC{about}{f': {w.note}' if w.note else ''}"
 
 
 # ---- of one finding --------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from streams.report.incidents import Book, Incident, unknown
 from streams.report.render import markdown, page
 from streams.report.sentences import count, duration, sentence
 from streams.report.timeline import Entry, Timeline, spoken, timeline
+from streams.said import Word
 
 BEFORE = timedelta(minutes=10)  # signals so long before it are on its timeline
 SHOWN = 20  # doubled effects that are listed; the CSV has all
@@ -38,6 +39,7 @@ class PostMortem:
     found: list[Found]
     timeline: Timeline
     damage: list[Damage]
+    told: list[Word]  # whom, and when
 
 
 def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Sequence[Entry] = ()) -> PostMortem:
@@ -45,8 +47,9 @@ def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Seque
     found = book.of(i)
     since, until = lasted(found)
     wanted = Filter(since - BEFORE, until + timedelta(minutes=1))
-    told = timeline(con, book.span, wanted, [f.finding_id for f in found], [*spoken(book.about(i)), *notes])
-    return PostMortem(i, found, told, damage(con, found))
+    said = book.about(i)
+    happened = timeline(con, book.span, wanted, [f.finding_id for f in found], [*spoken(said), *notes])
+    return PostMortem(i, found, happened, damage(con, found), [w for w in said if w.what == "notified"])
 
 
 def lasted(found: Sequence[Found]) -> tuple[datetime, datetime]:
@@ -115,21 +118,37 @@ def _when(at: datetime) -> str:
 
 
 def _detection(p: PostMortem) -> Iterator[str]:
-    """From the first row that contributed to the moment when it could be read."""
+    """From the first row that contributed to the moment when it could be read, and to those when people were told."""
     yield "## Detection"
     yield ""
     yield "| Finding | Subject | First row | Could be read | After |"
     yield "|---|---|---|---|---|"
-    for f in sorted(p.found, key=lambda f: f.onset):
-        first = [e.readable for e in p.timeline.entries if e.finding == f.finding_id and e.readable]
-        read = min(first, default=None)
-        rows = [e.at for e in p.timeline.entries if e.what == "event" and e.evidence[0] in f.proof]
-        begun = max(f.onset, min(rows, default=f.onset))
-        after = duration((read - begun).total_seconds()) if read else "unknown"
+    detected = [(f, *_detected(p, f)) for f in sorted(p.found, key=lambda f: f.onset)]
+    for f, begun, read in detected:
         cells = (f"{f.short} {f.detector}", markdown(f.name), f"{begun:%H:%M:%S}", f"{read:%H:%M:%S}" if read else "-")
-        yield f"| {' | '.join([*cells, after])} |"
+        yield f"| {' | '.join([*cells, _between(begun, read) if read else 'unknown'])} |"
     yield ""
-    yield "When people were told is not in this state: the receiver of `asynchealth notify` knows."
+    if not p.told:
+        yield "When people were told is not in this state: the receiver of `asynchealth notify` knows."
+        return
+    first = p.told[0].at
+    after = [f"{_between(min(begun for _, begun, _ in detected), first)} after the first row"]
+    if could := [read for *_, read in detected if read]:
+        after.append(f"{_between(min(could), first)} after it could be read")
+    yield f"People were first told at {_when(first)} UTC, {', '.join(after)}:"
+    yield ""
+    yield from (f"- **{w.at:%H:%M:%S}** - {markdown(w.by)}: {w.note}" for w in p.told)
+
+
+def _detected(p: PostMortem, f: Found) -> tuple[datetime, datetime | None]:
+    """When its first row was written, and when it could be read."""
+    read = min((e.readable for e in p.timeline.entries if e.finding == f.finding_id and e.readable), default=None)
+    rows = [e.at for e in p.timeline.entries if e.what == "event" and e.evidence[0] in f.proof]
+    return max(f.onset, min(rows, default=f.onset)), read
+
+
+def _between(begin: datetime, end: datetime) -> str:
+    return duration((end - begin).total_seconds())
 
 
 def _timeline(p: PostMortem, invoke: Invoke) -> Iterator[str]:

@@ -174,11 +174,9 @@ def _signals(con: duckdb.DuckDBPyConnection, concerned: set[str], everyone: bool
 
 
 def spoken(words: Iterable[Word]) -> Iterator[Entry]:
-    """What people said of incidents, by the time at which they said it."""
+    """What people said of incidents, and were told of them, by the time at which it was said."""
     for w in words:
-        what = f"silenced until {w.until:%Y-%m-%d %H:%M} UTC" if w.until else "acknowledged"
-        told = f"{what}{f' by {w.by}' if w.by else ''}{f': {w.note}' if w.note else ''}"
-        yield Entry(w.at, "note", w.about, told, ("signals",), readable=w.at)
+        yield Entry(w.at, "note", w.about, f"{w.words}{f': {w.note}' if w.note else ''}", ("signals",), readable=w.at)
 
 
 def _of(name: str) -> str:

@@ -87,6 +87,12 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     def is_silenced(self, words: Iterable[Word], now: datetime) -> bool:
         return any(w.silences(self.about, now) for w in words)
 
+    def told(self, receiver: str, host: str, at: datetime) -> Word:
+        """That it was, to whom, and when: one fact, however often it was told."""
+        what = f"{self.level}, {self.state}"
+        known = f"{self.key}/{receiver}"
+        return Word(at=at, what="notified", about=self.incident_id, by=f"{receiver} {host}", note=what, event_id=known)
+
 
 READABLE_AFTER = timedelta(microseconds=WINDOW_US + LATENESS_US)
 

@@ -3,13 +3,15 @@
 What people said of incidents it reads from the topic `signals`, from its begin: nobody is told of what is silenced, or
 again of what is acknowledged.
 
-It also writes: a canary a minute into the topic `signals`, as any service writes its events. The dead man's alert is
-fed by each that comes back in the log of findings, and by nothing else. It is sent from here because only who hears
-what comes out can know what should have, by one clock, and because one that is dead sends and feeds nothing.
+It also writes into the topic `signals`, as any service writes its events. That people were told of an incident, and
+when, so that it lands and the review knows it. And a canary a minute: the dead man's alert is fed by each that comes
+back in the log of findings, and by nothing else. It is sent from here because only who hears what comes out can know
+what should have, by one clock, and because one that is dead sends and feeds nothing.
 
 Every receiver has a cursor of its own, so that one which is away keeps nobody waiting. All cursors are in the metadata
 of one commit, which is made before a notice is sent (what is to be told) and after it (that it was): a kill repeats the
-one in flight. It assigns itself the topic and joins no group's balance: one notifier runs for each prefix.
+one in flight, and says under the same event_id that it was told. It assigns itself the topic and joins no group's
+balance: one notifier runs for each prefix.
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ from detectors.windows import SECOND_US, WINDOW_US
 from streams.inventory import Inventory
 from streams.live.canary import STREAM
 from streams.live.connect import Connection
+from streams.live.tell import Writer
 from streams.live.topics import admin, names, partitions
 from streams.problems import Problem
-from streams.said import Word, words_in
-from streams.watch.canaries import Canaries
+from streams.said import Word, record, words_in
+from streams.watch.canaries import TOO_LONG_S, Canaries
 from streams.watch.metrics import NOTIFIER, Meter
 from streams.watch.news import Cursor, News, Notice, at, instant, notice
 from streams.watch.send import Alertmanager, Answer, Receiver, ask, host_of
 
 POLL_MS, POLL_MESSAGES = 200, 500
 COMMIT_MS = 5_000
+KEEP_S = 5.0  # for Kafka to take that somebody was told; it is held longer, and nobody waits
 SAVE_S = 5.0
 HELD_S = 120.0  # nothing was judged for so long: unreachable
 STILL_S = 30.0  # a window is judged every 10 s
@@ -65,14 +69,11 @@ class Way:
     pause_s: float = 0.0
     again: float = 0.0  # by the monotonic clock
 
-    def took(self, answer: Answer, now: float) -> bool:
-        """Whether this notice is done with."""
-        if answer.outcome != "away":
-            self.pause_s, self.again = 0.0, 0.0
-            return True
-        self.pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self.pause_s))
-        self.again = now + self.pause_s
-        return False
+    def took(self, answer: Answer, now: float) -> None:
+        """One that is away is tried later and later."""
+        away = answer.outcome == "away"
+        self.pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self.pause_s)) if away else 0.0
+        self.again = now + self.pause_s if away else 0.0
 
 
 @dataclass
@@ -130,7 +131,8 @@ class Notifier:
         self._end = 0  # of the log, when this process began
         self._committed: tuple[int, str] | None = None
         self._saved_at = float("-inf")
-        self.canaries = Canaries(self.connection, self.prefix + STREAM)
+        self.writer = Writer(self.connection, self.prefix + STREAM, TOO_LONG_S)
+        self.canaries = Canaries(self.writer)
         self._renewed = self.pulse.moved
         self._ill: set[str] = set()
 
@@ -149,7 +151,7 @@ class Notifier:
                 self._show()
             self._commit()
         finally:
-            self.canaries.close()
+            self.writer.close()
             if self.consumer is not None:
                 self.consumer.close()
 
@@ -169,7 +171,7 @@ class Notifier:
                 if place == self.place:
                     self.news.feed(r.offset, r.key, r.value)
                 else:
-                    self.words += words_in(r.value)
+                    self.words += [w for w in words_in(r.value) if w.what != "notified"]
             self.meter.reach(True)
         self.pulse.see(self.news.judged, self.news.position > self._end, self.clocks.monotonic())
         base = self.news.base
@@ -199,7 +201,7 @@ class Notifier:
             isolation_level="read_committed",
             max_poll_records=POLL_MESSAGES,
         )
-        topic = self.canaries.topic
+        topic = self.writer.topic
         self.canaries.partitions = there.get(topic, 0)
         try:
             self._begin(consumer, [TopicPartition(topic, p) for p in range(self.canaries.partitions)])
@@ -262,19 +264,32 @@ class Notifier:
                 way.cursor = at(way.cursor.until)
                 continue
             way.cursor = msgspec.structs.replace(way.cursor, sent=i)
-            if not self._commit() or not self._send(way, items[i]):
+            if not self._commit() or (answer := self._send(way, items[i])).outcome == "away":
                 return
+            if answer.outcome == "taken":
+                self._keep(way.receiver, items[i])
             way.cursor = msgspec.structs.replace(way.cursor, sent=i + 1)
             self._commit()
 
     def _quiet(self, what: Notice) -> bool:
-        return what.is_quiet(self.words, datetime.fromtimestamp(self.clocks.wall(), UTC))
+        return what.is_quiet(self.words, self._now())
 
-    def _send(self, way: Way, what: Notice) -> bool:
-        """Whether it is done with: taken, or refused for ever."""
+    def _send(self, way: Way, what: Notice) -> Answer:
         answer = way.receiver.send(what, self.levels)
         self._answered(way.receiver, answer, what.key)
-        return way.took(answer, self.clocks.monotonic())
+        way.took(answer, self.clocks.monotonic())
+        return answer
+
+    def _keep(self, receiver: Receiver, what: Notice) -> None:
+        """That it was told. What stops this stops no notification; it is said."""
+        if self.canaries.partitions:
+            self.writer.write(record(what.told(receiver.name, receiver.host, self._now())))
+            self.writer.wait(KEEP_S)
+            why = self.writer.refused
+        else:
+            why = "it is not there"
+        bad = f"when people were told of incidents can't be written to {self.writer.topic}: {why}\nNext: {self._lag}"
+        self._tell("told", bad if why else "")
 
     def _answered(self, receiver: Receiver, answer: Answer, what: str) -> None:
         self.meter.add("asynchealth_notifications_total", 1, receiver.name, answer.outcome)
@@ -315,7 +330,7 @@ class Notifier:
             what, then = self._unreachable(way.unreachable, "resolved"), -1
         else:
             return
-        if self._send(way, what):
+        if self._send(way, what).outcome != "away":
             way.unreachable = then
             self._commit()
 
@@ -323,7 +338,7 @@ class Notifier:
         since = f"since {instant(number):%Y-%m-%d %H:%M:%S} UTC" if number else "yet"
         why = "Kafka does not answer" if self.consumer is None else f"nothing is judged {since}"
         firing = state == "firing"
-        now = datetime.fromtimestamp(self.clocks.wall(), UTC)
+        now = self._now()
         return Notice(
             key=f"unreachable-{number}/{LEVELS[-1]}/{state}",
             incident_id=f"unreachable-{number}",
@@ -348,7 +363,8 @@ class Notifier:
     def _fly(self, now: float) -> None:
         """Sends the canary that is due; feeds the dead man's alerts when one has come back."""
         if self.consumer is not None:
-            self.canaries.send(now, datetime.fromtimestamp(self.clocks.wall(), UTC))
+            self.writer.look()
+            self.canaries.send(now, self._now())
         if self.canaries.back(self.news.canaries, now):
             self._beat()
             if self.canaries.came_at is not None:
@@ -361,13 +377,13 @@ class Notifier:
             return ""
         if self.consumer is None:
             why = "Kafka does not answer"
-        elif self.canaries.refused:
-            why = f"no canary could be written to {self.canaries.topic}: {self.canaries.refused}"
+        elif refused := self.writer.refused if self.canaries.partitions else "it is not there":
+            why = f"no canary could be written to {self.writer.topic}: {refused}"
         elif now > self.pulse.moved + STILL_S:
             number = self.pulse.number
             why = f"nothing is judged {f'since {instant(number):%H:%M:%S} UTC' if number else 'yet'}"
         else:
-            why = f"windows are judged, but what is written to {self.canaries.topic} does not come out"
+            why = f"windows are judged, but what is written to {self.writer.topic} does not come out"
         return f"the dead man's alert is not fed: {why}\nNext: {self._lag}"
 
     @property
@@ -378,7 +394,7 @@ class Notifier:
 
     def _beat(self) -> None:
         """A canary came back."""
-        now = datetime.fromtimestamp(self.clocks.wall(), UTC)
+        now = self._now()
         for way, receiver in self._alertmanagers():
             answer = receiver.watchdog(now)
             self._answered(receiver, answer, "the dead man's alert")
@@ -390,7 +406,7 @@ class Notifier:
 
     def _renew(self) -> None:
         """Alertmanager ends what is not said again."""
-        now = datetime.fromtimestamp(self.clocks.wall(), UTC)
+        now = self._now()
         for way, receiver in self._alertmanagers():
             told = [notice(r, self.inventory) for r in self.news.open() if r["level"] in self.levels]
             still = [n for n in told if not n.is_silenced(self.words, now)]
@@ -421,6 +437,9 @@ class Notifier:
             self._tell("commit", "")
             self._committed = point
         return True
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.clocks.wall(), UTC)
 
     def _now_us(self) -> int:
         return int(self.clocks.wall() * SECOND_US)

@@ -16,7 +16,7 @@ import pytest
 from detectors.detector import Settings
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
-from streams.said import ACKS
+from streams.said import ACKS, Word, write
 from tests.streams.cli.test_look import Screen
 
 Golden = Callable[[str, str], None]
@@ -116,8 +116,32 @@ def test_a_silence_is_of_an_incident_or_of_all_that_begin_with_a_detector(own: S
         assert " open " in own("incident", "list") or " resolved " in own("incident", "list")
         own("incident", "silence", *what, "--for", "2h", "--by", "bert")
         assert " silenced " in own("incident", "list")
-        assert re.search(r"\nSilenced until [-\d]+ [:\d]+( \(retry_storm\))? by bert", own("incident", "show", "in-"))
+        of = r" \(retry_storm\)" if "--detector" in what else ""
+        told = rf"\nSilenced until [-\d]+ [:\d]+ UTC by bert at [-\d]+ [:\d]+ UTC{of}\n"
+        assert re.search(told, own("incident", "show", "in-"))
         (own.state / ACKS).unlink()
+
+
+def test_when_people_were_told_is_on_the_timeline_and_in_the_post_mortem(own: Screen) -> None:
+    (one,) = every(own)
+    assert "When people were told is not in this state" in own("postmortem", one["incident_id"])
+    (entry, *_) = [json.loads(line) for line in own("timeline", "in-", "--json").splitlines() if '"finding"' in line]
+    at = datetime.fromisoformat(min(entry["readable"], entry["datetime"])) + timedelta(minutes=20)
+    known: dict[str, Any] = {"what": "notified", "about": one["incident_id"], "note": "page, open"}
+    for way, later in (("webhook chat.example", 0), ("webhook chat.example", 7), ("alertmanager am:9093", 9)):
+        said = Word(at=at + timedelta(seconds=later), by=way, event_id=f"k/{way}", **known)
+        write(own.state, said)
+        write(own.state, said)
+    assert [w["by"] for w in every(own)[0]["said"]] == ["webhook chat.example", "alertmanager am:9093"], "each once"
+    (line,) = [line for line in own("timeline", "--all").splitlines() if "told to webhook" in line]
+    assert f"{at:%H:%M:%S}.000" in line and line.endswith("told to webhook chat.example: page, open  [signals]")
+    review = own("postmortem", one["incident_id"])
+    assert "is not in this state" not in review
+    first = rf"\nPeople were first told at {at:%Y-%m-%d %H:%M:%S} UTC"
+    assert re.search(rf"{first}, \d+ min after the first row, \d+ min after it could be read:\n", review)
+    assert f"\n- **{at:%H:%M:%S}** - webhook chat.example: page, open\n" in review
+    assert f"\nTold to webhook chat.example at {at:%Y-%m-%d %H:%M} UTC: page, open\n" in own("incident", "show", "in-")
+    assert "incident ack" in own("incident", "show", "in-"), "nobody is on it yet"
 
 
 @pytest.mark.parametrize(

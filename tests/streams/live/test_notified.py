@@ -10,11 +10,12 @@ import uuid
 from dataclasses import dataclass
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.live.connect import Connection
 from streams.live.topics import admin, create, names, topics
+from streams.said import Word, words_in
 from streams.watch.notify import Clocks, Notifier
 from streams.watch.send import Webhook
 from tests.kafka import Broker, free_port
@@ -112,6 +113,17 @@ def test_killed_at_any_moment_it_tells_all_and_repeats_at_most_the_one_in_flight
         assert notifier.kills == 6 and 5 <= extra <= notifier.kills
 
 
+def words_of(kafka: str, topic: str) -> list[Word]:
+    """What was said in the one partition of a topic."""
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "test", "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    words: list[Word] = []
+    while (message := consumer.poll(PATIENCE_S)) is not None and not message.error():
+        words += words_in(message.value())
+    consumer.close()
+    return words
+
+
 FASTER = 30
 
 
@@ -163,6 +175,9 @@ def test_its_numbers_are_shown_and_a_missing_topic_is_named(kafka: str) -> None:
             assert of(found, "asynchealth_notifications_total", way="webhook", outcome="taken") == 1
             assert of(found, "asynchealth_notify_windows_waiting", way="webhook") == 0
             assert [asked(port, path) for path in ("/health", "/ready")] == [(200, "ok\n")] * 2
+            (noted,) = words_of(kafka, f"{prefix}signals")
+            assert (noted.what, noted.about, noted.note) == ("notified", page.incident, "page, open")
+            assert noted.by == f"webhook 127.0.0.1:{hook.port}" and noted.event_id == f"{page.key}/webhook"
         finally:
             running.kill()
             running.communicate()

@@ -24,6 +24,7 @@ from detectors.incidents import news as incident_news
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.inventory import inventory
 from streams.live.connect import Connection
+from streams.live.tell import ANY
 from streams.said import Word, record, words_in
 from streams.watch.news import Cursor, News, Notice, at, first_fresh, notice, told
 from streams.watch.notify import Clocks, Notifier
@@ -39,7 +40,7 @@ CALLED = inventory(Path("none"))
 ONE_EACH = {d: c for d, _, c in cases("fires_")}
 
 
-FINDINGS = TopicPartition("ah.findings", 0)
+FINDINGS, SIGNALS = TopicPartition("ah.findings", 0), TopicPartition("signals", 0)
 
 
 class Killed(BaseException):
@@ -80,6 +81,7 @@ class Log:
     messages: Messages = field(default_factory=list)
     spoken: list[bytes] = field(default_factory=list)  # the topic signals
     at: int = 0
+    heard: int = 0
     kept: Committed | None = None
 
     def assign(self, _: object) -> None:
@@ -89,22 +91,33 @@ class Log:
         return dict.fromkeys(places, 0)
 
     def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(places, len(self.messages))
+        return {p: len(self.spoken if p == SIGNALS else self.messages) for p in places}
 
     def committed(self, _: object, metadata: bool) -> Committed | None:
         return self.kept
 
-    def seek(self, _: object, offset: int) -> None:
-        self.at = offset
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        if place == SIGNALS:
+            self.heard = offset
+        else:
+            self.at = offset
 
     def poll(self, timeout_ms: int) -> dict[str, list[Record]]:
         some = self.messages[self.at : self.at + self.dice.random.randint(1, 9)]
         records = [Record(self.at + i, *m) for i, m in enumerate(some)]
         self.at += len(records)
-        return {FINDINGS: records} if records else {}
+        words = [Record(self.heard + i, b"", v) for i, v in enumerate(self.spoken[self.heard :])]
+        self.heard += len(words)
+        return {place: some for place, some in ((FINDINGS, records), (SIGNALS, words)) if some}
 
     def position(self, _: TopicPartition) -> int:
-        return len(self.spoken)
+        return self.heard
+
+    def write(self, value: bytes, partition: int = ANY) -> None:
+        """Into the topic signals."""
+        self.dice.maybe()
+        self.spoken.append(value)
+        self.dice.maybe()
 
     def commit(self, points: dict[TopicPartition, Any], timeout_ms: int) -> None:
         self.dice.maybe()
@@ -159,8 +172,10 @@ class World:
                     connection = Connection(broker="none:9092")
                     notifier = Notifier(connection, self.ways, lambda _: None, level=self.level, clocks=clocks)
                     log: Any = self.log
-                    notifier._begin(log)
+                    notifier._begin(log, [SIGNALS])
                     notifier.consumer = log
+                    notifier.canaries.partitions = 1
+                    notifier.writer.write = self.log.write  # type: ignore[method-assign]
                 self._tick()
                 done = self.log.at == len(self.log.messages)
                 notifier._read()
@@ -225,8 +240,12 @@ def test_each_change_reaches_each_receiver_and_a_kill_costs_one_copy_at_most(
         for incident in {c.incident for c in story}:
             of = [k for k in wanted if k.startswith(f"{incident}/")]
             assert [k for k in firsts if k.startswith(f"{incident}/")] == of, "in the order in which it happened"
+        noted = [w for value in world.log.spoken for w in words_in(value) if w.by == f"{way.name} {way.host}"]
+        assert {w.event_id for w in noted} == {f"{k}/{way.name}" for k in wanted}, "that it was told is not lost"
+        assert {(w.about, w.note) for w in noted} == {(i, f"{at}, {state}") for i, at, state in map(parts, wanted)}
     extra = sum(len(way.keys) - len(set(way.keys)) for way in world.ways)
     assert extra <= dice.killed
+    assert len(world.log.spoken) <= 2 * len(wanted) + dice.killed
     event(f"killed: {dice.killed > 0}, extra: {extra > 0}, told: {bool(wanted)}")
 
 
@@ -388,7 +407,9 @@ def test_what_is_acknowledged_is_not_told_again_and_what_rises_or_opens_after_th
 def test_words_are_read_from_signals_among_what_others_write() -> None:
     ack = Word(at=SINCE, what="ack", about="in-1", by="anna")
     mute = Word(at=SINCE, what="silence", about="retry_storm", until=LATER)
-    assert [words_in(record(w)) for w in (ack, mute)] == [[ack], [mute]]
+    told_ = TOLD.told("webhook", "chat.example", LATER)
+    assert told_.event_id == "k/webhook" and told_.words == "told to webhook chat.example"
+    assert [words_in(record(w)) for w in (ack, mute, told_)] == [[ack], [mute], [told_]]
     assert words_in(b"[" + record(ack) + b"," + record(mute) + b"]") == [ack, mute]
     others = [None, b"incident.ack", b'{"name": "incident.opened"}', record(ack).replace(b"incident.ack", b"deploy")]
     assert [words_in(o) for o in others] == [[]] * 4

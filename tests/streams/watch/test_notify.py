@@ -14,6 +14,8 @@ import pytest
 from detectors.incidents import id_of
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.live.connect import Connection
+from streams.live.tell import ANY
+from streams.said import Word, record, words_in
 from streams.watch.canaries import TOO_LONG_S
 from streams.watch.notify import HELD_S, RENEW_S, Clocks, Notifier
 from streams.watch.send import Alertmanager, Webhook
@@ -21,7 +23,7 @@ from streams.watch.send import Receiver as Sends
 from tests.kafka import free_port
 from tests.streams.watch.judged import Change, said
 from tests.streams.watch.receivers import Receiver, receiving
-from tests.streams.watch.test_news import BEGIN, Committed, Dice, Log
+from tests.streams.watch.test_news import BEGIN, SIGNALS, Committed, Dice, Log
 
 JUDGED_AGO_S = 45  # after its end a window is judged
 
@@ -52,10 +54,25 @@ class Night:
         heart = self.dead_man.url + "/ping"
         self.notifier = Notifier(where, ways, self.lines.append, "", "page", heart, clocks=clocks)
         log: Any = self.log
-        self.notifier._begin(log)
+        self.notifier._begin(log, [SIGNALS])
         self.notifier.consumer = log
         self.notifier.canaries.partitions = 1
-        self.notifier.canaries._produce = self.fly  # type: ignore[method-assign]
+        self.notifier.writer.write = self.write  # type: ignore[method-assign]
+
+    def write(self, value: bytes, partition: int = ANY) -> None:
+        if partition == ANY:
+            self.log.write(value)
+        else:
+            self.fly(value, partition)
+
+    def say(self, word: Word) -> None:
+        """What a person says of an incident."""
+        self.log.spoken.append(record(word))
+
+    @property
+    def noted(self) -> list[Word]:
+        """That people were told, as it landed."""
+        return [w for value in self.log.spoken for w in words_in(value) if w.what == "notified"]
 
     def fly(self, value: bytes, partition: int) -> None:
         """The chain: in the window of its arrival a canary comes out, unless it is swallowed."""
@@ -109,6 +126,29 @@ def test_of_what_a_shadow_finds_nobody_is_told(night: Night) -> None:
     night.story = [Change(BEGIN + 1, "RS-3", "shadow"), warned, *STORY]
     night.go(200)
     assert night.hook.keys == [warned.key, *KEYS]
+
+
+def test_when_each_receiver_was_told_is_noted_and_of_what_was_refused_or_of_ourselves_is_not(night: Night) -> None:
+    night.hook.answers = [503, 400]
+    night.go(200)
+    night.go(2 * HELD_S, judging=False)
+    assert "unreachable" in night.hook.keys[-1] and night.manager.keys
+    told = [w.event_id for w in night.noted]
+    assert sorted(told) == sorted([f"{k}/webhook" for k in KEYS[1:]] + [f"{k}/alertmanager" for k in KEYS])
+    first = next(w for w in night.noted if w.by.startswith("alertmanager 127.0.0.1:"))
+    assert (first.about, first.note) == (STORY[0].incident, "page, open")
+    assert first.at.timestamp() == pytest.approx(BEGIN * WINDOW_US / SECOND_US + JUDGED_AGO_S + 30, abs=15)
+
+
+def test_where_it_cannot_be_noted_people_are_told_all_the_same(night: Night) -> None:
+    def refused(value: bytes, partition: int = ANY) -> None:
+        night.notifier.writer.refused = "Broker: no"
+
+    night.notifier.writer.write = refused  # type: ignore[method-assign]
+    night.go(200)
+    assert night.hook.keys == KEYS and night.noted == []
+    (line,) = [line for line in night.lines if line.startswith("when people were told")]
+    assert line.startswith("when people were told of incidents can't be written to signals: Broker: no\nNext: ")
 
 
 def test_a_receiver_that_is_away_is_tried_with_growing_pauses_and_keeps_nobody_waiting(night: Night) -> None:
