@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from detectors.windows import MINUTE_US
 from streams.landing.state import begin_anew
 from streams.live.follow import Follower
 from streams.live.play import Player, last_us, read_tape
-from streams.live.system import Parts, System
+from streams.live.system import Parts, System, land
 from streams.live.up import QUEUES, broker_inside, finish, fitting, play_through
 from streams.problems import Exit
 from streams.replay import rebuild
@@ -115,7 +116,7 @@ def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:
 
 
 def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:
-    """While it runs no broker is named; when it has ended, and was judged again, it is still known."""
+    """While it runs no broker is named; when its lander was killed, has ended, and judged again, it is still known."""
     live = tmp_path / "live"
     logs = read_tape([str(tape)], tmp_path / "none")
     sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
@@ -129,6 +130,9 @@ def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:
             (one,) = incidents(live)
             spoken = asynchealth("incident", "ack", one["incident_id"], "--by", "anna", "--state", live)
             assert spoken.returncode == 0, spoken.stderr
+            kill_the_lander(system)
+            assert incidents(live)[0]["said"] == [], "it has not landed yet"
+            begin_a_lander(system)
             player.tick(time.time_ns() // 1_000 + MINUTE_US)  # the tape is of long ago, the word is of now
             assert waited(lambda: incidents(live)[0]["said"])
         follower.close()
@@ -139,6 +143,19 @@ def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:
         (word,) = incidents(live)[0]["said"]
         assert (word["what"], word["by"]) == ("ack", "anna")
         assert b"\nAcknowledged by anna at " in asynchealth("incident", "show", "in-", "--state", live).stdout
+
+
+def kill_the_lander(system: System) -> None:
+    lander = system.children["lander"]
+    lander.kill()
+    lander.join(PATIENCE_S)
+    assert lander.exitcode == -signal.SIGKILL
+
+
+def begin_a_lander(system: System) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    system.children["lander"] = spawn.Process(target=land, args=(system.parts,), name="lander")
+    system.children["lander"].start()
 
 
 def incidents(live: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -64,6 +65,10 @@ class Night:
             self.log.write(value)
         else:
             self.fly(value, partition)
+
+    def at(self, s: float) -> datetime:
+        """By the wall clock."""
+        return datetime.fromtimestamp(BEGIN * WINDOW_US / SECOND_US + s, UTC)
 
     def say(self, word: Word) -> None:
         """What a person says of an incident."""
@@ -138,6 +143,42 @@ def test_when_each_receiver_was_told_is_noted_and_of_what_was_refused_or_of_ours
     first = next(w for w in night.noted if w.by.startswith("alertmanager 127.0.0.1:"))
     assert (first.about, first.note) == (STORY[0].incident, "page, open")
     assert first.at.timestamp() == pytest.approx(BEGIN * WINDOW_US / SECOND_US + JUDGED_AGO_S + 30, abs=15)
+
+
+LASTS = [Change(BEGIN + 2, "RS-1", "page"), Change(BEGIN + 30, "RS-1", "page", True)]
+
+
+def test_what_is_silenced_goes_to_nobody_until_the_silence_ends_whoever_runs(night: Night) -> None:
+    """The webhook hears of its end alone, Alertmanager what is still open when the silence is over."""
+    night.story = LASTS
+    begun, ended = (c.key for c in LASTS)
+    night.say(Word(at=night.at(0), what="silence", about="retry_storm", until=night.at(200)))
+    night.go(130)
+    night.begin()
+    night.go(69)
+    assert night.judged > LASTS[0].window and (night.hook.keys, night.manager.keys) == ([], [])
+    night.go(RENEW_S + 1)
+    assert (night.hook.keys, set(night.manager.keys)) == ([], {begun})
+    night.go(120)
+    assert night.judged > LASTS[1].window and (night.hook.keys, night.manager.keys[-1]) == ([ended], ended)
+
+
+def test_what_is_acknowledged_is_not_sent_again_whoever_runs_and_its_end_is(night: Night) -> None:
+    night.story = LASTS
+    begun, ended = (c.key for c in LASTS)
+    night.go(100)
+    assert night.hook.keys == [begun]
+    night.log.kept = Committed(0, "")
+    night.begin()
+    night.go(40)
+    assert night.hook.keys == [begun] * 2, "one that does not know what was told tells it again"
+    night.say(Word(at=night.at(night.s), what="ack", about=LASTS[0].incident, by="anna"))
+    night.log.kept = Committed(0, "")
+    night.begin()
+    night.go(40)
+    assert night.hook.keys == [begun] * 2
+    night.go(250)
+    assert night.judged > LASTS[1].window and night.hook.keys == [begun, begun, ended]
 
 
 def test_where_it_cannot_be_noted_people_are_told_all_the_same(night: Night) -> None:
