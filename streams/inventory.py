@@ -59,6 +59,12 @@ class Inventory:
         """First whoever owns the service, then who is on call for what was found."""
         return [*self._owner(service or ""), *self._on_call(detector)]
 
+    @property
+    def everyone(self) -> list[Contact]:
+        """Who is on call for what, then who owns which service."""
+        on_call = [Contact(g.team, g.contact, name) for name, g in self.groups.items()]
+        return on_call + [Contact(o.owner, o.contact, n) for n, o in self.owners.items() if o.owner or o.contact]
+
     def _owner(self, service: str) -> Iterator[Contact]:
         mine = self.owners.get(service, Owner())
         if mine.owner or mine.contact:

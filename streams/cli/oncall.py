@@ -28,10 +28,11 @@ def triage(
     ascii_only: Ascii = False,
     state: State = STATE,
 ) -> None:
-    """The playbook's flowcharts, walked over what was found: each question with its answer, and what to do now."""
+    """The playbook's flowcharts, walked over what was found: each question, its answer, what to do, whom to call."""
+    from streams.inventory import inventory
     from streams.report.answers import ENCODER
     from streams.report.triage import screen
-    from streams.report.triage.walk import walk
+    from streams.report.triage.walk import called, walk
     from streams.settings import kinds
 
     with opened(state) as (con, every, span, _, invoke):
@@ -40,10 +41,11 @@ def triage(
             say(screen.menu(every, invoke), ascii_only)
             return
         walked = walk(con, *chosen, every, kinds())
+        contacts = called(walked, inventory())
         if json:
-            give([ENCODER.encode(walked.data).decode()])
+            give([ENCODER.encode({**walked.data, "contacts": contacts}).decode()])
             return
-        say(screen.path(walked, invoke), ascii_only)
+        say(screen.path(walked, contacts, invoke), ascii_only)
         if not about:
             say(["Also:", *screen.menu(every, invoke)], ascii_only)
 
@@ -63,14 +65,15 @@ def _chosen(
 
 
 def card(ascii_only: Ascii = False, state: State = STATE) -> None:
-    """The emergency card: what to type first, and what not to."""
+    """The emergency card: what to type first, what not to, and whom to call."""
+    from streams.inventory import inventory
     from streams.report import card as emergency
     from streams.sources.files import READABLE
 
     def invoke(command: str) -> str:
         return with_state(command, state)
 
-    say(emergency.card(invoke), ascii_only)
+    say(emergency.card(inventory().everyone, invoke), ascii_only)
     if state != STATE or (state / READABLE).exists():
         with opened(state) as (_, every, span, _, _):
             say(emergency.now(every, span, invoke), ascii_only)

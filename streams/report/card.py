@@ -1,9 +1,10 @@
-"""The emergency card: nothing enters but how a command is typed here, a box to print and pin up leaves."""
+"""The emergency card: how a command is typed here and whom to call enter, a box to print and pin up leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from streams.inventory import Contact
 from streams.report.found import Found, Invoke, Span
 from streams.report.sentences import sentence
 
@@ -37,18 +38,25 @@ CARD: dict[str, list[str]] = {
 OURS = "asynchealth "
 
 
-def card(invoke: Invoke) -> Iterator[str]:
+def card(everyone: Sequence[Contact], invoke: Invoke) -> Iterator[str]:
     """The box, as wide as its longest line."""
     lines: list[str] = []
     for heading, commands in CARD.items():
         typed = (invoke(c.removeprefix(OURS)) if c.startswith(OURS) else c for c in commands)
         lines += [f"{heading}:", *(f"  {c}" for c in typed), ""]
+    lines += ["CALL:", *(f"  {line}" for line in _called(everyone))]
     width = max(len(line) for line in lines) + 2
     yield f"╔{'═' * width}╗"
     yield f"║{TITLE:^{width}}║"
     yield f"╠{'═' * width}╣"
-    yield from (f"║ {line:<{width - 1}}║" for line in lines[:-1])
+    yield from (f"║ {line:<{width - 1}}║" for line in lines)
     yield f"╚{'═' * width}╝"
+
+
+def _called(everyone: Sequence[Contact]) -> Iterator[str]:
+    """The playbook's table: issue, team, escalation."""
+    widths = [max(len(getattr(c, name)) for c in everyone) for name in ("of", "team")]
+    yield from (f"{c.of:<{widths[0]}}  {c.team:<{widths[1]}}  {c.contact}" for c in everyone)
 
 
 def now(every: Sequence[Found], span: Span, invoke: Invoke) -> Iterator[str]:

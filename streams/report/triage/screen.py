@@ -14,7 +14,7 @@ from streams.report.triage.walk import Path
 OURS = "asynchealth "
 
 
-def path(walked: Path, invoke: Invoke) -> Iterator[str]:
+def path(walked: Path, contacts: Sequence[str], invoke: Invoke) -> Iterator[str]:
     """The lines of one walk."""
     leaf, known = walked.leaf, walked.known
     about = f"   {walked.finding.short} {walked.finding.detector} {walked.finding.name}" if walked.finding else ""
@@ -29,6 +29,7 @@ def path(walked: Path, invoke: Invoke) -> Iterator[str]:
     for label, commands in (("Do now:", leaf.do), ("Verify:", leaf.verify)):
         for number, command in enumerate(commands):
             yield f"  {'' if number else label:<8}{typed(command, known, invoke)}"
+    yield from (f"  {'' if number else 'Call:':<8}{c}" for number, c in enumerate(contacts))
 
 
 def typed(command: str, known: Mapping[str, Any], invoke: Invoke) -> str:

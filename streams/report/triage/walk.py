@@ -9,9 +9,11 @@ from typing import Any
 
 import duckdb
 
+from streams.inventory import Inventory
 from streams.landing.state import has
 from streams.report.evidence import text
 from streams.report.found import Found
+from streams.report.incidents import services
 from streams.report.sentences import duration
 from streams.report.triage.chart import Chart, Leaf, Question, charts
 
@@ -91,6 +93,14 @@ def walk(
         steps.append(Step(question.asks, answer, says, question.query, numbers))
         at = (way or question.unknown).to
     return Path(name, chart.title, f, steps, at, chart.leaves[at], known)
+
+
+def called(walked: Path, whom: Inventory) -> list[str]:
+    """Whom to call: the owner of the service that the path leads to, then who is on call for what was found."""
+    f, learnt = walked.finding, walked.known["service"]
+    service = next(iter(services([f])), "") if f and learnt == NOBODY["service"] else learnt
+    detector = f.detector if f else next(iter(charts()[walked.name].begin), "")
+    return [str(c) for c in whom.contacts(service, detector)]
 
 
 def _start(chart: Chart, f: Found | None) -> str:

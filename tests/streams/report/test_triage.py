@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -291,6 +292,29 @@ def test_what_a_service_is_stands_in_the_configuration(
     Path("asynchealth.toml").write_text('services.payment.kind = "cloud"')
     wrong = CliRunner().invoke(app, ["triage", "timeouts", "--state", str(demo_state)])
     assert "'cloud' is none of database, external, internal" in str(wrong.exception)
+
+
+def test_the_leaf_says_whom_to_call_and_the_card_has_the_table(
+    demo_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = "\n  Call:   Data Platform @data-oncall (Data inconsistency)\n"
+    assert screen(demo_state, "triage", "duplicates").endswith(called)
+    assert "\n  Call:   Gateway @gateway-oncall (Timeout cascade)\n" in screen(demo_state, "triage", "timeouts")
+    table = screen(demo_state, "card").partition("CALL:")[2].splitlines()[1:5]
+    assert [re.split(" {2,}", line.strip("║ ")) for line in table] == [
+        ["Clock skew", "Platform", "@platform-oncall"],
+        ["Timeout cascade", "Gateway", "@gateway-oncall"],
+        ["Data inconsistency", "Data Platform", "@data-oncall"],
+        ["Unknown async issue", "Architecture", "@principal-oncall"],
+    ]
+    Path("asynchealth.toml").write_text(
+        '[contacts."Timeout cascade"]\ncontact = "@edge"\n[services.payment]\nowner = "Pay"\ncontact = "@pay"\n'
+    )
+    told = json.loads(screen(demo_state, "triage", "timeouts", "--json"))
+    assert told["contacts"] == ["Pay @pay (owner of payment)", "Gateway @edge (Timeout cascade)"]
+    card = screen(demo_state, "card")
+    assert re.search(r"║   Timeout cascade +Gateway +@edge +║", card) and re.search(r"payment +Pay +@pay +║", card)
 
 
 def test_real_rows_lead_where_their_kind_says(tmp_path: Path) -> None:
