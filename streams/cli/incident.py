@@ -42,7 +42,7 @@ def book_of(state: Path) -> Iterator[tuple[list[Incident], Book]]:
 
     with opened(state) as (con, found, span, _, invoke):
         by_id = {f.finding_id: f for f in found}
-        yield all_incidents(con), Book(con, by_id, said(con, state), inventory(), span, invoke)
+        yield all_incidents(con), Book(con, by_id, said(con, state), inventory(), span, invoke, datetime.now(UTC))
 
 
 def every(json: Json = False, ascii_only: Ascii = False, state: State = STATE) -> None:

@@ -85,7 +85,7 @@ def opened(where: str) -> Opened:
     def invoke(command: str) -> str:
         return f"asynchealth {command} --state {shlex.quote(folder.name if aside else where)}"
 
-    book = Book(con, findings, said(con, folder), inventory(config), _span(con), invoke)
+    book = Book(con, findings, said(con, folder), inventory(config), _span(con), invoke, datetime.now(UTC))
     return Opened(con, book, all_incidents(con), config, aside)
 
 

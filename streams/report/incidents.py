@@ -69,6 +69,7 @@ class Book:
     inventory: Inventory
     span: Span
     invoke: Invoke
+    now: datetime  # by the clock of who reads: a silence is a promise to them, however old the data is
 
     def of(self, i: Incident) -> list[Found]:
         """Causes first; what was judged again may have lost some."""
@@ -132,7 +133,7 @@ def _then(mine: Sequence[Found]) -> str:
 
 def _silenced(i: Incident, book: Book) -> bool:
     names = {i.incident_id, *(f.detector for f in book.of(i)[:1])}
-    return any(w.silences(names, book.span.last) for w in book.about(i))
+    return any(w.silences(names, book.now) for w in book.about(i))
 
 
 def _acknowledged(i: Incident, book: Book) -> list[str]:

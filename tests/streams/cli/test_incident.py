@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,17 @@ def test_a_silence_is_of_an_incident_or_of_all_that_begin_with_a_detector(own: S
         told = rf"\nSilenced until [-\d]+ [:\d]+ UTC by bert at [-\d]+ [:\d]+ UTC{of}\n"
         assert re.search(told, own("incident", "show", "in-"))
         (own.state / ACKS).unlink()
+
+
+def test_a_silence_ends_by_the_clock_of_who_reads_however_old_the_data_is(own: Screen) -> None:
+    (one,) = every(own)
+    now = datetime.now(UTC)
+    for until, silenced in ((now - timedelta(minutes=1), False), (now + timedelta(hours=1), True)):
+        assert until > datetime.fromisoformat(one["last"])
+        about = one["incident_id"]
+        write(own.state, Word(at=now - timedelta(hours=2), what="silence", about=about, until=until))
+        assert (" silenced " in own("incident", "list")) == silenced
+        assert f"\nSilenced until {until:%Y-%m-%d %H:%M} UTC at " in own("incident", "show", "in-")
 
 
 def test_when_people_were_told_is_on_the_timeline_and_in_the_post_mortem(own: Screen) -> None:
