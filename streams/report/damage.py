@@ -13,6 +13,7 @@ from streams.report.corrected import MS, apart, ended, marked
 from streams.report.evidence import Row, arrivals, beside, fetch, in_space, rows_at, uses
 from streams.report.explain import uses_of
 from streams.report.found import Found
+from streams.report.order import attempt, effects
 
 DOUBLED = "applied_twice"
 
@@ -22,6 +23,7 @@ class Damage:
     """One effect that was made twice; the fields are the columns of the CSV.
 
     Times are corrected ones; error_ms: by how much the time between the two may be wrong, None where nothing tells.
+    order: whether the first is certain or possible to be that, or unknown.
     client_records: the callers' lines of both attempts.
     """
 
@@ -37,6 +39,7 @@ class Damage:
     second_node: str
     second_record: str
     error_ms: float | None
+    order: str
     client_records: str
 
     @property
@@ -67,7 +70,7 @@ def _of(con: duckdb.DuckDBPyConnection, f: Found) -> list[Damage]:
         if not {u.record, u.earlier} <= rows.keys():
             continue  # the rows have left the lake; the finding's count still has it
         first, second = sorted((rows[u.record], rows[u.earlier]), key=lambda r: (ended(r), r["record"]))
-        told = [c for r in (first, second) for c in clients.get((u.key, _attempt(r)), [])]
+        told = [c for r in (first, second) for c in clients.get((u.key, attempt(r)), [])]
         listed.append(_damage(f, u.key, u.certain, first, second, told))
     return listed
 
@@ -76,16 +79,14 @@ def _by_attempt(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
     """Records by key and attempt."""
     found: dict[tuple[str, str], list[str]] = {}
     for r in rows:
-        found.setdefault((r["idempotency_key"], _attempt(r)), []).append(r["record"])
+        found.setdefault((r["idempotency_key"], attempt(r)), []).append(r["record"])
     return found
 
 
 def _damage(f: Found, key: str, certain: bool, first: Row, second: Row, clients: Sequence[str]) -> Damage:
-    ends = ((ended(r), _attempt(r), r["node_id"], r["record"]) for r in (first, second))
+    ends = ((ended(r), attempt(r), r["node_id"], r["record"]) for r in (first, second))
     error = apart(first, second)
     error_ms = None if error is None else round(error / MS, 3)
-    return Damage(f.subject, key, certain, *next(ends), *next(ends), error_ms, " ".join(clients))
-
-
-def _attempt(row: Row) -> str:
-    return f"{row['request_id'] or ''}#{row['retry_count'] or 0}"
+    known = effects(first, second)
+    order = known.certainty if known.relation == "before" else "unknown"
+    return Damage(f.subject, key, certain, *next(ends), *next(ends), error_ms, order, " ".join(clients))

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from string import ascii_lowercase
 from typing import Any
 
@@ -18,6 +19,7 @@ from streams.report.corrected import MS, STAMPS, apart, began, called_first, end
 from streams.report.evidence import Row, arrivals, beside, evidence, fetch, in_space, proven_by, rows_at, text, uses
 from streams.report.found import Found, Invoke, Span, is_time, judged_with, removed_before
 from streams.report.incidents import explained
+from streams.report.order import attempt, effects, told, writes
 from streams.report.sentences import ahead, amount, count, duration, milliseconds, sentence, share, stamp
 
 
@@ -66,7 +68,9 @@ def _rows(con: duckdb.DuckDBPyConnection, f: Found, invoke: Invoke) -> Iterator[
     rows = marked(con, proven_by(con, f, made_of))
     if rows:
         yield "Some of them:" if counted and number > len(rows) else "Proven by:"
-        yield from listed(rows)
+        two = f.detector == "concurrent_writers"
+        yield from listed(rows, letters=two)
+        yield from writes(rows) if two else ()
     yield f"All as CSV: {invoke(f'findings {f.short} --csv')}"
 
 
@@ -269,7 +273,7 @@ def _in_one_call(rows: Sequence[Row]) -> list[Row]:
     """Bars of the two lines of an attempt, as narrow as that makes them."""
     found = {r["record"]: r for r in rows}
     for client in (r for r in rows if r["side"] == "client"):
-        for server in (r for r in rows if r["side"] != "client" and _attempt(r) == _attempt(client)):
+        for server in (r for r in rows if r["side"] != "client" and attempt(r) == attempt(client)):
             pair = called_first(found[client["record"]], found[server["record"]])
             found |= {r["record"]: r for r in pair}
     return list(found.values())
@@ -285,37 +289,34 @@ def story(rows: Sequence[Row]) -> Iterator[str]:
     """What happened when, by corrected times: who gave up, what a look-up found, which effect came first."""
     names = dict(zip((r["record"] for r in rows), ascii_lowercase, strict=False))
     servers = [r for r in rows if r["side"] != "client"]
-    told: list[tuple[datetime, str]] = []
+    happened: list[tuple[datetime, str]] = []
     for r in rows:
         if r["side"] == "client" and r["status"] == "timeout":
-            same = [s for s in servers if _attempt(s) == _attempt(r) and ended(s) > ended(r)]
+            same = [s for s in servers if attempt(s) == attempt(r) and ended(s) > ended(r)]
             still = f"; {names[same[0]['record']]} is still running" if same else ""
-            told.append((ended(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
+            happened.append((ended(r), f"{names[r['record']]} gives up after {_lasted(r)}{still}"))
     for r in servers[1:]:
         if r["cache"]:
             ran = [s for s in servers if s is not r and began(s) <= began(r) < ended(s)]
             why = f", because {names[ran[0]['record']]} has not finished" if ran and r["cache"] == "miss" else ""
-            told.append((began(r), f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
-    effects = sorted((r for r in servers if r["applied"]), key=ended)
-    for number, r in enumerate(effects):
-        later = _later(effects[0], r) if number else ""
+            happened.append((began(r), f"{names[r['record']]} looks the key up: {r['cache']}{why}"))
+    made = sorted((r for r in servers if r["applied"]), key=ended)
+    for number, r in enumerate(made):
+        later = _later(made[0], r) if number else ""
         ordinal = ("first", "second")[number] if number < 2 else f"{number + 1}th"
-        told.append((ended(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
-    for at, what in sorted(told, key=lambda t: t[0]):
+        happened.append((ended(r), f"{names[r['record']]} applied ({ordinal} effect){later}"))
+    for at, what in sorted(happened, key=lambda t: t[0]):
         yield f"{stamp(at)}  {what}"
-
-
-def _attempt(row: Row) -> tuple[Any, Any]:
-    return row["request_id"], row["retry_count"]
+    for a, b in pairwise(made):
+        yield told(f"{names[a['record']]}'s effect", f"{names[b['record']]}'s", effects(a, b, rows))
 
 
 def _later(first: Row, second: Row) -> str:
-    """How much later an effect was than the first, with its error; which was first may be open."""
+    """How much later an effect was than the first, with its error."""
     by, known = _ms(ended(second) - ended(first)), apart(first, second)
     if known is None:
         return f", {milliseconds(by)} later by the clocks of {first['node_id']} and {second['node_id']}"
-    error = math.ceil(known / MS)
-    return f", {milliseconds(by)} ± {error} ms later" + (": which was first is open" if error >= by else "")
+    return f", {milliseconds(by)} ± {math.ceil(known / MS)} ms later"
 
 
 def _ms(span: timedelta) -> float:

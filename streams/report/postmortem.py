@@ -229,6 +229,7 @@ def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
         rows = " ".join([d.first_record, d.second_record, d.client_records])
         error = "unknown" if d.error_ms is None else f"{d.error_ms:.0f}"
         between = f"{(d.second_applied - d.first_applied) / MS:,.0f} ± {error}"
+        between += "" if d.order == "certain" else f", order {d.order}"
         yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {between} | {rows} |"
     yield ""
     yield f"All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"
