@@ -128,6 +128,11 @@ class Detector:
         words = self.name.split("_")
         return words[0][0] + words[1][0] if len(words) > 1 else self.name[:2]
 
+    def unit_of(self, kind: str) -> str:
+        """Of the values of this kind: that of its own threshold of values, if it has one."""
+        own = (t.unit for t in self.thresholds if t.kind == kind and kind and t.of == "value")
+        return next(own, self.unit)
+
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         return (self.reads, *self.also)

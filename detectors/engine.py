@@ -333,7 +333,7 @@ def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict
         "value": episode.value,
         "peak": episode.peak,
         "peak_at": episode.peak_at,
-        "unit": detector.unit,
+        "unit": detector.unit_of(kind),
         "threshold": episode.threshold,
         "count": episode.count,
         "facts": msgspec.json.encode(episode.facts, order="sorted").decode(),

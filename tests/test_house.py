@@ -96,7 +96,7 @@ def test_detectors_can_be_imported_where_the_shell_and_its_libraries_do_not_exis
 
 
 WALL_CLOCK = re.compile(r"time\.time|datetime\.(now|utcnow|today)|date\.today|time\.(gmtime|localtime|ctime)")
-MAY_ASK = {  # when a run was, when a person spoke or reads, a file's age, what is old news, where a simulated past begins
+MAY_ASK = {  # when a run was, when a person speaks or reads, a file's age, what is old news, where a past begins
     *("streams/replay.py", "streams/landing/lander.py", "streams/landing/lake.py", "streams/rejudge.py"),
     *("streams/live/up.py", "streams/cli/incident.py", "streams/notebooks/opened.py"),
     *("streams/watch/notify.py", "streams/watch/send.py", "streams/cli/notify.py", "streams/cli/up.py"),

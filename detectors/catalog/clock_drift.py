@@ -3,10 +3,10 @@
 Formula: at every full minute each pair of clocks has bounds (the shortest paths of clock_skew, each fact as old as it
 can be in that window). What bounds ten minutes apart leave for the change of their offset, least and most, gives the
 slope against each other node; the node's is the median of these, and value the least distance of that from 0, in
-ms/min. Warn above 1 ms/min. Kinds:
+ms/min. Warn above 1 ms/min, for a step above 1 ms. Kinds:
 - drift: the slope over ten minutes, in which the clock was not set;
 - step: from one minute to the next (or to the next that has bounds, within ten) it changed by more than max_drift
-  explains; value is the least such change in ms, counted as ms/min; onset is the first window of 10 s that contradicts.
+  explains; value is the least such change in ms; onset is the first window of 10 s that contradicts.
 Facts: least, most (ms/min for a drift, ms for a step; positive: it gains on the others), nodes (how many are compared).
 Certain, under the assumption that no clock but one that was set runs faster or slower than another by
 clock_skew.max_drift_ppm (200). Between two nodes alone, whose clock it is can't be told: possible.
@@ -206,7 +206,10 @@ clock_drift = Detector(
     reads=CLOCKS,
     assess=assess,
     subject_kind="node",
-    thresholds=(Threshold("warn_ms_per_min", "warn", 1, "ms/min", 0, 1e9),),
+    thresholds=(
+        Threshold("warn_ms_per_min", "warn", 1, "ms/min", 0, 1e9, kind="drift"),
+        Threshold("warn_step_ms", "warn", 1, "ms", 0, 1e9, kind="step"),
+    ),
     unit="ms/min",
     past_us=2 * OVER_US + 2 * MINUTE_US,
     needs=("side or reply_received",),

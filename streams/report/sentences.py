@@ -110,7 +110,19 @@ def _idempotency_cache(f: Found) -> str:
 def _clock_skew(f: Found) -> str:
     side = "ahead" if ahead(f) else "behind"
     assumed = ", if no message takes longer than assumed" if f.facts["assumes_delay"] else ""
-    return f"{side} by {math.floor(f.peak):,} ms or more{assumed}"
+    return f"{side} by {math.floor(f.peak):,} ms or more{assumed}{_whole_hours(f)}"
+
+
+def _whole_hours(f: Found) -> str:
+    """Where the bounds hold one number of whole hours, and hardly anything else."""
+    low, high = f.facts["lower_ms"], f.facts["upper_ms"]
+    if low is None or high is None or high - low >= MINUTE_MS:
+        return ""
+    hours = math.floor(high / HOUR_MS)
+    return f": {abs(hours)} h fits, probably a time zone" if hours and low <= hours * HOUR_MS else ""
+
+
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 
 
 def drift(f: Found) -> str:

@@ -80,11 +80,12 @@ def _lost(b: Backtest, trial: Trial, span: Span) -> Iterator[str]:
         pages_before=((pl.col("n") < 0) & (pl.col("level") == "page")).sum(),
         pages_after=((pl.col("n") > 0) & (pl.col("level") == "page")).sum(),
         peak=pl.col("peak").filter(pl.col("n") < 0).max(),
+        unit=pl.col("unit").first(),
     )
     differ = by.filter((pl.col("before") != pl.col("after")) | (pl.col("pages_before") != pl.col("pages_after")))
     rows = differ.sort(pl.col("before") - pl.col("after"), *WHO, descending=[True] + [False] * len(WHO)).to_dicts()
     for row in rows[:SHOWN]:
-        worst = "" if row["peak"] is None else f", the worst at {row['peak']:,.3g} {b.detector.unit}"
+        worst = "" if row["peak"] is None else f", the worst at {row['peak']:,.3g} {row['unit']}"
         pages = f" ({row['pages_before']:,} → {row['pages_after']:,} page)"
         yield f"  {row['subject']}: {row['before']:,} → {count(row['after'], 'finding')}{pages}{worst}"
     if len(rows) > SHOWN:

@@ -11,7 +11,7 @@ from tests.cases import Case, at, partitions
 Row = dict[str, Any]
 
 
-def _beats(off_s: dict[str, Callable[[float], float]], seconds: int = 900, replies: bool = True) -> list[Row]:
+def beats(off_s: dict[str, Callable[[float], float]], seconds: int = 900, replies: bool = True) -> list[Row]:
     """Each node sends to the collector, which answers; off_s: by how much a clock is ahead at a true time."""
     dice, rows = random.Random(11), []
     right: Callable[[float], float] = lambda _: 0.0  # noqa: E731
@@ -40,18 +40,18 @@ def _case(rows: list[Row], *expected: tuple[str, str, str]) -> Case:
 
 def fires_a_clock_that_gains_and_one_that_was_set() -> Case:
     """3 ms a minute, 50 ppm; and 847 ms at once."""
-    rows = _beats({"n1": lambda t: t * 50e-6, "n2": lambda t: 0.847 if t >= 407 else 0.0})
+    rows = beats({"n1": lambda t: t * 50e-6, "n2": lambda t: 0.847 if t >= 407 else 0.0})
     return _case(rows, ("n1", "drift", "warn"), ("n2", "step", "warn"))
 
 
 def fires_a_clock_that_was_set_back() -> Case:
-    return _case(_beats({"n0": lambda t: -0.1 if t >= 431 else 0.0}, 700), ("n0", "step", "warn"))
+    return _case(beats({"n0": lambda t: -0.1 if t >= 431 else 0.0}, 700), ("n0", "step", "warn"))
 
 
 def quiet_clocks_that_wander_as_clocks_do() -> Case:
-    return _case(_beats({"n0": lambda t: 0.4 + t * 10e-6, "n1": lambda t: -t * 5e-6}))
+    return _case(beats({"n0": lambda t: 0.4 + t * 10e-6, "n1": lambda t: -t * 5e-6}))
 
 
 def quiet_heartbeats_without_replies() -> Case:
     """Bounds on one side only: a slope would be one of delays."""
-    return _case(_beats({"n1": lambda t: t * 50e-6}, replies=False))
+    return _case(beats({"n1": lambda t: t * 50e-6}, replies=False))

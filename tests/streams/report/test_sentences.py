@@ -14,7 +14,8 @@ from streams.cli import app
 from streams.landing.state import open_readable
 from streams.report.found import Found, all_findings
 from streams.report.sentences import SENTENCES, amount, duration, sentence
-from tests.cases import Case, cases
+from tests.cases import Case, cases, partitions
+from tests.cases.clock_drift import beats
 from tests.streams.report.states import of_case
 
 FIRING = cases("fires")
@@ -48,6 +49,19 @@ def answer(args: list[str], state: Path) -> str:
 def test_every_detector_of_the_catalog_has_a_sentence_and_a_firing_case() -> None:
     assert set(SENTENCES) == set(catalog())
     assert {detector for detector, _, _ in FIRING} == set(catalog())
+
+
+@pytest.mark.parametrize(
+    ("off_s", "zone"),
+    [(3_600, ": 1 h fits, probably a time zone"), (-7_200, ": 2 h fits, probably a time zone"), (3_720, ""), (1, "")],
+)
+def test_a_clock_off_by_whole_hours_is_told_to_be_one_of_another_zone_where_its_bounds_are_tight(
+    off_s: float, zone: str, tmp_path: Path
+) -> None:
+    rows = beats({"n0": lambda _: off_s}, 120)
+    found = found_in(of_case(tmp_path, Case({"heartbeats": partitions("heartbeats", rows)}, frozenset())))
+    (skew,) = [f for f in found if f.detector == "clock_skew"]
+    assert sentence(skew).partition(" ms or more")[2] == f"{zone} (page: 500 ms)"
 
 
 @pytest.mark.parametrize(("detector", "name", "case"), FIRING, ids=[f"{d}-{n}" for d, n, _ in FIRING])
