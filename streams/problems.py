@@ -23,6 +23,10 @@ class Problem(Exception):
         super().__init__(f"{thing}: {reason}" + (f"\nNext: {then}" if then else ""))
         self.code = code
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [str(self)]
+
 
 def disk_full(error: BaseException) -> bool:
     """polars and DuckDB wrap the system's error in a text of their own."""

@@ -162,6 +162,15 @@ def test_jupyter_runs_them_and_draws_pictures_without_a_browser(
     assert not [o for o in outputs if o.output_type in ("error", "stream")]
 
 
+def test_where_no_state_is_a_notebook_says_so_and_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ASYNCHEALTH_STATE", "asynchealth-state")
+    book = jupytext.read(STORM)
+    NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True).execute(cwd=str(tmp_path))
+    errors = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    missing = f"{tmp_path / 'asynchealth-state'}: no state folder and no bundle is there"
+    assert errors[0]["traceback"] == [f'{missing}\nNext: make notebooks STATE=demo-state, or another STATE = "…" above']
+
+
 def test_each_draws_what_docs_show() -> None:
     drawn = {p.stem for p in (STORM.parents[1] / "docs" / "notebooks").glob("*.png")}
     assert drawn == {f"{name}-{n}" for name, many in CHARTS.items() for n in range(1, many + 1)}

@@ -19,7 +19,7 @@ from streams.catalog import all_detectors
 from streams.inventory import inventory
 from streams.landing.bundle import unpack
 from streams.landing.state import open_readable
-from streams.problems import Problem
+from streams.problems import Exit, Problem
 from streams.report.found import Found, Span, all_findings, span_of
 from streams.report.incidents import Book, Incident, all_incidents, incident_of
 from streams.report.postmortem import PostMortem, gather
@@ -74,6 +74,9 @@ class Opened:
 def opened(where: str) -> Opened:
     """A state folder, or the .zip that `asynchealth bundle INCIDENT` makes, opened in a folder that goes with it."""
     folder, aside = Path(where), None
+    if not folder.exists():
+        then = 'make notebooks STATE=demo-state, or another STATE = "…" above'
+        raise Problem(str(folder.absolute()), "no state folder and no bundle is there", then, Exit.NOTHING)
     if folder.is_file():
         aside = TemporaryDirectory(prefix="asynchealth-")
         folder = unpack(folder, Path(aside.name))
