@@ -77,16 +77,21 @@ pre { background: var(--box); padding: .6rem .8rem; margin: .5rem 0; white-space
 """
 
 
-def page(title: str, body: str) -> str:
-    """A whole page in one file: `body` is HTML, styles are inside, nothing is fetched from anywhere."""
+def page(title: str, body: str, style: str = STYLE, scripts: bool = False) -> str:
+    """A whole page in one file: `body` is HTML, styles are inside, nothing is fetched from anywhere.
+
+    scripts: whether those in the body may run; such a page has an icon, empty, so that no browser asks for one.
+    """
+    allowed = "img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    policy, icon = (allowed, '<link rel="icon" href="data:,">\n') if scripts else ("style-src 'unsafe-inline'", "")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{html(title)}</title>
-<style>{STYLE}</style>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; {policy}">
+{icon}<title>{html(title)}</title>
+<style>{style}</style>
 </head>
 <body>
 {body}

@@ -8,6 +8,7 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
+from streams.report import render
 from streams.report.answers import ENCODER, comma_separated
 from streams.report.corrected import MS
 from streams.report.found import EPOCH, Invoke, Sight, Span
@@ -104,15 +105,17 @@ def _iso(at: datetime) -> str:
 
 def page(t: Timeline, span: Span) -> str:
     """One self-contained file: bars and points on a line of time, and the list below; it asks no outside host."""
+    title = f"Timeline {_about(t, span)}"
     data = {
-        "title": f"Timeline {_about(t, span)}",
+        "title": title,
         "legend": LEGEND,
         "from": _ms(min([span.start, *map(_placed, t.entries)])),
         "to": _ms(max([span.end, *(e.until or _placed(e) for e in t.entries)])),
         "entries": [row(e) | _in_ms(e) for e in t.entries],
     }
     held = ENCODER.encode(data).decode().replace("<", "\\u003c")  # no value can end the script
-    return files("streams.report").joinpath("timeline.html").read_text().replace("{{data}}", held)
+    body, style = (files("streams.report").joinpath(f"timeline.{kind}").read_text() for kind in ("html", "css"))
+    return render.page(title, body.replace("{{data}}", held), style, scripts=True)
 
 
 def _in_ms(e: Entry) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_a_page_that_cannot_be_written_is_said_and_leaves_nothing(screen: Screen
     with pytest.raises(Problem, match="one of the three"):
         screen("timeline", "--json", "--csv")
     assert "lines. Open it in a browser." in screen("timeline", "--html", str(tmp_path / "t.html"))
-    assert (tmp_path / "t.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "t.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def storm(screen: Screen) -> str:
