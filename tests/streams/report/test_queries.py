@@ -73,7 +73,7 @@ def test_the_first_query_about_a_clock_shows_the_node_ahead_or_behind(
 
 
 def test_the_look_ups_of_a_cache_are_those_around_its_finding(tmp_path: Path) -> None:
-    (case,) = [c for d, n, c in cases("fires") if (d, n) == ("idempotency_cache", "fires_emptied")]
+    (case,) = [c for d, n, c in cases("fires_") if (d, n) == ("idempotency_cache", "fires_emptied")]
     state = of_case(tmp_path, case)
     _, found = asked(
         state, "SELECT subject, min(onset) FROM findings WHERE detector = 'idempotency_cache' GROUP BY ALL"

@@ -18,7 +18,7 @@ from tests.cases import Case, cases, partitions
 from tests.cases.clock_drift import beats
 from tests.streams.report.states import of_case
 
-FIRING = cases("fires")
+FIRING = cases("fires_")
 INNER_WORDS = re.compile(r"\b(slices?|fates?|frontiers?|match(es)?|None(?! detected)|nan|inf)\b")
 QUERY = re.compile(r'sql "[^"]*"')  # there `fate` is the name of a column
 
