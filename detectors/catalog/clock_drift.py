@@ -85,7 +85,8 @@ def changes(before: Moment, now: Moment, nodes: Ints) -> dict[int, Change]:
     """
     found: dict[int, Change] = {}
     both = before.group * (len(before.group) + 1) + now.group
-    for group in np.unique(both[nodes]):
+    groups, sizes = np.unique(both, return_counts=True)
+    for group in np.intersect1d(both[nodes], groups[sizes > 1]):  # most nodes of a fleet may be alone
         some, members = nodes[both[nodes] == group], np.flatnonzero(both == group)
         one, other = np.repeat(some, len(members)), np.tile(members, len(some))
         least = -now.least(one, other) - before.least(other, one)
