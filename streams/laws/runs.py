@@ -197,22 +197,28 @@ def slices(part: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
         yield int(number), rows
 
 
+def batches(parts: Sequence[pl.DataFrame], dice: random.Random) -> Iterator[pl.DataFrame]:
+    """Rows of one stream and slice, in any order: each partition's or all at once, whole or cut in two."""
+    for part in [pl.concat(parts)] if dice.random() < 0.5 else parts:
+        mixed = part.sample(fraction=1.0, shuffle=True, seed=dice.randrange(2**31))
+        cut = dice.randrange(len(mixed)) if dice.random() < 0.5 else 0
+        yield from (batch for batch in (mixed[:cut], mixed[cut:]) if len(batch))
+
+
 def sliced(case: Case, detectors: Sequence[Detector], seed: int, log: Log | None = None, often: float = 0.2) -> Result:
     """Slice by slice; inside a slice rows in any order, over any number of producers, in any batches."""
     log = log or placed(case)
     dice = random.Random(seed)
     run, to = begin(case, detectors, log)
-    by_number: dict[int, list[tuple[str, pl.DataFrame]]] = {}
+    by_number: dict[int, dict[str, list[pl.DataFrame]]] = {}
     for stream, parts in log.items():
         for part in parts:
             for number, rows in slices(part):
-                by_number.setdefault(number, []).append((stream, rows))
+                by_number.setdefault(number, {}).setdefault(stream, []).append(rows)
     news: list[Partials] = []
     for number in sorted(by_number):
-        for stream, rows in by_number[number]:
-            mixed = rows.sample(fraction=1.0, shuffle=True, seed=dice.randrange(2**31))
-            cut = dice.randrange(len(mixed) + 1)
-            news += [reduce(run.tables, stream, part) for part in (mixed[:cut], mixed[cut:]) if len(part)]
+        for stream, some in by_number[number].items():
+            news += [reduce(run.tables, stream, batch) for batch in batches(some, dice)]
         if dice.random() < often:
             dice.shuffle(news)
             run.advance(news, final_before((number + 1) * SLICE_US, LATENESS_US))
