@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import pytest
 import zstandard
 
+from streams.cli import main
 from streams.landing import state
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +65,24 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def asynchealth(*arguments: str | Path, stdin: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
-    """The real command, in a process of its own."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(
-        command, input=stdin, capture_output=True, cwd=cwd, check=False, env={"PYTHONPATH": str(ROOT), "PATH": ""}
-    )
+    """The real command in this process: its exit code and each byte it said; with COMMAND it has one of its own."""
+    argv = [str(ROOT / "streams" / "cli" / "__main__.py"), *map(str, arguments)]
+    given, out, err = (io.TextIOWrapper(io.BytesIO(content), "utf-8") for content in (stdin, b"", b""))
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(os, "environ", {"PYTHONPATH": str(ROOT), "PATH": ""})
+        for name, value in {"argv": argv, "stdin": given, "stdout": out, "stderr": err}.items():
+            patch.setattr(sys, name, value)
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    said = []
+    for stream in (out, err):
+        stream.flush()
+        said.append(stream.buffer.getvalue())
+    return subprocess.CompletedProcess(argv, code, *said)
 
 
 WHEN = {"runs", "lake_parts", "recordings", "removed"}  # tables that say how the state came about
