@@ -212,3 +212,10 @@ def test_every_module_says_what_it_is_for(package: str) -> None:
     modules = list(parsed(package))
     assert modules
     assert [str(path) for path, tree in modules if not ast.get_docstring(tree)] == []
+
+
+@pytest.mark.xdist_group("house")
+def test_a_group_is_written_where_the_scheduler_reads_it(request: pytest.FixtureRequest) -> None:
+    """Else nothing fails, and each worker has a Kafka of its own and makes what a group shares."""
+    distributed = getattr(request.config.option, "loadgroup", False)
+    assert request.node.nodeid.endswith("@house") == distributed

@@ -19,6 +19,8 @@ import pytest
 from detectors.events import SCHEMA, decode_json
 from streams.chaos.fleet import START, Tape, make_hour, write_tape
 
+pytestmark = pytest.mark.xdist_group("fleet")  # they share its hours
+
 Row = dict[str, Any]
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
