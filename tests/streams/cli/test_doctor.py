@@ -243,7 +243,7 @@ def test_filters_keep_what_has_to_do_with_a_service_or_a_node(demo_state: Path) 
     assert ("timeout_budget", "search") not in payment and ("clock_skew", "search-2") not in payment
     assert {("clock_skew", "payment-3"), ("timeout_budget", "payment"), ("retry_storm", "payment->ledger")} <= node
     assert ("clock_skew", "payment-1") not in node and ("retry_storm", "gateway->search") not in node
-    assert ("concurrent_writers", "order/cart") in subjects("--service", "order")
+    assert ("concurrent_writers", "order/cart") in subjects("concurrent_writers", "--service", "order")
     assert subjects("--service", "nobody") == subjects("--node", "nobody") == set()
     assert {d for d, _ in subjects("retry_storm")} == {"retry_storm"}
 
