@@ -110,7 +110,8 @@ def _medians(gained: Ints, count: Ints) -> Ints:
 
 def assess(view: View) -> pl.DataFrame:
     fleets = []
-    for space, rows in view.rows.partition_by(SPACE, as_dict=True).items():
+    minute = -(-view.lo // MINUTE_US) * MINUTE_US < view.to  # live, of six windows one has something to say
+    for space, rows in view.rows.partition_by(SPACE, as_dict=True).items() if minute else ():
         said = pl.DataFrame([s for s in Fleet(rows, view).said() if s.window >= view.lo], schema=SHAPE, orient="row")
         fleets.append(said.with_columns(pl.lit(name).alias(n) for n, name in zip(SPACE, space, strict=True)))
     if not fleets:
@@ -126,6 +127,7 @@ class Fleet:
         self.facts = facts_of(rows, self.names)
         self.drift_ppm = int(view.settings.get("clock_skew", "max_drift_ppm", MAX_DRIFT_PPM))
         self.first = max(view.lo - 2 * OVER_US, int(self.facts.window[0])) // MINUTE_US * MINUTE_US
+        self.since = view.lo - OVER_US  # a clock that was set before spoils no slope that is asked for
         self.to = min(view.to, int(self.facts.window[-1]) + 2 * OVER_US)
         self.some: dict[int, Facts] = {}  # of each window of the last ten minutes
         self.marks: list[Moment] = []  # of each full minute of them, latest first
@@ -137,7 +139,9 @@ class Fleet:
             if w % MINUTE_US == 0:
                 self.some = {v: s for v, s in self.some.items() if v >= w - OVER_US}
                 self.marks = [m for m in self.marks if m.window >= w - OVER_US]
-                yield from self._minute(self.moment(w))
+                now = self.moment(w)
+                yield from self._minute(now) if w > self.since else ()
+                self.marks.insert(0, now)
 
     def moment(self, w: int) -> Moment:
         return throughout(self.some[w], self.names, w, self.drift_ppm)
@@ -147,7 +151,6 @@ class Fleet:
         for node in np.unique(np.concatenate([np.flatnonzero(m.place >= 0) for m in (now, *self.marks)])).tolist():
             for kind, told in (("step", steps), ("drift", slopes)):
                 yield told.get(node, Said(now.window, kind, self.names[node]))
-        self.marks.insert(0, now)
 
     def _steps(self, now: Moment) -> Iterator[tuple[int, Said]]:
         """Each node against the last minute in which it was bounded."""

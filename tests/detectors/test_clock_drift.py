@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.catalog.clock_drift import changes
-from detectors.facts import facts_of, names_of, recent, throughout
+from detectors.catalog.clock_drift import Fleet as Drifting
+from detectors.catalog.clock_drift import assess, changes
+from detectors.detector import Settings, View
+from detectors.facts import Moment, facts_of, names_of, recent, throughout
 from detectors.windows import MINUTE_US, WINDOW_US
 from tests.detectors.test_corrected import T0, Fleet, Message, fleets
 
@@ -38,3 +42,28 @@ def test_the_true_change_lies_between_least_and_most() -> None:
 
     law()
     assert compared == {5}
+
+
+def test_judged_window_by_window_a_minute_is_measured_as_often_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live judges every 10 s, and has something to say at full minutes."""
+    measured: list[int] = []
+    moment = Drifting.moment
+
+    def counted(self: Drifting, w: int) -> Moment:
+        measured.append(w)
+        return moment(self, w)
+
+    monkeypatch.setattr(Drifting, "moment", counted)
+    fleet = Fleet([0] * 5, [0] * 5)
+    ring = [Message(n, (n + 1) % 5, at, 1_000, 0) for at in range(0, 40 * MINUTE_US, WINDOW_US) for n in range(5)]
+    rows = fleet.rows(ring).with_columns(environment=pl.lit("e"), tenant=pl.lit("t"))
+    lo, to = T0 + 30 * MINUTE_US, T0 + 31 * MINUTE_US
+
+    def said(lo: int, to: int) -> list[dict[str, object]]:
+        return assess(View(rows, {}, lo, to, to, Settings())).drop("environment", "tenant").to_dicts()
+
+    at_once, often = said(lo, to), len(measured)
+    each = [row for w in range(lo, to, WINDOW_US) for row in said(w, w + WINDOW_US)]
+    assert often and any(row["kind"] == "drift" and not row["unknown"] for row in at_once)
+    assert each == at_once
+    assert len(measured) == 2 * often
