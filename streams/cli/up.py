@@ -85,14 +85,17 @@ class Screen:
     def __init__(self, state: Path) -> None:
         self.state = state
         self.seen: dict[str, tuple[str, bool]] = {}
+        self.shown_ns = 0  # when the file that was shown last was written
 
     def show(self) -> None:
         from streams.landing.state import open_readable
         from streams.report.found import all_findings
         from streams.sources.files import READABLE
 
-        if not (self.state / READABLE).exists():
+        readable = self.state / READABLE
+        if not readable.exists() or (written_ns := readable.stat().st_mtime_ns) == self.shown_ns:
             return
+        self.shown_ns = written_ns
         con = open_readable(self.state)
         try:
             found = all_findings(con)

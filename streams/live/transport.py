@@ -231,6 +231,13 @@ class App(faust.App):
     store: Store
 
 
+class Silent(faust.Worker):
+    """Without Faust's spinner, which writes control codes into files and has every debug line made to turn by."""
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        self.spinner = None
+
+
 class Seldom(logging.Filter):
     """While a broker is away its clients say so thirty times a second: the same text passes once in AGAIN_S."""
 
@@ -264,6 +271,7 @@ def app(name: str, bootstrap: str, folder: Path, **settings: Any) -> App:
         producer_acks=-1,
         producer_compression_type="zstd",
         producer_max_batch_size=BATCH_BYTES,
+        Worker=Silent,
         **settings,
     )
     made.transport = Transport(made.conf.broker, made)

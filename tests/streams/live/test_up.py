@@ -85,7 +85,9 @@ def others_read(live: Path) -> None:
 
 def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Path) -> None:
     live, replayed = tmp_path / "live", tmp_path / "replayed"
-    assert "retry_storm  gateway->payment" in ran(str(tape), "--once", "--state", str(live), said=tmp_path / "said")
+    shown = ran(str(tape), "--once", "--state", str(live), said=tmp_path / "said")
+    assert "retry_storm  gateway->payment" in shown
+    assert "\x1b" not in shown and "\b" not in shown  # a file is no terminal
     asynchealth("replay", str(tape), "--state", replayed)
     for command in (("findings", "--json"), ("report",)):
         said = [asynchealth(*command, "--state", folder).stdout for folder in (live, replayed)]
