@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detectors.detector import Settings
 from detectors.events import STREAMS
-from detectors.windows import LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from detectors.windows import LATENESS_US, NEVER, SECOND_US, SLICE_US, WINDOW_US
 from streams.chaos.fleet import make_hour, write_tape
 from streams.chaos.plan import FAULTS_NEED_MIN
 from streams.landing.state import begin_anew
@@ -24,6 +24,7 @@ from streams.live import topics
 from streams.live.connect import Connection
 from streams.live.embedded import embedded
 from streams.live.follow import Follower
+from streams.live.pace import Pace
 from streams.live.play import Log, Player, final_us, last_us, last_window_us, read_tape, steps
 from streams.live.system import Parts, System
 from streams.problems import Problem
@@ -32,6 +33,7 @@ QUEUES = 2
 STEP_BYTES = 2 << 20  # of one partition at once; two steps are under way
 STEP_S = 60  # a step must last as long, since what is judged trails what is played by most of it
 BEHIND_US = LATENESS_US + 2 * WINDOW_US + SLICE_US  # by which what is judged trails what was played
+AHEAD_US = 2 * STEP_S * SECOND_US  # by which the fleet may be ahead of what is judged: then it waits
 PLAY_S = 0.5
 HOUR_MINUTES = 60
 Say = Callable[[str], None]
@@ -57,7 +59,15 @@ def inside(
                 finish(system, player, follower)
             else:
                 say("What was before is played; from here the fleet is live. Ctrl-C ends it.")
-                go_on(system, 2, lambda logs: Player(at, logs))
+                then = "this machine has too little time for all that; nothing is lost, findings come later. Next: top"
+                pace = Pace(BEHIND_US / SECOND_US, then)
+
+                def most_ms() -> int:
+                    if line := pace.line(time.time_ns() // 1_000, follower.look()):
+                        say(f"The live system {line}")
+                    return (follower.judged_us + AHEAD_US) // 1_000
+
+                go_on(system, 2, lambda logs: Player(at, logs), most_ms)
         follower.close()
 
 
@@ -120,12 +130,14 @@ def finish(system: System, player: Player, follower: Follower) -> None:
     system.wait(lambda: follower.landed(ends))
 
 
-def go_on(system: System, seed: int, player: Callable[[list[Log]], Player]) -> None:
-    """Hour after hour of the fleet in real time: what arrived by now is sent."""
+def go_on(
+    system: System, seed: int, player: Callable[[list[Log]], Player], most_ms: Callable[[], int] = lambda: NEVER
+) -> None:
+    """Hour after hour of the fleet in real time: what arrived by now, and before most_ms, is sent."""
     while True:
         mine = player(fleet(seed, datetime.now(UTC)))
         end_ms = last_us(mine.logs) // 1_000 + 1
         while mine.left:
-            mine.play(min(time.time_ns() // 1_000_000, end_ms))
+            mine.play(min(time.time_ns() // 1_000_000, end_ms, most_ms()))
             system.pause(PLAY_S)
         seed += 1

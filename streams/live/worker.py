@@ -32,12 +32,13 @@ from faust.types import TP
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
 from detectors.table import Table
-from detectors.windows import NEVER
+from detectors.windows import NEVER, SLICE_US
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Head, head_of
+from streams.live.pace import Pace
 from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
 from streams.live.remember import Recall
 from streams.live.shown import Stage, show
@@ -94,6 +95,9 @@ class Worker:
         self._agent("judge", self.out[self.names.tables])
         at = Played(self.connection, self.names.ticks) if self.played else None
         self.clock: Clock = at or Asked(self._acknowledged_tick)
+        where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
+        then = f"nothing is lost, findings come later. Next: asynchealth lag {where}; one more worker takes its share"
+        self.pace = Pace(0, then)
         self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(fatal(self._tick))
         self.app.timer(SAY_S)(fatal(self._say))
         self.app.timer(TICK_S)(self._beat)
@@ -330,8 +334,16 @@ class Worker:
                     stage.position = over_holes(tp, stage.position)
                     if stage.position == end and await self._promised(tp, stage, now_us):
                         await self._say_slices(tp, stage)
+        if not self.played:
+            self._paced(now_us)
         shown = {tp: s for tp, s in self.stages.items() if tp in ends}
         show(self.meter, shown, ends, self.detectors)
+
+    def _paced(self, now_us: int) -> None:
+        """By the brokers' clock, of the partition that is furthest behind."""
+        until = [s.next * SLICE_US for s in self.stages.values() if isinstance(s, Reducer) and s.next]
+        if until and (line := self.pace.line(now_us, min(until))):
+            print(f"This worker {line}", file=sys.__stderr__, flush=True)
 
     async def _promised(self, tp: TP, stage: Reducer, us: int) -> bool:
         before = stage.promised, stage.promised_at
