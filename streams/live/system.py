@@ -1,4 +1,7 @@
-"""Settings enter, a worker and a lander run in processes of their own: begun together, watched, and ended together."""
+"""Settings enter, a worker and a lander run in processes of their own: begun together, watched, and ended together.
+
+One that ends by itself or is killed is begun again, a few times: it goes on where its predecessor's commits end.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -26,10 +30,14 @@ from streams.live.worker import Worker, serve
 from streams.problems import Exit, Problem
 from streams.settings import limits
 
-QUICK: Mapping[str, Any] = {"broker_commit_interval": 0.5}  # Faust's, where a player waits for the commits
+QUICK: Mapping[str, Any] = {  # Faust's, where a player waits: for the commits, and for a worker's successor
+    "broker_commit_interval": 0.5,
+    "broker_session_timeout": 20.0,
+}
 LOOK_S = 0.1
 TELL_S = 1.0
 ENDS_S = 20.0
+RESTARTS, RESTARTS_S = 3, 600.0  # of one child in so many seconds: what ends it is not going to pass
 
 
 @dataclass(frozen=True)
@@ -89,21 +97,21 @@ def _with_parent() -> None:
 
 @dataclass
 class System:
-    """tell is called about once a second, for the screen; a child that ended by itself is a Problem."""
+    """tell is called about once a second, for the screen; say with a line about a child that is begun again."""
 
     parts: Parts
     tell: Callable[[], None]
+    say: Callable[[str], None]
     children: dict[str, BaseProcess] = field(default_factory=dict)
+    ended: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # when each did so by itself
     told: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        spawn = multiprocessing.get_context("spawn")
         if self.parts.played:
             os.environ.setdefault("POLARS_MAX_THREADS", "1")  # many small frames: threads would wait for each other
-        self.children = {n: spawn.Process(target=f, args=(self.parts,), name=n) for n, f in ROLES.items()}
         try:
-            self._start()
+            self._start(ROLES)
             yield
         except KeyboardInterrupt:
             self._end()
@@ -115,14 +123,27 @@ class System:
                 if child.is_alive():
                     child.kill()
 
-    def _start(self) -> None:
+    def _start(self, names: Iterable[str]) -> None:
         """A child ignores Ctrl-C from its begin."""
+        spawn = multiprocessing.get_context("spawn")
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            for child in self.children.values():
+            for name in names:
+                child = spawn.Process(target=ROLES[name], args=(self.parts,), name=name)
                 child.start()
+                self.children[name] = child
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def _again(self, child: BaseProcess) -> None:
+        now = time.monotonic()
+        times = self.ended[child.name] = [t for t in self.ended[child.name] if t > now - RESTARTS_S] + [now]
+        if len(times) > RESTARTS:
+            raise self._ended(child)
+        self.say(
+            f"The {child.name} ended with {child.exitcode} and is started again; nothing is lost or counted twice."
+        )
+        self._start([child.name])
 
     def _end(self) -> None:
         """Worker first: what it still says is landed."""
@@ -137,14 +158,14 @@ class System:
         return Problem(child.name, f"ended with {child.exitcode}", then, Exit.STATE)
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Until it holds, while all children run."""
+        """Until it holds; children that end meanwhile are begun again."""
         while not until():
             self.pause(LOOK_S)
 
     def pause(self, seconds: float) -> None:
-        for child in self.children.values():
+        for child in [*self.children.values()]:
             if not child.is_alive():
-                raise self._ended(child)
+                self._again(child)
         if time.monotonic() > self.told + TELL_S:
             self.tell()
             self.told = time.monotonic()

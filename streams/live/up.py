@@ -52,7 +52,7 @@ def inside(
     with broker_inside(sources) as at:
         ends_us = last_us(logs) if once else NEVER
         parts = Parts(at, settings, folder, sources, QUEUES, command, played=True, ends_us=ends_us)
-        system, player, follower = System(parts, show), Player(at, logs), Follower(at, QUEUES)
+        system, player, follower = System(parts, show, say), Player(at, logs), Follower(at, QUEUES)
         with system.running():
             play_through(system, player, follower, cuts)
             if once:
@@ -73,7 +73,7 @@ def inside(
 
 def on_kafka(at: Connection, parts: Parts, say: Say, show: Show) -> None:
     """On topics of a Kafka: the fleet live."""
-    system = System(parts, show)
+    system = System(parts, show, say)
     with system.running():
         say("A simulated fleet is live; findings come as its faults do. Ctrl-C ends it.")
         go_on(system, 1, lambda logs: Player(at, logs, parts.prefix, stamped=False))

@@ -20,9 +20,9 @@ from detectors.windows import MINUTE_US
 from streams.landing.state import begin_anew
 from streams.live.follow import Follower
 from streams.live.play import Player, last_us, read_tape
-from streams.live.system import Parts, System, land
+from streams.live.system import RESTARTS, ROLES, Parts, System, land
 from streams.live.up import QUEUES, broker_inside, finish, fitting, play_through
-from streams.problems import Exit
+from streams.problems import Exit, Problem
 from streams.replay import rebuild
 from streams.said import ACKS
 from streams.sources.files import READABLE
@@ -31,6 +31,10 @@ from tests.streams.report.test_sql_shut_in import PLAYBOOK
 from tests.streams.tape import COMMAND, ROOT, T0, asynchealth, beats, contents, differing, lines, request, storm, write
 
 PATIENCE_S = 60
+
+
+def silent(_line: str = "") -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,7 @@ def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:
     sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
     with broker_inside(sources) as at:
         parts = Parts(at, Settings(), live, sources, QUEUES, "up", played=True, ends_us=last_us(logs))
-        system, player, follower = System(parts, lambda: None), Player(at, logs), Follower(at, QUEUES)
+        system, player, follower = System(parts, silent, silent), Player(at, logs), Follower(at, QUEUES)
         with system.running():
             play_through(system, player, follower, fitting(logs))
             finish(system, player, follower)
@@ -178,6 +182,47 @@ def test_of_one_that_was_killed_nothing_runs_on_and_the_next_begins_anew(tape: P
     assert waited(lambda: not any(map(runs, mine)))
     begin_anew(live)
     assert not (live / "landing.duckdb").exists()
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_child_that_is_killed_is_begun_again_and_all_is_as_without(name: str, tape: Path, tmp_path: Path) -> None:
+    live, replayed, said = tmp_path / "live", tmp_path / "replayed", list[str]()
+    logs = read_tape([str(tape)], tmp_path / "none")
+    sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}
+    end_ms = last_us(logs) // 1_000 + 1
+    with broker_inside(sources) as at:
+        parts = Parts(at, Settings(), live, sources, QUEUES, "up", played=True, ends_us=last_us(logs))
+        system, player, follower = System(parts, silent, said.append), Player(at, logs), Follower(at, QUEUES)
+        with system.running():
+            play_through(system, player, follower, [end_ms - 200_000])
+            assert follower.judged_us and player.left
+            player.play(end_ms - 100_000)
+            system.children[name].kill()
+            system.children[name].join()
+            play_through(system, player, follower, [end_ms])
+            finish(system, player, follower)
+        follower.close()
+    assert said == [f"The {name} ended with -9 and is started again; nothing is lost or counted twice."]
+    asynchealth("replay", str(tape), "--state", replayed)
+    ours, theirs = contents(live), contents(replayed)
+    assert len(ours["requests"]) == 8_001 and len(ours["findings"])
+    shared = {name: frame for name, frame in ours.items() if name in theirs}
+    assert differing(shared, theirs, but=["source"]) == []
+
+
+def test_a_child_that_ends_each_time_ends_all_with_a_word(tmp_path: Path) -> None:
+    said: list[str] = []
+    sources = dict.fromkeys(STREAMS, 1)
+    with broker_inside(sources) as at:
+        parts = Parts(at, Settings(), tmp_path / "live", sources, QUEUES, "up", played=True)
+        system = System(parts, silent, said.append)
+        with pytest.raises(Problem, match="lander: ended with -9"), system.running():
+            for _ in range(RESTARTS + 1):
+                system.children["lander"].kill()
+                system.children["lander"].join()
+                system.pause(0)
+    assert len(said) == RESTARTS
+    assert not any(child.is_alive() for child in system.children.values())
 
 
 def test_a_state_that_came_otherwise_is_refused_and_kept(tape: Path, tmp_path: Path) -> None:
