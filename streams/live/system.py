@@ -1,6 +1,7 @@
 """Settings enter, a worker and a lander run in processes of their own: begun together, watched, and ended together.
 
-One that ends by itself or is killed is begun again, a few times: it goes on where its predecessor's commits end.
+One that ends by itself or is killed is begun again, a few times: it goes on where its predecessor's commits end. On the
+broker inside what it needs for that may be gone, as late in a long tape; then all ends, and says so.
 """
 
 from __future__ import annotations
@@ -138,11 +139,9 @@ class System:
     def _again(self, child: BaseProcess) -> None:
         now = time.monotonic()
         times = self.ended[child.name] = [t for t in self.ended[child.name] if t > now - RESTARTS_S] + [now]
-        if len(times) > RESTARTS:
+        if len(times) > RESTARTS or child.exitcode == Exit.STATE:
             raise self._ended(child)
-        self.say(
-            f"The {child.name} ended with {child.exitcode} and is started again; nothing is lost or counted twice."
-        )
+        self.say(f"The {child.name} ended with {child.exitcode} and is started again where its commits end.")
         self._start([child.name])
 
     def _end(self) -> None:

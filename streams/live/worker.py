@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
@@ -45,6 +45,7 @@ from streams.live.shown import Stage, show
 from streams.live.ticks import Asked, Clock, Played
 from streams.live.topics import names
 from streams.live.transport import App, Chunk, Consumer, Held, app, fatal, fits, over_holes, raw
+from streams.problems import Exit, Problem
 from streams.settings import private
 from streams.sources.decode import Reading
 from streams.watch.metrics import COUNTED, WORKER, Meter
@@ -53,10 +54,6 @@ TRIES = 3  # to measure a slice; then it is set aside
 TICK_S, PLAYED_TICK_S = 1.0, 0.25
 SAY_S = 0.5
 RECALL_MS = 1_000
-
-
-class Truncated(Exception):
-    """A topic of ours begins after our position: what lies between is gone."""
 
 
 @dataclass
@@ -140,7 +137,7 @@ class Worker:
             given = (self.tables, self.partitions, point, held.log_start, reading)
             return Reducer(reading.stream, tp.partition, *given)
         if held.log_start > committed and held.committed >= 0:
-            raise Truncated(f"{tp.topic}/{tp.partition} begins at {held.log_start}, we had read to {committed}")
+            self._truncated(tp, held)
         position = max(committed, held.log_start)
         if tp.topic == self.names.slices:
             home = self.folder / f"horizon-{tp.partition}"
@@ -153,6 +150,17 @@ class Worker:
         before = await self._left(state_at) if state_at >= 0 else Left()
         queues = [str(q) for q in range(self.partitions)]
         return Judge(queues, self.detectors, self.settings, position, number, state_at, before, ends_us=self.ends_us)
+
+    def _truncated(self, tp: TP, held: Held) -> NoReturn:
+        """A topic of ours begins after our position: no new process would find what lies between."""
+        reason = f"begins at {held.log_start}, read again must be from {held.committed}: what lies between was deleted"
+        then = f"asynchealth topics check --broker {self.connection.broker}"
+        if self.played:
+            reason += ", as the broker inside keeps 5 MiB of a partition"
+            then = "begin again: asynchealth up, or asynchealth replay PATH…"
+        gone = Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE)
+        print(gone, file=sys.__stderr__, flush=True)
+        os._exit(gone.code)
 
     async def _recall(self, recall: Recall) -> None:
         """From all that the queue said it kept."""
