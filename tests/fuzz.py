@@ -24,6 +24,7 @@ from pathlib import Path
 
 import polars as pl
 from fastavro import schemaless_writer
+from pyarrow.parquet import write_table
 
 from detectors.events import Decoded, encode_json
 from streams.problems import Problem
@@ -39,7 +40,7 @@ KEPT = Path(__file__).parent / "streams" / "sources" / "fuzzed"
 MAPS = Path(__file__).parent / "maps"
 BATCH = 500  # records, every second one of them whole
 HANGS_S = 60
-FILES = 100  # inputs to one broken file
+FILES = 20  # inputs to one broken file
 EVERYTHING = (Exception, pl.exceptions.PanicException)  # polars panics, and that is no Exception
 
 Decode = Callable[[Sequence[bytes | None]], Decoded]
@@ -326,11 +327,11 @@ def run_files(inputs: int, dice: random.Random) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, content, rows) in zip(range(inputs), _files(dice), strict=False):
             path = Path(folder) / f"{i}-{name}"
-            path.write_bytes(broken(content, content, dice))
+            path.write_bytes(dice.choice((broken, at_an_end))(content, content, dice))
             faulthandler.dump_traceback_later(HANGS_S, exit=True)
             try:
                 file = look(path, name)
-                recording, reading = Recording(file), recognise(file)
+                recording, reading = Recording(file), recognise(file, dice.choice(([], [COLUMNS])))
                 read = sum(n for n, _ in chunks(recording, reading))
                 total += Counter(inputs=1, damaged=bool(recording.broken), whole=read == rows)
             except Problem:
@@ -341,15 +342,47 @@ def run_files(inputs: int, dice: random.Random) -> Counter[str]:
     return total
 
 
+def at_an_end(record: bytes, _: bytes, dice: random.Random) -> bytes:
+    """Some bytes changed where a file says what is in it: Parquet's first page and footer, a packed file's frame."""
+    ends = [*range(4, 80), *range(-400, -4)]
+    changed = bytearray(record)
+    for at in dice.sample(ends, dice.choice((1, 2, 4))):
+        changed[at] = dice.choice((changed[at] ^ 1, 0, 0x7F, 0x80, 0xFF, dice.randrange(256)))
+    return bytes(changed)
+
+
+COLUMNS = parse(
+    """stream = "requests"
+[fields]
+timestamp = "timestamp"
+service_name = "service_name"
+node_id = "node_id"
+duration_ms = "duration_ms"
+""",
+    "columns",
+)
+
+
 def _files(dice: random.Random) -> Iterator[tuple[str, bytes, int]]:
     own = [r for r in _own()["requests"] if r.startswith(b"{")]
     text = b"\n".join(own) + b"\n"
-    parquet = io.BytesIO()
-    frame = pl.read_ndjson(text, infer_schema_length=None).with_columns(pl.col("timestamp").cast(pl.String))
-    frame.write_parquet(parquet)
-    every = [("r.gz", gzip.compress(text), len(own)), ("requests.parquet", parquet.getvalue(), len(own))]
+    frame = pl.read_ndjson(text, infer_schema_length=None)
+    timed = frame.with_columns(pl.col("timestamp").str.to_datetime(time_zone="UTC"))
+    every = [("r.gz", gzip.compress(text)), *(("requests.parquet", c) for f in (frame, timed) for c in _parquets(f))]
     while True:
-        yield dice.choice(every)
+        yield *dice.choice(every), len(own)
+
+
+def _parquets(frame: pl.DataFrame) -> Iterator[bytes]:
+    """As polars and pyarrow write it."""
+    for packed in ("zstd", "uncompressed"):
+        out = io.BytesIO()
+        frame.write_parquet(out, compression=packed, row_group_size=3)
+        yield out.getvalue()
+    for version in ("1.0", "2.0"):
+        out = io.BytesIO()
+        write_table(frame.to_arrow(), out, data_page_version=version, row_group_size=3)
+        yield out.getvalue()
 
 
 def main() -> None:

@@ -224,21 +224,24 @@ def _framed(recording: Recording, given: FieldMap) -> Iterator[list[bytes]]:
 
 def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tuple[int, Decoded]]:
     """Only the columns that are wanted are read, so that no other type can be in the way."""
-    stream, frame = reading.stream, recording.open_parquet()
-    shape = frame.collect_schema()
+    from streams.sources.parquet import opened
+
+    stream, table = reading.stream, opened(recording)
     if reading.map:
-        wanted = frame.select(column_text(p, shape) for p in reading.map.paths).slice(skip)
-    elif missing := [f.name for f in fields(stream) if f.required and f.name not in shape]:
+        wanted = [column_text(p, table.shape) for p in reading.map.paths]
+    elif missing := [f.name for f in fields(stream) if f.required and f.name not in table.shape]:
         reason = f"has no column {', '.join(missing)}, which {stream} need"
         raise Problem(recording.file.name, reason, "rename the columns, or leave the file out", Exit.NOTHING)
     else:
-        wanted = frame.select(n for n in SCHEMA[stream] if n in shape).slice(skip)
-    offset = skip
-    for batch in _batches(recording, wanted):
-        places = pl.int_range(offset, offset + len(batch), dtype=pl.Int64), pl.lit(0, dtype=pl.Int64)
-        numbered = batch.with_columns(place.alias(name) for place, name in zip(places, ("offset", "sub"), strict=True))
-        yield len(batch), _of_columns(reading, numbered)
-        offset += len(batch)
+        wanted = [pl.col(n) for n in SCHEMA[stream] if n in table.shape]
+    names, offset = [n for column in wanted for n in column.meta.root_names()], skip
+    try:
+        for frame in table.frames(names, skip):
+            number = pl.int_range(offset, offset + len(frame), dtype=pl.Int64).alias("offset")
+            yield len(frame), _of_columns(reading, frame.select(*wanted, number, pl.lit(0, pl.Int64).alias("sub")))
+            offset += len(frame)
+    except NotOne as error:
+        recording.broken = f"damaged: {error}"
 
 
 def _of_columns(reading: Reading, numbered: pl.DataFrame) -> Decoded:
@@ -246,19 +249,6 @@ def _of_columns(reading: Reading, numbered: pl.DataFrame) -> Decoded:
         return Decoded(*conform(reading.stream, numbered))
     about = about_of(reading.map, numbered)
     return replace(mapped(reading.map, about), tombstones=len(numbered) - len(about))
-
-
-def _batches(recording: Recording, wanted: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """As many as can be read. At some damage polars panics, and at some it panics unseen and ends early."""
-    left = int(wanted.select(pl.len()).collect().item())
-    try:
-        for batch in wanted.collect_batches(chunk_size=CHUNK, maintain_order=True):
-            left -= len(batch)
-            yield batch
-    except (OSError, pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
-        recording.broken = f"damaged: {str(error).splitlines()[0]}"
-    if left and not recording.broken:
-        recording.broken = f"damaged: {left:,} records can't be read"
 
 
 BLANK = b"\0"  # what UTF-16 has between the letters of field names
@@ -309,8 +299,9 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
     if file.format == "avro":
         found = _by_container(file)
     elif file.format == "parquet":
-        columns = Recording(file).open_parquet().collect_schema().names()
-        found = _by_columns(file, columns)
+        from streams.sources.parquet import opened
+
+        found = _by_columns(file, opened(Recording(file)).shape.names())
     else:
         found = _by_lines(file)
     if found:

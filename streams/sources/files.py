@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-import polars as pl
 import xxhash
 import zstandard
 
@@ -256,17 +255,6 @@ class Recording:
         for piece in pieces:
             self._hash.update(piece)
             self.length += len(piece)
-
-    def open_parquet(self) -> pl.LazyFrame:
-        try:
-            frame = pl.scan_parquet(self.file.path, glob=False)
-            frame.collect_schema()
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            reason = f"not a whole Parquet file: {str(error).splitlines()[0]}"
-            raise Problem(self.file.name, reason, "write it again, or leave it out", Exit.NOTHING) from None
-        for block in decoded(self.file):
-            self._took(block)
-        return frame
 
     def open_whole(self) -> BinaryIO:
         """For readers that find their own way in it."""

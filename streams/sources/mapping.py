@@ -92,7 +92,9 @@ def _column(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
     if kind.is_nested():
         return column.map_elements(lambda v: _text(list(v)), return_dtype=pl.String)
     if isinstance(kind, pl.Datetime):
-        return column.dt.to_string("iso:strict")
+        return _calendar(column, {"ms": 10**3, "us": 10**6, "ns": 10**9}[kind.time_unit] * DAY_S)
+    if kind == pl.Date:
+        return _calendar(column, 1)
     if isinstance(kind, pl.Duration):  # in ms, as durations are where a map says no unit
         return (column.dt.total_microseconds().cast(MICROS) * pl.lit("0.001").cast(MICROS)).cast(pl.String)
     if isinstance(kind, pl.Binary):
@@ -101,6 +103,15 @@ def _column(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
 
 
 MICROS = pl.Decimal(38, 3)
+DAY_S = 86_400
+DAYS = -719_162, 2_932_896  # from 0001-01-01 to 9999-12-31; polars panics far beyond
+
+
+def _calendar(column: pl.Expr, a_day: int) -> pl.Expr:
+    """A day that no calendar has, as "infinity" is written, stays a text that is no time."""
+    number = column.to_physical()
+    known = pl.when((number // a_day).is_between(*DAYS)).then(column)
+    return pl.coalesce(known.dt.to_string("iso:strict"), pl.format("{} beyond the calendar", number))
 
 
 def _of_bytes(value: bytes) -> str:

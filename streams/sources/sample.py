@@ -14,7 +14,7 @@ from streams.problems import Exit, Problem
 from streams.settings import private
 from streams.sources.decode import first_lines
 from streams.sources.files import File, Recording
-from streams.sources.formats import Cells, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
+from streams.sources.formats import Cells, NotOne, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
 from streams.sources.infer import Draft, infer
 from streams.sources.mapping import column_text, columns_of
 from streams.sources.shapes import Kind, Shape, nearest, shape_of
@@ -132,12 +132,21 @@ def _lists(events: Sequence[Any]) -> list[str]:
 
 
 def _of_parquet(file: File) -> Sample:
-    frame = Recording(file).open_parquet()
-    shape = frame.collect_schema()
-    paths = [path for name, kind in shape.items() for path in _inside(name, kind)]
-    some = frame.head(EVENTS + 1).select(column_text(p, shape) for p in paths).collect()
-    if some.is_empty():
-        raise Problem(file.name, "holds no rows", "leave it out, or wait until it has some", Exit.NOTHING)
+    from streams.sources.parquet import opened
+
+    table = opened(Recording(file))
+    paths = [path for name, kind in table.shape.items() for path in _inside(name, kind)]
+    found, reason = list[pl.DataFrame](), "holds no rows"
+    try:
+        for frame in table.frames(table.shape.names()):
+            found.append(frame)
+            if sum(map(len, found)) > EVENTS:
+                break
+    except NotOne as error:
+        reason = f"damaged: {error}"
+    if not found:
+        raise Problem(file.name, reason, "leave it out, or wait until it has some", Exit.NOTHING)
+    some = pl.concat(found).head(EVENTS + 1).select(column_text(p, table.shape) for p in paths)
     numbered = some.head(EVENTS).with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64), sub=pl.lit(0, pl.Int64))
     return Sample(numbered, paths, Shape(), 0, len(some) <= EVENTS)
 

@@ -453,11 +453,28 @@ def test_a_last_line_without_an_end_is_told_and_read_once_it_has_one(tmp_path: P
 def test_parquet_durations_are_ms_and_bytes_that_are_no_text_are_base64(tmp_path: Path) -> None:
     took = [timedelta(microseconds=5_250), timedelta(days=2), None]
     pl.DataFrame({"took": took, "key": [b"k1", b"\xff\x00", None]}).write_parquet(tmp_path / "odd.parquet")
-    frame = pl.scan_parquet(tmp_path / "odd.parquet")
-    shape = frame.collect_schema()
-    read = frame.select(column_text(p, shape) for p in ("took", "key")).collect()
+    frame = pl.read_parquet(tmp_path / "odd.parquet")
+    read = frame.select(column_text(p, frame.schema) for p in ("took", "key"))
     assert [float(t) for t in read[held_in("took")].drop_nulls()] == [5.25, 172_800_000]
     assert read[held_in("key")].to_list() == ["k1", "/wA=", None]
+
+
+@pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Datetime("ms", "UTC")])
+def test_a_day_of_parquet_that_no_calendar_has_is_a_reject(tmp_path: Path, kind: pl.DataType) -> None:
+    path = tmp_path / "x.parquet"
+    days = pl.Series([0, 2**63 - 1, 2 - 2**63]).cast(kind)
+    pl.DataFrame({"at": days, "svc": ["pay"] * 3}).write_parquet(path)
+    named = 'timestamp = { from = "at", zone = "UTC" }\nservice_name = "svc"\nnode_id = "svc"\n'
+    mapped = parse(f'stream = "requests"\n[fields]\n{named}', "map")
+    (only,) = [d for _, d in chunks(Recording(look(path, "x")), Reading("requests", mapped))]
+    assert only.events["offset"].to_list() == [0]
+    assert [raw.endswith(" beyond the calendar") for raw in only.rejects["raw"]] == [True, True]
+
+
+def test_a_date_of_parquet_that_no_calendar_has_is_a_text() -> None:
+    frame = pl.DataFrame({"on": pl.Series([0, 2**31 - 1], dtype=pl.Int32).cast(pl.Date)})
+    read = frame.select(column_text("on", frame.schema))[held_in("on")]
+    assert read.to_list() == ["1970-01-01", "2147483647 beyond the calendar"]
 
 
 def test_parquet_columns_are_mapped_nested_ones_too(tmp_path: Path) -> None:

@@ -9,14 +9,18 @@ import random
 import threading
 import zlib
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import xxhash
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import ParquetFile, write_table
 
 from streams.problems import Exit, Problem
 from streams.sources.decode import Reading, chunks, recognise
@@ -43,6 +47,23 @@ def read(path: Path, skip: int = 0) -> tuple[Recording, list[int], list[int]]:
         events += decoded.events["offset"].to_list()
         rejects += decoded.rejects["offset"].to_list()
     return rec, events, rejects
+
+
+def unreadable(path: Path, events: list[dict[str, Any]], after: int = 0) -> None:
+    """A Parquet file with one bit changed, so that a page says a negative number of values: many a reader's end."""
+    pl.DataFrame(events).write_parquet(path, row_group_size=10)
+    whole = path.read_bytes()
+    for at in range(4, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        rows = 0
+        try:
+            with ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    rows += file.read_row_group(group).num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            if rows == after and "negative number of values" in str(error):
+                return
+    raise AssertionError("no bit of it makes such a page")
 
 
 # ---- finding them ---------------------------------------------------------------------------------------------------
@@ -251,6 +272,21 @@ def test_a_parquet_file_with_a_wrong_byte_gives_rows_or_a_reason_never_an_error(
         assert rec.broken or sorted([*events, *rejects]) == list(range(300))
     except Problem as problem:
         assert problem.code == Exit.NOTHING
+
+
+def test_row_groups_before_a_damaged_one_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "requests.parquet"
+    unreadable(path, [{n: e[n] for n in ("timestamp", "service_name", "node_id")} for e in storm(30)], after=10)
+    rec, events, rejects = read(path)
+    assert (events, rejects) == ([*range(10)], [])
+    assert rec.broken == "damaged: Invalid page header (negative number of values)"
+
+
+def test_a_column_that_no_frame_holds_is_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "requests.parquet"
+    odd = pa.array([Decimal("1.5")] * 3, pa.decimal256(60, 2))
+    write_table(pl.DataFrame(storm(3)).to_arrow().add_column(0, "odd", odd), path)
+    assert read(path)[1:] == ([0, 1, 2], [])
 
 
 # ---- known by content -----------------------------------------------------------------------------------------------

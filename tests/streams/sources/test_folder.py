@@ -16,6 +16,7 @@ from fastavro import writer
 from streams.problems import Exit
 from tests.fuzz import CHANGE, SAMPLES
 from tests.records import ENVOY, NGINX, TRAIL
+from tests.streams.sources.test_files import unreadable
 from tests.streams.tape import accounting, asynchealth, lines, storm
 
 T = "2026-01-26T12:00:00Z"
@@ -105,3 +106,15 @@ def test_each_is_known_alone_too(
     done = asynchealth("replay", folder / name, "--state", tmp_path / "state")
     assert done.returncode == Exit.FINE, done.stdout + done.stderr
     assert accounting(tmp_path / "state")["used"] == events
+
+
+def test_a_file_whose_damage_ends_other_readers_costs_none_of_ten_good_ones(tmp_path: Path) -> None:
+    folder = _filled(tmp_path / "logs")
+    for i in range(10):
+        pl.DataFrame([{**WRITE, "entity_id": str(i)}] * 3).write_parquet(folder / f"f{i:02}.parquet")
+    unreadable(folder / "f055.parquet", [WRITE] * 3)
+    done = asynchealth("replay", folder, "--state", tmp_path / "state")
+    said = done.stdout.decode() + done.stderr.decode()
+    assert done.returncode == Exit.FINE, said
+    assert "f055.parquet: damaged: Invalid page header (negative number of values)" in said
+    assert accounting(tmp_path / "state")["read"] == 30
