@@ -87,8 +87,8 @@ def _check(given: Path, path: Path, json: bool, ascii_only: bool) -> None:
     from streams.report.trial import for_machines, screen
     from streams.settings import private
     from streams.sources import fieldmap
+    from streams.sources.decode import refuse_binary
     from streams.sources.files import look
-    from streams.sources.sample import refuse_binary
     from streams.sources.trial import tried
 
     field_map = fieldmap.load(given)

@@ -50,6 +50,8 @@ def read_tape(paths: Sequence[str], state: Path) -> list[Log]:
     """Recordings with arrivals, in the order in which replay numbers them."""
     logs: list[Log] = []
     for path, name in find(paths, state):
+        if path.is_dir() and logs:
+            continue  # it says what was passed over
         file = look(path, name)
         reading = recognise(file)
         logs.append(_log(file, reading, sum(log.stream == reading.stream for log in logs)))

@@ -41,6 +41,8 @@ from streams.sources.mapping import Kin, about_of, column_text, kin_of, mapped, 
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
+TAR = slice(257, 262)  # where one says that it is one
+LINES = 5_000  # that are looked at for bytes that no text has
 
 
 class Reading(NamedTuple):
@@ -251,7 +253,7 @@ def _of_columns(reading: Reading, numbered: pl.DataFrame) -> Decoded:
     return replace(mapped(reading.map, about), tombstones=len(numbered) - len(about))
 
 
-BLANK = b"\0"  # what UTF-16 has between the letters of field names
+BLANK = b"\0"  # what no text has, and UTF-16 between the letters of field names
 UNPACK = {"gz": "zcat", "zst": "zstdcat"}
 
 
@@ -306,6 +308,7 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
         found = _by_lines(file)
     if found:
         return found
+    refuse_binary(file)
     raise Problem(
         file.name,
         "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
@@ -321,12 +324,25 @@ def first_lines(file: File) -> list[bytes]:
     """What tells what a file is of; a problem where they say that it can't be read as it is."""
     recording = Recording(file)
     first = list(islice((line for lines in recording.lines() for line in lines), LOOKED_AT))
+    if first and first[0][TAR] == b"ustar":
+        then = f"tar -xf {_typed(file)} -C DIR, then asynchealth replay DIR"
+        raise Problem(file.name, "a tar archive", then, Exit.NOTHING)
     if first and (form := other_form(first[0])):
         raise Problem(file.name, form[0], _to_lines(file, form[1], first), Exit.NOTHING)
     if not first or (recording.torn and len(first) == 1):
         reason = recording.broken or ("its only record has no end" if first else "empty")
         raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
     return first
+
+
+def refuse_binary(file: File) -> None:
+    """What holds a zero byte is no text: the lines of its beginning are nothing to show."""
+    if file.format != "jsonl":
+        return
+    every = (line for lines in Recording(file).lines() for line in lines)
+    if any(BLANK in line for line in islice(every, LINES)):
+        then = f"file {shlex.quote(str(file.path))} says what it is; text, Parquet, and .gz or .zst of text can be read"
+        raise Problem(file.name, "binary: it holds no lines of text", then, Exit.NOTHING)
 
 
 def _by_lines(file: File) -> Reading | None:

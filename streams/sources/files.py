@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
+import shlex
 import shutil
 import sys
 import zlib
@@ -24,13 +25,18 @@ import zstandard
 from detectors.events import SCHEMA, STREAMS, UNREADABLE
 from streams.problems import Exit, Problem
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".avro", ".csv", ".log")
-ROTATED = r"([.-]\d[\d.-]*)?"  # access.log.1, access.log-20260126.gz
-LOG = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))}){ROTATED}(\.gz|\.zst)?$")
+NO_LOG = re.compile(r"[._].*|.*\.(crc|md5|sha1|sha256|sha512|sig|asc|toml)")  # _SUCCESS: of a job that has ended
+TRUTH = "labels.json"  # of a simulated fleet, beside its logs
 BLOCK = 1 << 22
 PACKED_BLOCK = 1 << 16  # a packed byte may stand for a thousand
 BOM = b"\xef\xbb\xbf"
 MARKS = {b"PAR1": "parquet", b"Obj\x01": "avro"}  # of files that hold no lines
+ARCHIVES = {
+    b"PK\x03\x04": ("a zip archive", "unzip {0} -d DIR, then asynchealth replay DIR"),
+    b"BZh": ("packed by bzip2", "bzcat {0} | asynchealth replay -"),
+    b"\xfd7zX": ("packed by xz", "xzcat {0} | asynchealth replay -"),
+}
+SHOWN = 3  # names
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
 READABLE = "asynchealth.duckdb"  # a folder with this file is a state folder: what it holds is no recording
 
@@ -99,12 +105,14 @@ def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
 def _inside(path: Path, state: Path) -> list[tuple[Path, str]]:
     if not path.is_dir():
         return [(path, path.name if path.exists() else str(path))]
-    logs = sorted(p for p in path.rglob("*") if _is_log(p) and p.is_file() and not _in_state(p, path, state))
-    return [(p, str(p.relative_to(path))) for p in logs] or [(path, str(path))]
+    inside = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name != TRUTH and not _in_state(p, path, state)]
+    logs = [(p, str(p.relative_to(path))) for p in inside if not _is_none(p, path)]
+    return logs if inside and len(logs) == len(inside) else [*logs, (path, str(path))]
 
 
-def _is_log(path: Path) -> bool:
-    return path.name != "labels.json" and LOG.search(path.name) is not None
+def _is_none(path: Path, top: Path) -> bool:
+    """Whether its name, or that of a folder it is in, says that it is no log."""
+    return any(NO_LOG.fullmatch(part) for part in path.relative_to(top).parts)
 
 
 def _in_state(path: Path, top: Path, state: Path) -> bool:
@@ -124,7 +132,7 @@ def _spooled(source: BinaryIO, state: Path, number: int) -> Path:
 def look(path: Path, name: str) -> File:
     """A file with its format by content, or a problem that says why it can't be read."""
     if path.is_dir():
-        raise Problem(name, f"no {', '.join(ENDINGS)} files in this folder", f"ls {path}", Exit.NOTHING)
+        raise _passed_over(path, name)
     try:
         with path.open("rb") as f:
             head = f.read(4)
@@ -134,8 +142,21 @@ def look(path: Path, name: str) -> File:
         raise Problem(name, f"not readable: {error.strerror}", f"ls -l {path}", Exit.NOTHING) from None
     if head in MARKS:
         return File(path, name, MARKS[head], "")
+    for mark, (what, command) in ARCHIVES.items():
+        if head.startswith(mark):
+            raise Problem(name, what, command.format(shlex.quote(str(path))), Exit.NOTHING)
     packed = "gz" if head[:2] == b"\x1f\x8b" else "zst" if head == b"\x28\xb5\x2f\xfd" else ""
     return File(path, name, "jsonl", packed)
+
+
+def _passed_over(folder: Path, name: str) -> Problem:
+    """What of a folder is not looked into, or that there is nothing."""
+    named = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file() and _is_none(p, folder)]
+    if not named:
+        return Problem(name, "no files in this folder", f"ls {shlex.quote(str(folder))}", Exit.NOTHING)
+    some = ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")
+    what = f"passed over {len(named):,} that are hidden, marks, checksums or settings by their names: {some}"
+    return Problem(name, what, f"asynchealth replay {shlex.quote(str(folder / named[0]))}, if it is one", Exit.NOTHING)
 
 
 def decoded(file: File) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,7 +11,7 @@ import polars as pl
 
 from streams.problems import Exit, Problem
 from streams.settings import private
-from streams.sources.decode import first_lines
+from streams.sources.decode import first_lines, refuse_binary
 from streams.sources.files import File, Recording
 from streams.sources.formats import Cells, NotOne, Paths, Unfold, Unfolded, of_file, of_json, of_text, paths_of, quoted
 from streams.sources.infer import Draft, infer
@@ -67,16 +66,6 @@ def _samples(file: File) -> Iterator[Sample]:
     yield _columns(found, Shape())
     for members in _lists(found.events):
         yield _columns(_read(file, of_json(members), "json"), Shape(members=members))
-
-
-def refuse_binary(file: File) -> None:
-    """What holds a zero byte is no text: the lines of its beginning are nothing to show."""
-    if file.format == "parquet":
-        return
-    first = next(Recording(file).lines(), [])
-    if any(b"\0" in line for line in first[:EVENTS]):
-        then = f"file {shlex.quote(str(file.path))} says what it is; text, Parquet, and .gz or .zst of text can be read"
-        raise Problem(file.name, "binary: it holds no lines of text", then, Exit.NOTHING)
 
 
 def _read(file: File, unfold: Unfold, format_: Kind) -> Unfolded:

@@ -77,18 +77,29 @@ def test_folders_and_globs_give_logs_by_name_and_no_state_folder(tmp_path: Path)
         (tmp_path / inside).parent.mkdir(parents=True)
         (tmp_path / inside).write_bytes(b"x")
     (tmp_path / "other" / "asynchealth.duckdb").write_bytes(b"x")
-    everything = ["a.json.gz", "b.jsonl", "sub/c.ndjson.zst", "sub/d.parquet"]
+    everything = ["a.json.gz", "b.jsonl", "readme.txt", "sub/c.ndjson.zst", "sub/d.parquet"]
     assert names([str(tmp_path)], tmp_path / "state") == everything
     assert names([str(tmp_path / "*.json*")]) == ["a.json.gz", "b.jsonl", "labels.json"]
     assert names([str(tmp_path / "s[u]b*")]) == ["c.ndjson.zst", "d.parquet"]
     assert names([str(tmp_path / "readme.txt"), str(tmp_path / "readme.txt")]) == ["readme.txt"]
 
 
-def test_logs_that_were_rotated_are_found_in_their_folder(tmp_path: Path) -> None:
-    rotated = ["access.log", "access.log-20260126.gz", "access.log.1", "access.log.2.gz", "b.json.2026-01-26.zst"]
-    for name in (*rotated, "access.log.bak", "changelog.1", "x.log.old.1"):
+def test_a_folder_gives_files_of_any_name_and_says_which_it_passes_over(tmp_path: Path) -> None:
+    some = ["0", "access.log", "access.log-20260126.gz", "access.log.2.gz", "events", "part-00000", "x.bak"]
+    over = [".git/config", ".hidden", "_SUCCESS", "a.crc", "maps/m.toml", "x.sha256"]
+    for name in (*some, *over):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert names([str(tmp_path)]) == rotated
+    *found, last = find([str(tmp_path)], tmp_path / "state")
+    assert [name for _, name in found] == some
+    with pytest.raises(Problem) as problem:
+        look(*last)
+    reason, then = str(problem.value).removeprefix(f"{tmp_path}: ").splitlines()
+    named = "that are hidden, marks, checksums or settings by their names"
+    assert reason == f"passed over 6 {named}: .git/config, .hidden, _SUCCESS, …"
+    assert then == f"Next: asynchealth replay {tmp_path / '.git/config'}, if it is one"
+    assert problem.value.code == Exit.NOTHING
+    assert names([str(tmp_path / "_SUCCESS")]) == ["_SUCCESS"]
 
 
 def test_what_is_not_there_says_so_and_stops_no_other(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ def test_what_is_not_there_says_so_and_stops_no_other(tmp_path: Path) -> None:
             reasons.append(str(problem).splitlines()[0].removeprefix(str(tmp_path)))
     assert reasons == [
         "/no*.jsonl: no such file or folder",
-        "/empty: no .jsonl, .ndjson, .json, .parquet, .avro, .csv, .log files in this folder",
+        "/empty: no files in this folder",
         "/requests.jsonl/below: not readable: Not a directory",
     ]
 

@@ -3,8 +3,12 @@ the reason and the next command, and what is refused costs none of the others.""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +37,14 @@ ODD = b'{"level": "info", "msg": "started", "pid": 7}\n'
 
 def _json(*events: object) -> bytes:
     return b"".join(json.dumps(e).encode() + b"\n" for e in events)
+
+
+def _tar(content: bytes) -> bytes:
+    out, member = io.BytesIO(), tarfile.TarInfo("requests.jsonl")
+    member.size = len(content)
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
 
 
 def _parquet(path: Path) -> None:
@@ -70,6 +82,12 @@ REFUSED = [
     ("g04.json", json.dumps(NGINX).encode("utf-16"), "UTF-16, not UTF-8", "iconv -f UTF-16"),
     ("g05.log", b"", "empty", "leave it out"),
     ("g06.parquet", b"PAR1 and then nothing", "not a whole Parquet file", ""),
+    ("g07.tar", _tar(lines(storm(5))), "a tar archive", "tar -xf"),
+    ("g08.tgz", gzip.compress(_tar(lines(storm(5)))), "a tar archive", "tar -xf"),
+    ("g09.bz2", bz2.compress(lines(storm(5))), "packed by bzip2", "bzcat"),
+    ("g10.xz", lzma.compress(lines(storm(5))), "packed by xz", "xzcat"),
+    ("g11.zip", b"PK\x03\x04 and so on", "a zip archive", "unzip"),
+    ("g12.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary: it holds no lines of text", "file "),
 ]
 
 
@@ -83,18 +101,27 @@ def _filled(folder: Path, *parts: list[tuple[str, bytes | Callable[[Path], None]
     return folder
 
 
-def test_every_file_of_a_folder_is_known_by_what_is_in_it_or_refused_with_the_next_command(tmp_path: Path) -> None:
-    folder = _filled(tmp_path / "logs", [(n, c) for n, c, *_ in KNOWN], [(n, c) for n, c, *_ in REFUSED])
+@pytest.mark.parametrize("ending", [True, False], ids=["with endings", "without"])
+def test_every_file_of_a_folder_is_known_by_what_is_in_it_or_refused_with_the_next_command(
+    tmp_path: Path, ending: bool
+) -> None:
+    def called(name: str) -> str:
+        return name if ending else name.partition(".")[0]
+
+    files = [*((n, c) for n, c, *_ in KNOWN), *((n, c) for n, c, *_ in REFUSED)]
+    folder = _filled(tmp_path / "logs", [(called(name), content) for name, content in files])
+    (folder / "_SUCCESS").touch()
     done = asynchealth("replay", folder, "--state", tmp_path / "state")
     said = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == Exit.FINE, said
     for name, _, form, events in KNOWN:
-        assert not form or f"{name}: {form}, {events} event" in said, (name, said)
+        assert not form or f"{called(name)}: {form}, {events} event" in said, (name, said)
     for name, _, reason, then in REFUSED:
-        (at,) = (i for i, line in enumerate(said.splitlines()) if line.startswith(f"{name}: "))
+        (at,) = (i for i, line in enumerate(said.splitlines()) if line.startswith(f"{called(name)}: "))
         told, following = said.splitlines()[at : at + 2]
         assert reason in told, told
         assert following.startswith("Next: ") and then in following, following
+    assert "passed over 1 that are hidden, marks, checksums or settings by their names: _SUCCESS" in said
     assert accounting(tmp_path / "state")["used"] == sum(n for *_, n in KNOWN)
 
 
