@@ -62,6 +62,8 @@ def _names(f: Found) -> dict[str, Any]:
 
 def limit(f: Found) -> str:
     """The threshold in its unit; "any" where one is enough."""
+    if f.kind == "late_share":
+        return f"{share(f.threshold)} of the rows"
     return "any" if f.threshold == 0 else amount(f, f.threshold)
 
 

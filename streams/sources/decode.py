@@ -327,6 +327,9 @@ def first_lines(file: File) -> list[bytes]:
     if first and first[0][TAR] == b"ustar":
         then = f"tar -xf {_typed(file)} -C DIR, then asynchealth replay DIR"
         raise Problem(file.name, "a tar archive", then, Exit.NOTHING)
+    if len(first) == 1 and b"\r" in first[0].strip():
+        reason = "its lines end in CR alone: lines that end in LF, or CR and LF, are needed"
+        raise Problem(file.name, reason, _to_lines(file, "sed 's/\\r/\\n/g'", first), Exit.NOTHING)
     if first and (form := other_form(first[0])):
         raise Problem(file.name, form[0], _to_lines(file, form[1], first), Exit.NOTHING)
     if not first or (recording.torn and len(first) == 1):
@@ -352,7 +355,19 @@ def _by_lines(file: File) -> Reading | None:
     if cells := Cells.of(first[0]):
         return _by_columns(file, cells.header, "csv")
     stream = next(filter(None, (stream_of(file.name, line) for line in first)), None)
+    if stream is None and (of := next((m.name for m in shipped() if m.has and _empty(m, first)), None)):
+        raise Problem(
+            file.name,
+            f"holds no event, only an empty list of {of}",
+            "leave it out, or wait until it has some",
+            Exit.NOTHING,
+        )
     return Reading(stream) if stream else None
+
+
+def _empty(given: FieldMap, first: Sequence[bytes]) -> bool:
+    """Whether the first records are all of its format, and hold nothing."""
+    return given.kind in ("json", "otlp") and len(of_messages(unfold_of(given), first).empty) == len(first)
 
 
 def shipped_of(first: Sequence[bytes]) -> FieldMap | None:

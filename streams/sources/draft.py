@@ -62,7 +62,9 @@ def _outcome(draft: Draft) -> str:
     if refused.is_empty():
         return f"As it is, all {rows:,} become rows."
     kinds = refused.group_by("field", "reason").len().sort("len", "field", descending=[True, False])
-    most = "; ".join(f"{n:,} times {field}: {reason}" for field, reason, n in kinds.head(3).rows())
+    most = "; ".join(
+        f"{n:,} time{'' if n == 1 else 's'} {field}: {reason}" for field, reason, n in kinds.head(3).rows()
+    )
     return f"As it is, {rows:,} become rows and {len(refused):,} are rejects ({most})."
 
 

@@ -8,7 +8,7 @@ status = { from = "status", values = { "504" = "timeout", "429|503" = "rejected"
 node_id = { value = "edge-1" }
 
 A rule takes one value (from, value, concat, hash, file, parent, child) and changes it in the order: capture,
-drop_dashes, values, missing, unit, format, zone, minus. Of a field's rules the first that gives a value counts.
+drop_dashes, values, less, missing, unit, format, zone, minus. Of a field's rules the first that gives a value counts.
 
 timestamp = { from = "record" } says that there is no time, and that the order of the records is all that is known:
 its number stands in for one, and whatever goes by time sees nothing of it.
@@ -50,6 +50,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     where: regular expressions that the values at these paths must match for the rule to hold.
     values: regular expressions of whole texts, the first that matches counts; what matches none has no value. "http"
     and "grpc" are the tables of those codes.
+    less: how much a count is too high, as that of attempts is by the first one; no count is below zero.
     unit: of a number: s, ms, us, ns. zone: of a time that has none. minus: a path to be taken off, in minus_unit.
     """
 
@@ -65,6 +66,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     capture: str = ""
     drop_dashes: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     values: dict[str, str] = {}
+    less: Annotated[int, msgspec.Meta(ge=0)] = 0
     missing: str | None = None
     unit: Unit | None = None
     format: str = ""
@@ -326,6 +328,8 @@ def _wrong_rule(rule: Rule, given: FieldMap, name: str) -> Iterator[str]:
         yield "a number with a unit has no zone and no format"
     if (rule.unit or rule.minus or rule.minus_unit) and not (timed or is_duration(name)):
         yield "unit and minus are for times and for durations"
+    if rule.less and not isinstance(SCHEMA[given.stream].get(name), pl.Int64):
+        yield "less is for counts"
     if rule.zone and not _is_zone(rule.zone):
         yield f"{rule.zone!r} is no zone: write UTC, -04:00 or Europe/Berlin"
     wrong = [*_wrong_patterns([rule.capture, rule.file or "", *rule.values, *rule.where.values()])]

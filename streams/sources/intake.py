@@ -241,4 +241,4 @@ def _most(rejects: Sequence[pl.DataFrame]) -> str:
     """What was wrong most often."""
     kinds = pl.concat(rejects).group_by("field", "reason").len().sort("len", "field", "reason", descending=True)
     where, reason, many = kinds.row(0)
-    return f"{many:,} times: {where + ': ' if where else ''}{reason}"
+    return f"{many:,} time{'' if many == 1 else 's'}: {where + ': ' if where else ''}{reason}"

@@ -160,14 +160,26 @@ def _unread(given: FieldMap, whole: pl.DataFrame, checked: Sequence[str]) -> tup
         return whole, pl.DataFrame(schema=REJECTS)
     bad = whole.select(pl.any_horizontal(wrong.values())).to_series()
     why = pl.coalesce(
-        pl.when(w).then(pl.struct(reason=pl.lit(_words(given, n)), field=pl.lit(n), raw=pl.col(f"raw {n}")))
+        pl.when(w).then(pl.struct(reason=_words(given, n), field=pl.lit(n), raw=pl.col(f"raw {n}")))
         for n, w in wrong.items()
     )
     rejects = whole.filter(bad).select("offset", "sub", why.alias("why")).unnest("why")
     return whole.filter(~bad), rejects.with_columns(field=_where(given, pl.col("field"))).cast(REJECTS)  # type: ignore[arg-type]
 
 
-def _words(given: FieldMap, name: str) -> str:
+def _words(given: FieldMap, name: str) -> pl.Expr:
+    placed = [r for r in given.rules[name] if r.zone and not FIXED.fullmatch(r.zone)]
+    return pl.coalesce(*(_unclear(r, pl.col(f"raw {name}")) for r in placed), pl.lit(_word(given, name)))
+
+
+def _unclear(rule: Rule, text: pl.Expr) -> pl.Expr:
+    """Where a clock shows a time twice, or never, as summer time ends and begins."""
+    naive = _naive_of(rule, _changed(rule, text))
+    reason = f"not one time: clocks of {rule.zone} show it twice or never, as they are set"
+    return pl.when(naive.is_not_null()).then(pl.lit(reason))
+
+
+def _word(given: FieldMap, name: str) -> str:
     if SCHEMA[given.stream][name] == CLOCK:
         return "not a map of node to count"
     if is_duration(name):
@@ -237,6 +249,8 @@ def _changed(rule: Rule, text: pl.Expr) -> pl.Expr:
         for pattern, value in reversed(rule.values.items()):
             chosen = pl.when(text.str.contains(f"^(?:{pattern})$")).then(pl.lit(value)).otherwise(chosen)
         text = chosen
+    if rule.less:
+        text = pl.coalesce((text.cast(pl.Int64, strict=False) - rule.less).clip(0).cast(pl.String), text)
     return text if rule.missing is None else text.fill_null(rule.missing)
 
 
@@ -246,9 +260,9 @@ def _time(rule: Rule, text: pl.Expr) -> pl.Expr:
         return _us(text, rule.unit).cast(INSTANT)
     if ZONED.search(rule.format):
         return text.str.to_datetime(rule.format, time_unit="us", time_zone="UTC", strict=False)
-    naive = text.str.to_datetime(rule.format, time_unit="us", strict=False) if rule.format else _naive(text)
     if not rule.zone:
         return instant(text, pl.String())
+    naive = _naive_of(rule, text)
     if FIXED.fullmatch(rule.zone):
         sign, hours, minutes = rule.zone[0] + "1", rule.zone[1:3], rule.zone[4:]
         ahead = int(sign) * (int(hours) * 60 + int(minutes))
@@ -256,6 +270,10 @@ def _time(rule: Rule, text: pl.Expr) -> pl.Expr:
     else:
         zoned = naive.dt.replace_time_zone(rule.zone, ambiguous="null", non_existent="null")
     return pl.coalesce(instant(text, pl.String()), zoned.dt.convert_time_zone("UTC"))
+
+
+def _naive_of(rule: Rule, text: pl.Expr) -> pl.Expr:
+    return text.str.to_datetime(rule.format, time_unit="us", strict=False) if rule.format else _naive(text)
 
 
 def _naive(text: pl.Expr) -> pl.Expr:

@@ -83,6 +83,12 @@ def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str,
         assert CliRunner().invoke(app, ["findings", f.finding_id, "--csv", "--state", str(state)]).exit_code == 0
 
 
+def test_a_share_of_rows_has_a_limit_that_is_one(tmp_path: Path) -> None:
+    (case,) = (c for d, n, c in FIRING if (d, n) == ("pipeline", "fires_where_a_fifth_is_late"))
+    said = {sentence(f) for f in found_in(of_case(tmp_path, case)) if f.kind == "late_share"}
+    assert said and all(one.endswith("(warn: 10% of the rows)") for one in said), said
+
+
 def test_a_detector_without_a_sentence_of_its_own_gets_its_value_unit_and_time(demo_state: Path) -> None:
     f = next(f for f in found_in(demo_state) if f.detector == "retry_storm")
     own = Found(**{**{n: getattr(f, n) for n in f.__dataclass_fields__}, "detector": "of_ours", "kind": "too_many"})

@@ -109,7 +109,7 @@ def test_replay_reads_files_line_by_line_with_it(site: Path, tmp_path: Path) -> 
     command = [*COMMAND, "replay", str(path), "--map", str(by), "--state", str(state)]
     where = {"PYTHONPATH": f"{ROOT}:{site}", "PATH": ""}
     screen = subprocess.run(command, capture_output=True, cwd=ROOT, check=True, env=where).stdout.decode()
-    assert "x.log: m → requests, 2 events, 1 rejected (1 times: not logfmt: " in screen
+    assert "x.log: m → requests, 2 events, 1 rejected (1 time: not logfmt: " in screen
     assert {k: v for k, v in accounting(state).items() if v} == {"read": 3, "used": 2, "rejected": 1}
 
 

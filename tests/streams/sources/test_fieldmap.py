@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from detectors.events import Decoded
 from streams.problems import Exit, Problem
-from streams.sources.decode import Reading, chunks, from_fields, recognise
+from streams.sources.decode import Reading, chunks, from_fields, messages, recognise
 from streams.sources.fieldmap import FieldMap, parse, shipped
 from streams.sources.files import Recording, look
 from streams.sources.formats import Unfolded
@@ -218,6 +218,7 @@ def test_what_cannot_be_read_is_a_reject_that_names_the_path(event: dict[str, An
         ),
         ("lines = 0\n" + REQUEST, "map: lines: Expected `int` >= 1"),
         ("colour = 1\n" + REQUEST, "map: Object contains unknown field `colour`; there are stream, fields"),
+        (REQUEST + 'region = { from = "x", less = 1 }', "less is for counts"),
         (REQUEST + 'region = { from = "x", unit = "s" }', "unit and minus are for times and for durations"),
         (REQUEST + 'region = { from = "x", zone = "UTC" }', "zone and format are for times"),
         (REQUEST.replace('"t"', '{ from = "t", zone = "Mars" }'), "'Mars' is no zone"),
@@ -425,7 +426,7 @@ def test_replay_takes_a_map_says_what_it_read_and_reads_on_where_the_file_ended(
     given.write_text(CSV_MAP)
     arguments: list[str | Path] = ["replay", path, "--map", given, "--state", state]
     screen = asynchealth(*arguments).stdout.decode()
-    assert "x.csv: m → requests, 1 events, 2 rejected (1 times: " in screen
+    assert "x.csv: m → requests, 1 events, 2 rejected (1 time: " in screen
     assert accounting(state)["read"] == 3
     path.write_bytes(CSV + b'2026-01-26 12:00:03;"p\na\ny";error\n')
     asynchealth(*arguments)
@@ -469,6 +470,26 @@ def test_a_day_of_parquet_that_no_calendar_has_is_a_reject(tmp_path: Path, kind:
     (only,) = [d for _, d in chunks(Recording(look(path, "x")), Reading("requests", mapped))]
     assert only.events["offset"].to_list() == [0]
     assert [raw.endswith(" beyond the calendar") for raw in only.rejects["raw"]] == [True, True]
+
+
+def test_a_time_that_a_clock_shows_twice_or_never_is_a_reject_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("at,svc\n2026-03-29 02:30:00,a\n2026-10-25 02:30:00,b\n2026-10-25 03:30:00,c\nnoon,d\n")
+    named = 'timestamp = { from = "at", zone = "Europe/Berlin" }\nservice_name = "svc"\nnode_id = "svc"\n'
+    mapped = parse(f'stream = "requests"\nformat = "csv"\n[fields]\n{named}', "map")
+    (only,) = [d for _, d in chunks(Recording(look(path, "x")), Reading("requests", mapped))]
+    assert only.events["service_name"].to_list() == ["c"]
+    unclear = "not one time: clocks of Europe/Berlin show it twice or never, as they are set"
+    assert only.rejects["reason"].to_list() == [unclear, unclear, "not a time as the map says"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "retries"), [("1", 0), ("0", 0), ("11", 10), ("4000", 3_999), (None, None), ("-", None)]
+)
+def test_envoys_attempts_are_retries_and_one(attempts: str | None, retries: int | None) -> None:
+    (envoy,) = (m for m in shipped() if m.name == "envoy")
+    line = json.dumps({**ENVOY, "upstream_request_attempt_count": attempts}).encode()
+    assert messages(Reading(envoy.stream, envoy), [line]).events["retry_count"].to_list() == [retries]
 
 
 def test_a_date_of_parquet_that_no_calendar_has_is_a_text() -> None:

@@ -340,6 +340,13 @@ def pretty(indent: int | None = 2) -> bytes:
         ("a.json", b"\n[\n" + b",\n".join(lines(EVENTS).splitlines()) + b"\n]\n", ARRAY, "jq -c '.[]' {path}"),
         ("a.json", b"[" + b",\n".join(lines(EVENTS).splitlines()) + b"]\n", ARRAY, "jq -c '.[]' {path}"),
         ("a.json", json.dumps(EVENTS[0], indent=1).encode(), "JSON objects over several lines", "jq -c . {path}"),
+        (
+            "a.csv",
+            b"timestamp,node_id\rx,y\r",
+            "its lines end in CR alone",
+            r"sed 's/\r/\n/g' {path} > requests-lines.jsonl",
+        ),
+        ("a.json.gz", lines(EVENTS).replace(b"\n", b"\r"), "its lines end in CR", r"zcat {path} | sed 's/\r/\n/g' >"),
         ("a.jsonl", lines(EVENTS).decode().encode("utf-16"), "UTF-16, not UTF-8", "iconv -f UTF-16 -t UTF-8 {path}"),
         ("a.jsonl", lines(EVENTS).decode().encode("utf-16-be"), "UTF-16BE, not", "iconv -f UTF-16BE -t UTF-8 {path}"),
         ("a.jsonl", lines(EVENTS).decode().encode("utf-32"), "UTF-32, not UTF-8", "iconv -f UTF-32 -t UTF-8 {path}"),

@@ -82,6 +82,8 @@ REFUSED = [
     ("g04.json", json.dumps(NGINX).encode("utf-16"), "UTF-16, not UTF-8", "iconv -f UTF-16"),
     ("g05.log", b"", "empty", "leave it out"),
     ("g06.parquet", b"PAR1 and then nothing", "not a whole Parquet file", ""),
+    ("g13.json", b'{"Records": []}\n', "holds no event, only an empty list of cloudtrail", "leave it out"),
+    ("g14.json", b'{"resourceSpans": []}\n', "holds no event, only an empty list of otlp", "leave it out"),
     ("g07.tar", _tar(lines(storm(5))), "a tar archive", "tar -xf"),
     ("g08.tgz", gzip.compress(_tar(lines(storm(5)))), "a tar archive", "tar -xf"),
     ("g09.bz2", bz2.compress(lines(storm(5))), "packed by bzip2", "bzcat"),

@@ -311,7 +311,7 @@ def test_a_required_field_that_nothing_looks_like_is_named_and_makes_no_map(tmp_
 
 def test_rows_that_lack_a_required_field_are_counted_before_anybody_asks(tmp_path: Path) -> None:
     _, text = of(tmp_path, [CALL, CALL, {**CALL, "service": None}])
-    assert "# As it is, 2 become rows and 1 are rejects (1 times service_name (from service): missing)." in text
+    assert "# As it is, 2 become rows and 1 are rejects (1 time service_name (from service): missing)." in text
 
 
 def test_fields_that_are_not_used_are_listed_with_an_example_and_no_secret(tmp_path: Path) -> None:

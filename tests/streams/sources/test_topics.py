@@ -336,7 +336,7 @@ def test_avro_messages_are_read_by_a_map_and_by_another_once_more(topics: Topics
     topics.send("orders", [*map(framed, events[:10]), b"no avro", None])
     by = mapped(tmp_path)
     outcome = run(tmp_path / "state", topics.address("orders"), maps=[by])
-    assert "0: orders → requests, 10 events, 1 rejected (1 times: no message in Confluent's frame" in outcome.notes[0]
+    assert "0: orders → requests, 10 events, 1 rejected (1 time: no message in Confluent's frame" in outcome.notes[0]
     topics.send("orders", [*map(framed, events[10:])])
     run(tmp_path / "state", topics.address("orders"), maps=[by])
     assert [o for _, o in offsets(tmp_path / "state")] == [*range(10), *range(12, 22)]
