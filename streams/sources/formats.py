@@ -21,6 +21,7 @@ from detectors.events import LIST_MAX, TOO_MANY, UNREADABLE, excerpt, reason_of
 Bad = tuple[int, int, str, str, str]  # offset, sub, reason, field, raw: see detectors.events.REJECTS
 DELIMITERS = ",;\t|"
 CSV_CELL = 1 << 24
+OPEN = "unexpected end of data"  # as csv says it of a quote
 csv.field_size_limit(CSV_CELL)
 
 
@@ -272,7 +273,8 @@ class Cells(NamedTuple):
             lines = StringIO(record.decode(), newline="")
             rows = [*csv.reader(lines, delimiter=self.delimiter, strict=True)]
         except csv.Error as error:
-            raise NotOne(f"not CSV: {error}") from None
+            reason = f"a quote opens and does not close within {OPEN_MAX:,} lines" if OPEN in str(error) else str(error)
+            raise NotOne(f"not CSV: {reason}") from None
         if len(rows) != 1 or len(rows[0]) != len(self.header):
             cells = len(rows[0]) if rows else 0
             raise NotOne(f"{cells} cells, the header has {len(self.header)}")

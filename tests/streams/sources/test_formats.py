@@ -201,6 +201,24 @@ def test_a_stray_quote_costs_its_own_line_and_no_row_after_it() -> None:
     assert records_of(long) == [*long[:-2], b'"two\nlines",b']
 
 
+def test_a_cell_of_more_than_a_thousand_lines_is_one_cell_and_the_rows_after_it_are_read() -> None:
+    cell = [b'"1', *(b"line %d" % n for n in range(2_000)), b'end",b']
+    records = records_of([b"a,b", *cell, b"1,b", b"2,b"])
+    assert records == [b"a,b", b"\n".join(cell), b"1,b", b"2,b"]
+    assert Cells(",", ["a", "b"]).unfold(records[1])[0]["a"].count("\n") == 2_001
+
+
+def test_such_a_cell_whose_lines_are_rows_themselves_costs_its_first_line_with_the_reason() -> None:
+    lines = [b"a,b", b'"1', *(b"%d,b" % n for n in range(1_500)), b'end",b', b"1,b", b"2,b"]
+    records = records_of(lines)
+    assert records == lines
+    _, found = of_file(Cells(",", ["a", "b"]).unfold, records[1:])
+    assert len(found.events) == 1_503, "its last line is one, too"
+    assert {reason for _, _, reason, *_ in found.bad} == {
+        "not CSV: a quote opens and does not close within 1,000 lines"
+    }
+
+
 def test_a_mark_of_inches_opens_nothing() -> None:
     lines = [b"a,b", b'5" disk,b', b"1,b", b'6" disk,b', b"2,b", b'7" disk,b']
     cells = Cells(",", ["a", "b"])

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -147,6 +148,8 @@ def test_a_node_of_the_ring_counts_back_twice(tmp_path: Path) -> None:
     folder = clocks_of("chord", tmp_path)
     assert asked(folder, BACK) == [("kv-node-60", 2)]
     assert found(folder) == [], "2 of 223 lines are less than a hundredth"
+    near = asynchealth("why-not", "ordering", "--state", folder).stdout.decode()
+    assert re.search(r"kv-node-60 +90% of warn .*\(warn_ratio: 0\.00897 of 0\.01 ratio\)", near), near
     asynchealth("rebuild", "--state", folder, "--set", "ordering.warn_ratio=0.005")
     assert found(folder) == [("ordering", "kv-node-60", "warn", "certain")]
 
