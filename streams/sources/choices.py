@@ -109,10 +109,9 @@ def _as_retries(column: Column, name: str) -> Choice | str:
     why = [f"{low} to {high}", column.share]
     if low == 0 or not name.startswith(("attempt", "try", "retry_attempt")):
         return Choice(path, [Rule(source=path)], why)
-    values = {str(n): str(n - 1) for n in range(1, max(high, 10) + 1)}
     if high > 50:
         return f"counts up to {high:,}: more attempts than a call has"
-    return Choice(path, [Rule(source=path, values=values)], [*why, "attempts count from 1, retries from 0"])
+    return Choice(path, [Rule(source=path, less=1)], [*why, "attempts count from 1, retries from 0"])
 
 
 def _as_text(one: Field, column: Column) -> Choice | str:

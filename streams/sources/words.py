@@ -99,6 +99,7 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(("ns", "nsec", "nsecs", "nano", "nanos", "nanoseconds", "nanosecond"), "ns"),
     **dict.fromkeys(("s", "sec", "secs", "seconds", "second"), "s"),
 }
+DEFINED: dict[str, Unit] = {"event.duration": "ns"}  # by the Elastic Common Schema
 OF_TIMES = ("utc", "unix", "epoch", "gmt")
 
 
@@ -123,7 +124,7 @@ def matched(field: str, path: str) -> Match | None:
     own = field.removesuffix("_ms")
     known = [*dict.fromkeys([field, own, *NAMES.get(field, ())])]
     found = (
-        Match((place, end, len(parts)), name, unit)
+        Match((place, end, len(parts)), name, DEFINED.get(path, unit))
         for end, text in enumerate(ends)
         for bare, unit in _bare(text)
         for place, name in enumerate(known)

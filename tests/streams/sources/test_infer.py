@@ -431,6 +431,7 @@ def test_whatever_a_log_holds_a_draft_is_toml_and_a_map_unless_something_is_miss
         ("duration_ms", "elapsedms", "ms"),
         ("duration_ms", "http.responseTimeUs", "us"),
         ("duration_ms", "duration", None),
+        ("duration_ms", "event.duration", "ns"),
         ("timestamp", "StartTimeUnixNano", "ns"),
         ("node_id", "kubernetes.pod.name", None),
         ("retry_count", "attributes.http.request.resend_count", None),
