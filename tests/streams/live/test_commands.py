@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from streams.landing import state
 from streams.live.connect import Connection
@@ -116,3 +117,47 @@ def test_topics_that_are_not_there_are_named_with_the_command_that_looks(command
     assert refused.returncode == 2
     assert b"topic none.requests: not there" in refused.stderr
     assert f"asynchealth topics check --broker {kafka} --prefix none.".encode() in refused.stderr
+
+
+LOSS_PATIENCE_S = 120  # a window is final 40 s after it began
+
+
+def test_what_the_log_deleted_before_it_was_read_is_a_finding_and_the_rest_is_accounted_for(
+    kafka: str, tmp_path: Path
+) -> None:
+    """The worker is away, and retention passes its position."""
+    prefix, folder = f"d{uuid.uuid4().hex[:8]}.", tmp_path / "state"
+    where = ["--broker", kafka, "--prefix", prefix]
+    assert asynchealth("topics", "create", *where, "--partitions", "1").returncode == 0
+    producer, topic = Producer({"bootstrap.servers": kafka}), f"{prefix}requests"
+
+    def send(rows: int) -> None:
+        for i in range(rows):
+            producer.produce(topic, event(node_id=f"n{i % 3}"), partition=0)
+        assert producer.flush(PATIENCE_S) == 0
+
+    worker, lander = begun("worker", *where), begun("land", *where, "--state", str(folder))
+    try:
+        send(ROWS)
+        wait_landed(folder, ROWS)
+        ended([worker])
+        send(50)
+        asked = admin(Connection(broker=kafka))
+        deleted = asked.delete_records([TopicPartition(topic, 0, ROWS + 30)])
+        assert [d.result().low_watermark for d in deleted.values()] == [ROWS + 30]
+        worker = begun("worker", *where)
+        wait_landed(folder, ROWS + 20)
+        found: list[dict[str, Any]] = []
+        until = time.monotonic() + LOSS_PATIENCE_S
+        while not found and time.monotonic() < until and worker.poll() is None:
+            time.sleep(1)
+            said = asynchealth("findings", "--json", "--state", folder).stdout.splitlines()
+            found = [f for f in map(json.loads, said) if f["kind"] == "deleted"]
+        ended([worker, lander])
+    finally:
+        for process in (worker, lander):
+            process.kill()
+    (one,) = found
+    assert (one["detector"], one["level"], one["subject"], one["value"]) == ("pipeline", "page", "requests/0", 30)
+    assert (one["facts"]["first_offset"], one["facts"]["last_offset"]) == (ROWS, ROWS + 29)
+    assert accounted(folder) == {"read": ROWS + 20, "used": ROWS + 20}
