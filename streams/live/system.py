@@ -123,6 +123,7 @@ class System:
             for child in self.children.values():
                 if child.is_alive():
                     child.kill()
+                    child.join()
 
     def _start(self, names: Iterable[str]) -> None:
         """A child ignores Ctrl-C from its begin."""

@@ -10,6 +10,7 @@ import polars as pl
 from detectors.detector import Settings
 from detectors.events import MAX_WEIGHT
 from tests.cases import Case, at, partitions
+from tests.cases.retry_storm import overloaded
 from tests.harness import one_pass
 
 
@@ -92,6 +93,14 @@ def test_a_habit_is_no_storm_when_the_load_rises_and_never_pages() -> None:
     one = found(stretch(0, 900, 8, 4), stretch(900, 1800, 40, 4), stretch(1800, 2000, 8, 4))
     assert one.select("level", "certainty", "resolved").rows() == [("warn", "possible", None)]
     assert found(stretch(0, 900, 2, 4), stretch(900, 5400, 10, 4)).is_empty()
+
+
+def test_a_storm_where_success_is_back_with_the_load_does_not_keep_itself_going() -> None:
+    def kinds(*, recovers: bool) -> list[str]:
+        return sorted(found(overloaded(recovers))["kind"])
+
+    assert kinds(recovers=False) == ["", "metastable"]
+    assert kinds(recovers=True) == [""]
 
 
 def test_layers_that_retry_multiply_each_other_and_the_way_is_named() -> None:

@@ -39,7 +39,8 @@ def ended(running: Sequence[subprocess.Popen[bytes]]) -> None:
     """One signal ends each, as it should."""
     for process in running:
         process.send_signal(signal.SIGINT)
-    assert [process.wait(PATIENCE_S) for process in running] == [0] * len(running)
+    said = [process.communicate(timeout=PATIENCE_S)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), said
 
 
 def wait_landed(folder: Path, rows: int) -> None:
