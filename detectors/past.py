@@ -23,7 +23,7 @@ SUBJECT = 2**40  # more than there are windows
 @dataclass(frozen=True)
 class Past:
     """subjects: WHO, the columns told of each, and its `number`. place: the windows in which each has rows, in order of
-    both. totals: running, of the columns summed and of `windows`, how many have rows."""
+    both. totals: running, of the columns summed."""
 
     subjects: pl.DataFrame
     place: npt.NDArray[np.int64]
@@ -42,6 +42,6 @@ def past(rows: pl.DataFrame, sums: Sequence[str], told: Sequence[str] = ()) -> P
     subjects = rows.select(*WHO, *told).unique(WHO).with_row_index("number")
     place = (col("number").cast(pl.Int64) * SUBJECT + col("window") // WINDOW_US).alias("place")
     mine = rows.select("window", *WHO, *sums).join(subjects, on=WHO).group_by(place).agg(col(*sums).sum())
-    mine = mine.sort("place").with_columns(windows=pl.lit(1))
-    totals = {n: np.concatenate([[0], mine[n].cum_sum().to_numpy()]) for n in (*sums, "windows")}
+    mine = mine.sort("place")
+    totals = {n: np.concatenate([[0], mine[n].cum_sum().to_numpy()]) for n in sums}
     return Past(subjects, mine["place"].to_numpy(), totals)

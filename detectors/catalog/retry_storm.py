@@ -5,15 +5,17 @@ only while retries / attempts is above 5 %, and begins only where that share is 
 calmest ten minutes, of at least 100 attempts, of the hour before. What has begun lasts until its retries are few again,
 however long that takes: a storm does not become its own past. Warn above 100, page above 500 retries per minute; where
 the data has no past to compare with, the storm is possible and only warns.
-Kind `metastable`: a storm that keeps itself going. First attempts had been over 1.5 times those of the calm ten minutes
-in some minute of the hour before, are at most 1.1 times those again, and at most half as many attempts succeed as then.
+Kind `metastable`: a storm that seems to keep itself going. At most half as many attempts succeed as in the calm ten
+minutes. First attempts are at most 1.1 times those of then, and had been over 1.5 times in some minute since success
+fell, or of the two before. Always possible: a callee that broke while they were many looks the same.
 Where a source counts no retries, a call equal to one that failed within a minute before is taken for one (table
 repeats); what rests on such is possible, never certain.
 Facts: share, times_past (share by its past's, where there is one), load (attempts / first attempts: what retries
 multiply the load by), layers (the product of the loads of the edges above one another, from this one up, as long as
-each is 1.1 or more: what reaches the callee of one call at the top; through names them), goodput (share of attempts
-that succeeded), wanted_per_min (first attempts), calm_per_min, surge_per_min (those of the calm ten minutes, and of the
-minute with most), guessed (how many are such equal calls).
+each is 1.1 or more: what reaches the callee of one call at the top; through names them, at each step the caller with
+most retries), goodput (share of attempts that succeeded), wanted_per_min (first attempts), calm_per_min, surge_per_min
+(those of the calm ten minutes, of minutes that have any, and of the minute with most), guessed (how many are such equal
+calls).
 False alarms: a batch client that is restarted and repeats its work; an edge that always retries more than 100 times a
 minute, when the recording begins: one possible finding, which stays open and never pages (raise its warn_per_min).
 Misses: retries that nobody counts where calls have no payload_hash either: use timeout_ratio to see what they would
@@ -33,25 +35,26 @@ from polars import col
 
 from detectors.detector import Detector, Threshold, View, one_side, trailing
 from detectors.past import WHO, Past, past
-from detectors.subjects import edge
+from detectors.subjects import UNTOLD, edge
 from detectors.table import SPACE
 from detectors.tables.calls import CALLS
 from detectors.tables.repeats import REPEATS
-from detectors.windows import HOUR_US, MINUTE_US, windows
+from detectors.windows import HOUR_US, MINUTE_US
 
 NAME = "retry_storm"
 SUMS, ENDS = ("retries", "attempts", "ok", "guessed"), ("caller", "service_name")
-BLOCK_US = 10 * MINUTE_US
+BLOCK = 10  # minutes
 LEAST_ATTEMPTS = 100
 LAYERS = 5  # edges above one another that are looked at
 MULTIPLIES = 1.1  # a load that is one more layer of retries
 SURGE, NORMAL = 1.5, 1.1  # times what is wanted in the calm
+LEADS = 2  # minutes from a surge to what it led to
 WARN = Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)
 
 FIRSTS = col("attempts") - col("retries")
 LOAD = col("attempts") / (col("attempts") - col("retries"))
 STUCK = (
-    (col("surge") >= SURGE * col("calm_wanted"))
+    (col("led") >= SURGE * col("calm_wanted"))
     & FIRSTS.le(NORMAL * col("calm_wanted"))
     & (2 * col("ok") <= col("attempts") * col("calm_goodput"))
 )
@@ -77,7 +80,7 @@ def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     many = seen.filter(col("retries") > warn).select("window", *WHO)
     share = col("retries") / col("attempts")
     storms = seen.join(compared(past(rows, SUMS, ENDS), many), on=["window", *WHO], how="left").select(
-        pl.exclude("ok", "^calm_.*$", "surge", "^before_(ok|guessed)$"),
+        pl.exclude("ok", "^calm_.*$", "surge", "led", "^before_(ok|guessed)$"),
         wanted_per_min=FIRSTS,
         calm_per_min="calm_wanted",
         surge_per_min="surge",
@@ -88,68 +91,84 @@ def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
         goodput=(col("ok") / col("attempts")).fill_nan(0.0),
         certain=(col("before_attempts") >= col("attempts")) & col("calm_share").is_not_null() & (col("guessed") == 0),
         stuck=STUCK.fill_null(False),
+        led_per_min="led",
     )
     stuck = storms.filter(col("retries") + col("before_retries") > warn).with_columns(
-        kind=pl.lit("metastable"), value=pl.when("stuck").then("value").otherwise(0.0)
+        kind=pl.lit("metastable"),
+        value=pl.when("stuck").then("value").otherwise(0.0),
+        certain=pl.lit(False),
+        surge_per_min="led_per_min",
     )
     both = pl.concat([storms.with_columns(kind=pl.lit("")), stuck.select(*storms.columns, "kind")])
-    return both.drop("retries", "before_retries", "before_attempts", "stuck")
+    return both.drop("retries", "before_retries", "before_attempts", "stuck", "led_per_min")
 
 
 def compared(before: Past, points: pl.DataFrame) -> pl.DataFrame:
     """Points (window, WHO) with what their edge did in the hour before their minute, and the layers that multiply it.
 
-    calm_share, calm_wanted (first attempts a minute), calm_goodput: of the block with the lowest share of retries, null
-    where no block has LEAST_ATTEMPTS. surge: first attempts of the minute with most of them.
+    calm_share, calm_wanted (first attempts a minute that has any row), calm_goodput: of the block with the lowest share
+    of retries, null where no block has LEAST_ATTEMPTS. surge: first attempts of the minute with most of them; led: of
+    those since success fell, and LEADS minutes before.
     """
     at = points.join(before.subjects, on=WHO, how="left", maintain_order="left")
-    calm, calm_share = dict.fromkeys(before.totals, np.ones(len(at), np.int64)), np.full(len(at), np.inf)
-    for until_us in range(MINUTE_US, MINUTE_US + HOUR_US, BLOCK_US):
-        block = before.over(at, until_us + BLOCK_US, until_us)
+    minutes = [before.over(at, us + MINUTE_US, us) for us in range(MINUTE_US, MINUTE_US + HOUR_US, MINUTE_US)]
+    calm, calm_share = dict.fromkeys((*before.totals, "minutes"), np.ones(len(at), np.int64)), np.full(len(at), np.inf)
+    for since in range(0, len(minutes), BLOCK):
+        some = minutes[since : since + BLOCK]
+        block = {n: sum(m[n] for m in some) for n in before.totals}
+        block["minutes"] = sum((m["attempts"] > 0).astype(np.int64) for m in some)
         many = block["attempts"] >= LEAST_ATTEMPTS
         share = np.where(many, block["retries"] / np.maximum(block["attempts"], 1), np.inf)
         calm = {n: np.where(share < calm_share, block[n], calm[n]) for n in calm}
         calm_share = np.minimum(calm_share, share)
-    minutes = (before.over(at, us + MINUTE_US, us) for us in range(MINUTE_US, MINUTE_US + HOUR_US, MINUTE_US))
-    surge = np.max([m["attempts"] - m["retries"] for m in minutes], axis=0) if len(at) else np.zeros(0, np.int64)
-    known = pl.Series(np.isfinite(calm_share))
+    known, goodput = pl.Series(np.isfinite(calm_share)), calm["ok"] / np.maximum(calm["attempts"], 1)
+    surge, led, since_fell = (np.zeros(len(at), np.int64) for _ in range(3))
+    for minute in minutes:
+        wanted = minute["attempts"] - minute["retries"]
+        fell = (since_fell == 0) & (2 * minute["ok"] <= minute["attempts"] * goodput)
+        since_fell = np.where(fell, 0, since_fell + 1)
+        surge, led = np.maximum(surge, wanted), np.maximum(led, np.where(since_fell <= LEADS, wanted, 0))
     found = {
         "calm_share": calm_share,
-        "calm_wanted": (calm["attempts"] - calm["retries"]) * windows(MINUTE_US) / calm["windows"],
-        "calm_goodput": calm["ok"] / calm["attempts"],
+        "calm_wanted": (calm["attempts"] - calm["retries"]) / calm["minutes"],
+        "calm_goodput": goodput,
     }
     told = points.with_columns(pl.when(known).then(pl.Series(v)).alias(n) for n, v in found.items())
-    return told.with_columns(pl.Series("surge", surge), *layers(before, at))
+    return told.with_columns(pl.Series("surge", surge), pl.Series("led", led), *layers(before, at))
 
 
 def layers(before: Past, at: pl.DataFrame) -> list[pl.Series]:
     """(layers, through) of each point: the product of the loads from the edge up to its furthest caller that multiplies
-    its own calls in that minute, too, and the services on the way. At each step the caller with the largest load."""
+    its own calls in that minute, too, and the services on the way. At each step the caller with the most retries, where
+    those who call the service multiply all that they want of it."""
     point = {"point": pl.int_range(pl.len()), "through": pl.concat_list("caller", "service_name")}
     way = at.select("window", *SPACE, "number", top="caller", **point)
-    way = way.with_columns(layers=_load(before, way))
+    way = way.with_columns(_sums(before, way)).with_columns(layers=LOAD)
     ends = [way]
     for _ in range(LAYERS - 1):
         up = before.subjects.select(*SPACE, "number", top="caller", service="service_name", at="subject")
-        way = way.drop("number").join(up, left_on=[*SPACE, "top"], right_on=[*SPACE, "service"], suffix="_up")
+        way = way.select("window", *SPACE, "point", "through", "layers", "top")
+        way = way.join(up, left_on=[*SPACE, "top"], right_on=[*SPACE, "service"], suffix="_up")
+        way = way.with_columns(_sums(before, way))
+        of_all = col("attempts").sum() / (col("attempts") - col("retries")).sum()
+        way = way.filter(LOAD >= MULTIPLIES, of_all.over("point") >= MULTIPLIES)
         way = way.filter(~col("through").list.contains(col("top_up")).fill_null(False))
-        way = way.with_columns(load=_load(before, way)).filter(col("load") >= MULTIPLIES)
-        way = way.sort("point", "load", "at", descending=[False, True, False]).unique("point", keep="first")
+        way = way.sort("point", "retries", "at", descending=[False, True, False]).unique("point", keep="first")
         way = way.select(
             *("window", *SPACE, "number", "point"),
             top="top_up",
             through=pl.concat_list(pl.concat_list("top_up"), "through"),
-            layers=col("layers") * col("load"),
+            layers=col("layers") * LOAD,
         )
         ends.append(way)
     last = pl.concat(e.select("point", "through", "layers") for e in ends).unique("point", keep="last")
     last = last.sort("point")
-    return [last["layers"], last["through"]]
+    return [last["layers"], last["through"].list.eval(pl.element().fill_null(UNTOLD))]
 
 
-def _load(before: Past, at: pl.DataFrame) -> pl.Series:
+def _sums(before: Past, at: pl.DataFrame) -> list[pl.Series]:
     sums = before.over(at, MINUTE_US, 0)
-    return pl.DataFrame({n: pl.Series(v) for n, v in sums.items()}).select(load=LOAD).to_series()
+    return [pl.Series(n, sums[n]) for n in ("attempts", "retries")]
 
 
 retry_storm = Detector(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from detectors.subjects import UNTOLD
 from detectors.windows import WINDOW_US
 from streams.report.found import NO_TIME, Found, is_time
 
@@ -177,7 +178,7 @@ def _retry_storm(f: Found) -> str:
         )
         return f"{often} keep {share(1 - f.facts['goodput'])} of attempts failing at {f.peak_at:%H:%M}: {wanted}"
     many = f"{often} at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
-    through, times = f.facts.get("through") or [], f.facts.get("layers")
+    through, times = [n or UNTOLD for n in f.facts.get("through") or []], f.facts.get("layers")
     above = f"; x{times:.1f} over {' -> '.join(through)}" if len(through) > 2 else ""
     return f"{many}{above}" + ("; told from equal calls after a failed one" if f.facts.get("guessed") else "")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
+import pytest
 
 from detectors.detector import Settings
 from detectors.events import MAX_WEIGHT
@@ -122,3 +124,61 @@ def test_services_that_call_each_other_are_no_endless_tower() -> None:
         facts = json.loads(f["facts"])
         assert facts["layers"] == facts["load"]
         assert facts["through"] == f["subject"].split("->")
+
+
+def test_who_calls_little_is_not_named_as_the_top_however_often_it_repeats() -> None:
+    """web calls ten times a second and repeats nothing, cron twice a minute and repeats each call nine times."""
+    calm = stretch(0, 900, 10, 100, who=("web", "gateway"))
+    cron = [r | {"retry_count": i % 10} for i, r in enumerate(stretch(0, 900, 1 / 3, 2, who=("cron", "gateway")))]
+    (one,) = found(stretch(0, 600, 4, 100), stretch(600, 900, 6, 2), calm, cron).iter_rows(named=True)
+    facts = json.loads(one["facts"])
+    assert (one["subject"], facts["through"]) == ("gateway->payment", ["gateway", "payment"])
+    assert facts["layers"] == facts["load"]
+
+
+def test_a_caller_that_nobody_told_is_named_as_one() -> None:
+    edges: list[tuple[Any, str]] = [(None, "gateway"), ("gateway", "payment")]
+    storms = [r for who in edges for r in (*stretch(0, 600, 4, 100, who=who), *stretch(600, 900, 6, 2, who=who))]
+    through = {f["subject"]: json.loads(f["facts"])["through"] for f in found(storms).iter_rows(named=True)}
+    assert through == {"?->gateway": ["?", "gateway"], "gateway->payment": ["?", "gateway", "payment"]}
+
+
+def test_calls_a_minute_of_the_calm_are_those_of_an_edge_that_is_silent_in_most_of_it() -> None:
+    bursts = [(60 * m, 60 * m + 10, 30, 100 if m < 15 else 2) for m in range(20)]
+    (one,) = found(*(stretch(*b) for b in bursts)).iter_rows(named=True)
+    assert json.loads(one["facts"])["calm_per_min"] == 297
+
+
+# ---- metastable ------------------------------------------------------------------------------------------------------
+
+
+def failing(since: int, until: int, per_s: int, tries: int) -> list[dict[str, object]]:
+    """Calls of which only the last try succeeds."""
+    return [
+        {**r, "retry_count": n, "status": "ok" if n == tries - 1 else "error"}
+        for r in stretch(since, until, per_s, 100)
+        for n in range(tries)
+    ]
+
+
+def kinds(*stretches: list[dict[str, object]]) -> dict[str, str]:
+    return dict(found(*stretches).select("kind", "certainty").rows())
+
+
+def test_what_the_load_led_to_and_outlives_it_is_metastable_but_never_certain() -> None:
+    led = kinds(failing(0, 900, 2, 1), failing(900, 960, 4, 1), failing(960, 1020, 4, 4), failing(1020, 1800, 2, 4))
+    assert led == {"": "certain", "metastable": "possible"}
+
+
+@pytest.mark.parametrize("fine_s", [240, 1500])
+def test_a_callee_that_breaks_when_a_surge_is_long_over_is_not_metastable(fine_s: int) -> None:
+    over = 960 + fine_s
+    broke = kinds(
+        failing(0, 900, 2, 1), failing(900, 960, 4, 1), failing(960, over, 2, 1), failing(over, over + 300, 2, 4)
+    )
+    assert broke == {"": "certain"}
+
+
+def test_a_callee_that_breaks_when_the_day_is_over_is_not_metastable() -> None:
+    day = [failing(600 * i, 600 * i + 600, 6 - i, 1) for i in range(5)]
+    assert kinds(*day, failing(3000, 3300, 2, 4)) == {"": "certain"}
