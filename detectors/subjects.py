@@ -13,6 +13,9 @@ from polars import col
 
 ARROW, SLASH, UNTOLD = "->", "/", "?"
 OF_SERVICE = ("service", "edge")  # kinds of subjects that belong to a service: itself, or the one called
+EDGE = (  # the same as edge() in DuckDB's SQL, of columns caller and service_name
+    r"coalesce(if(caller = '?', '\?', replace(replace(caller, '\', '\\'), '->', '-\>')), '?') || '->' || service_name"
+)
 
 
 def edge(caller: str = "caller", service: str = "service_name") -> pl.Expr:

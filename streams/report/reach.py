@@ -12,6 +12,7 @@ import duckdb
 
 from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, timeout_budget, timeout_ratio
 from detectors.clocks import MAX_ONE_WAY_DELAY_US
+from detectors.subjects import EDGE
 from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
 from streams.report.evidence import During, instant, lake, text
@@ -80,7 +81,7 @@ class Measure:
 MEASURES = {
     "timeout_ratio": Measure(
         "calls",
-        "SELECT environment, tenant, coalesce(caller, '?') || '->' || service_name AS subject, window_start, "
+        f"SELECT environment, tenant, {EDGE} AS subject, window_start, "
         "side IS DISTINCT FROM 'server' AS preferred, rows AS n, [caller, service_name] AS services FROM calls",
         "edges",
         "calls a minute",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import duckdb
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.subjects import ARROW, SLASH, edge, entity, names, service
+from detectors.subjects import ARROW, EDGE, SLASH, edge, entity, names, service
+from streams.report.library import query
 
 NAMES = st.text(r"a?/\->", max_size=6)
 
@@ -22,6 +24,16 @@ def test_edges_of_other_names_are_others(pairs: list[tuple[str | None, str]]) ->
     assert [names(s, ARROW) for s in told] == pairs
     callees = pl.DataFrame({"subject": told}).select(service("edge")).to_series().to_list()
     assert callees == [callee for _, callee in pairs]
+
+
+@given(st.lists(st.tuples(NAMES | st.none(), NAMES), min_size=1, max_size=20))
+def test_sql_names_an_edge_as_its_findings_do(pairs: list[tuple[str | None, str]]) -> None:
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE calls (caller VARCHAR, service_name VARCHAR)")
+        con.executemany("INSERT INTO calls VALUES (?, ?)", pairs)
+        named = [name for (name,) in con.execute(f"SELECT {EDGE} FROM calls ORDER BY rowid").fetchall()]
+    assert named == subjects(edge(), ("caller", "service_name"), pairs)
+    assert EDGE in query("timeouts_by_edge").text
 
 
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=2, max_size=20, unique=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectors.catalog.timeout_ratio import timeout_ratio
+from detectors.subjects import EDGE
 from streams.report.evidence import in_episode, in_space, text
 from streams.report.found import Found, named
 from streams.report.morning.section import Section, Source, level, unknown
@@ -31,7 +32,7 @@ def budget(s: Source) -> Section:
     found = s.of("timeout_budget")
     head = ("timeout_budget", "⏱️", "TIMEOUT BUDGET")
     if why := s.blind("timeout_budget"):
-        return unknown(head, why)
+        return unknown(head, why, [*_hop(s), *_timed_out(s)])
     if found:
         worst = max(found, key=lambda f: (f.level == "page", f.peak))
         timeout_s, before = _timeout_s(s, worst), worst.facts["before_pct"]
@@ -63,7 +64,7 @@ def budget(s: Source) -> Section:
 
 TIMED_OUT = """
 WITH sided AS (
-    SELECT *, coalesce(caller, '?') || '->' || service_name AS edge, side IS DISTINCT FROM 'server' AS client,
+    SELECT *, {name} AS edge, side IS DISTINCT FROM 'server' AS client,
            bool_or(side IS DISTINCT FROM 'server') OVER (PARTITION BY environment, tenant, caller, service_name)
                AS has_client
     FROM calls WHERE {where})
@@ -98,7 +99,7 @@ def _timed_out(s: Source) -> list[tuple[str, str]]:
     warn = timeout_ratio.thresholds[0]
     short = {v.subject for v in reach.short}
     ratio = setting(s.con, f"timeout_ratio.{warn.name}", warn.default)
-    rows = s.ask(TIMED_OUT.format(where=s.where(), ratio=ratio))
+    rows = s.ask(TIMED_OUT.format(name=EDGE, where=s.where(), ratio=ratio))
     few = f"too few to judge, {reach.needed:,} {reach.unit} needed"
     return [
         ("Timed out:", f"{timeouts:,} of {attempts:,} at {edge}   ({few})")

@@ -1,5 +1,5 @@
 -- On which edges did what share of the attempts time out, and how many were retries?
-SELECT coalesce(caller, '?') || '->' || service_name AS edge,
+SELECT coalesce(if(caller = '?', '\?', replace(replace(caller, '\', '\\'), '->', '-\>')), '?') || '->' || service_name AS edge,
        sum(attempts)::BIGINT AS attempts,
        sum(timeouts)::BIGINT AS timeouts,
        round(100 * sum(timeouts) / sum(attempts), 2) AS timeout_percent,

@@ -236,6 +236,19 @@ def test_too_few_calls_are_unknown_and_why_however_bad_they_are(tmp_path: Path) 
     assert "What could be judged is under every threshold" in listed
 
 
+def test_few_calls_of_edges_with_odd_names_are_counted_each_by_its_own_name(tmp_path: Path) -> None:
+    """30 calls a minute from each caller: one that nobody told, one whose name is `?`, one with an arrow in it."""
+    callers = [{}, {"caller": "?"}, {"caller": "a->b"}]
+    few = [{"service_name": "dead", "status": "timeout", "timeout_ms": 1000, **c} for c in callers]
+    bare = [{n: v for n, v in row.items() if n != "caller"} for row in calls()]
+    state = of_rows(tmp_path, requests=[row | few[i % 3] for i, row in enumerate(bare) if i % 4])
+    shown = screen(state, "report")
+    for edge in ("?->dead", r"\?->dead", r"a-\>b->dead"):
+        assert f"Timed out:          150 of 150 at {edge}   (too few to judge, 50 calls a minute needed)" in shown
+    listed = screen(state, "why-not", "timeout_ratio")
+    assert listed.count("unknown: at most 30 calls a minute, 50 needed") == 3
+
+
 def test_a_minimum_that_was_set_is_the_one_that_counts(tmp_path: Path) -> None:
     state = of_rows(tmp_path, requests=calls(duration_ms=780.0, timeout_ms=1000.0))
     assert "78% utilized (OK)" in screen(state, "report")
