@@ -220,14 +220,20 @@ def sql(
 
 def _answer(folder: Path, text: str, limit_s: float) -> pa.Table:
     """The whole answer as an Arrow table, over the connection that is shut in."""
+    from streams.catalog import all_detectors
     from streams.landing.state import open_readable, parts_of, paths, view_sql
-    from streams.report.sql import Refused, TooLarge, TooLong, open_shut_in, run
+    from streams.report.sql import Missing, Refused, TooLarge, TooLong, open_shut_in, run
 
     with open_readable(folder) as con:
         parts = parts_of(con)
     with open_shut_in(folder, view_sql(folder, parts), paths(folder, parts)) as con:
         try:
             return run(con, text, limit_s)
+        except Missing as error:
+            if error.table.lower() not in {t.name for d in all_detectors() for t in d.tables}:
+                raise Problem("sql", str(error), code=Exit.USAGE) from None
+            reason = "nothing was measured into it: no row here has what it is measured from"
+            raise Problem(f"table {error.table}", reason, with_state("doctor", folder), Exit.USAGE) from None
         except (Refused, TooLong, TooLarge) as error:
             raise Problem("sql", str(error), code=Exit.USAGE) from None
 

@@ -52,6 +52,14 @@ class Refused(Exception):
     """The query was not run, or DuckDB could not run it; the text says why and what to type instead."""
 
 
+class Missing(Refused):
+    """There is no such table; `table` is the name that was asked for."""
+
+    def __init__(self, table: str, message: str) -> None:
+        super().__init__(message)
+        self.table = table
+
+
 class TooLong(Exception):
     """The query was stopped at its time limit."""
 
@@ -114,9 +122,11 @@ def run(con: duckdb.DuckDBPyConnection, query: str, limit_s: float) -> pa.Table:
         with _stopped_after(con, limit_s):
             return _fetched(con.sql(statement))
     except duckdb.CatalogException as error:
-        if "Table with name" not in str(error):
+        missing = re.search(r"Table with name (\S+) does not exist", str(error))
+        if not missing:
             raise Refused(str(error)) from error
-        raise Refused(f"{_without_guess(str(error))}\nTables here: {', '.join(_tables(con))}") from error
+        here = f"{_without_guess(str(error))}\nTables here: {', '.join(_tables(con))}"
+        raise Missing(missing[1], here) from error
     except duckdb.Error as error:
         raise Refused(str(error)) from error
 

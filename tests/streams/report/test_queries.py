@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from streams.catalog import catalog, runbook_of
 from streams.cli import app
-from tests.cases import T0, cases
+from streams.problems import Problem
+from tests.cases import T0, cases, retry_storm
 from tests.streams.report.states import of_case, of_rows
 from tests.streams.report.test_sql_shut_in import PLAYBOOK
 
@@ -105,3 +106,12 @@ def test_the_cards_query_gives_every_line_of_the_key(demo_state: Path) -> None:
     columns, rows = asked(demo_state, PLAYBOOK["card"].replace("XXX", str(key)))
     assert {"timestamp", "idempotency_key", "applied"} <= set(columns)
     assert len(rows) >= 4
+
+
+@pytest.mark.parametrize("asked", ["@keys_applied_twice", "SELECT count(*) FROM KEYS"])
+def test_a_table_into_which_nothing_was_measured_is_told_from_one_that_there_is_not(asked: str, tmp_path: Path) -> None:
+    state = of_case(tmp_path, retry_storm.fires_small_storm())
+    with pytest.raises(Problem, match=r"(?i)^table keys: nothing was measured .*\nNext: \S+ doctor --state \S+$"):
+        CliRunner().invoke(app, ["sql", asked, "--state", str(state)], catch_exceptions=False)
+    with pytest.raises(Problem, match="Tables here: accounting"):
+        CliRunner().invoke(app, ["sql", "FROM nothing", "--state", str(state)], catch_exceptions=False)
