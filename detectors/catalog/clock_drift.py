@@ -20,7 +20,7 @@ Source: the operators' playbook, 4.6; bounds as in B. Patt-Shamir and S. Rajsbau
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +112,8 @@ def assess(view: View) -> pl.DataFrame:
     fleets = []
     minute = -(-view.lo // MINUTE_US) * MINUTE_US < view.to  # live, of six windows one has something to say
     for space, rows in view.rows.partition_by(SPACE, as_dict=True).items() if minute else ():
-        said = pl.DataFrame([s for s in Fleet(rows, view).said() if s.window >= view.lo], schema=SHAPE, orient="row")
-        fleets.append(said.with_columns(pl.lit(name).alias(n) for n, name in zip(SPACE, space, strict=True)))
+        said = [pl.DataFrame(schema=SHAPE), *Fleet(rows, view).said()]
+        fleets.append(pl.concat(said).with_columns(pl.lit(name).alias(n) for n, name in zip(SPACE, space, strict=True)))
     if not fleets:
         fleets = [pl.DataFrame(schema=SHAPE | dict.fromkeys(SPACE, pl.String))]
     return pl.concat(fleets).with_columns(pl.col("first").fill_null(pl.col("window")))
@@ -127,32 +127,40 @@ class Fleet:
         self.facts = facts_of(rows, self.names)
         self.drift_ppm = int(view.settings.get("clock_skew", "max_drift_ppm", MAX_DRIFT_PPM))
         self.first = max(view.lo - 2 * OVER_US, int(self.facts.window[0])) // MINUTE_US * MINUTE_US
+        self.lo = view.lo
         self.since = view.lo - OVER_US  # a clock that was set before spoils no slope that is asked for
         self.to = min(view.to, int(self.facts.window[-1]) + 2 * OVER_US)
         self.some: dict[int, Facts] = {}  # of each window of the last ten minutes
         self.marks: list[Moment] = []  # of each full minute of them, latest first
         self.stepped: dict[int, int] = {}  # of each node the minute when it was last seen to have been set
 
-    def said(self) -> Iterator[Said]:
+    def said(self) -> Iterator[pl.DataFrame]:
         for w, some in recent(self.facts, len(self.names), self.first - MINUTE_US, self.to):
             self.some[w] = some
             if w % MINUTE_US == 0:
                 self.some = {v: s for v, s in self.some.items() if v >= w - OVER_US}
                 self.marks = [m for m in self.marks if m.window >= w - OVER_US]
                 now = self.moment(w)
-                yield from self._minute(now) if w > self.since else ()
+                told = [*self._steps(now), *self._slopes(now)] if w > self.since else []
+                if w >= self.lo:
+                    yield pl.concat([pl.DataFrame(told, schema=SHAPE, orient="row"), *self._untold(now, told)])
                 self.marks.insert(0, now)
 
     def moment(self, w: int) -> Moment:
         return throughout(self.some[w], self.names, w, self.drift_ppm)
 
-    def _minute(self, now: Moment) -> Iterator[Said]:
-        steps, slopes = dict(self._steps(now)), dict(self._slopes(now))
-        for node in np.unique(np.concatenate([np.flatnonzero(m.place >= 0) for m in (now, *self.marks)])).tolist():
-            for kind, told in (("step", steps), ("drift", slopes)):
-                yield told.get(node, Said(now.window, kind, self.names[node]))
+    def _untold(self, now: Moment, told: Sequence[Said]) -> Iterator[pl.DataFrame]:
+        """Of all others that were heard within ten minutes: unknown. In a large fleet these are nearly all."""
+        heard = np.unique(np.concatenate([np.flatnonzero(m.place >= 0) for m in (now, *self.marks)]))
+        subjects = pl.DataFrame({"subject": self.names[heard]})
+        for kind in ("step", "drift"):
+            nothing = Said(now.window, kind, "")._asdict()
+            rest = subjects.filter(~pl.col("subject").is_in([s.subject for s in told if s.kind == kind]))
+            yield rest.select(
+                pl.col(n) if n == "subject" else pl.lit(nothing[n], dtype=t).alias(n) for n, t in SHAPE.items()
+            )
 
-    def _steps(self, now: Moment) -> Iterator[tuple[int, Said]]:
+    def _steps(self, now: Moment) -> Iterator[Said]:
         """Each node against the last minute in which it was bounded."""
         open_ = now.steady()
         for before in self.marks:
@@ -162,9 +170,9 @@ class Fleet:
                 told = self._said("step", node, before, now, change, MS_US)
                 if change.size > self._explained(before, now):
                     self.stepped[node] = now.window
-                    yield node, told._replace(first=self._onset(node, before, now))
+                    yield told._replace(first=self._onset(node, before, now))
                 else:
-                    yield node, told._replace(value=0.0)
+                    yield told._replace(value=0.0)
 
     def _explained(self, before: Moment, now: Moment) -> int:
         """What drift may have changed."""
@@ -179,7 +187,7 @@ class Fleet:
                 return w
         return now.window
 
-    def _slopes(self, now: Moment) -> Iterator[tuple[int, Said]]:
+    def _slopes(self, now: Moment) -> Iterator[Said]:
         """Over ten minutes in which it was not set."""
         before = self.marks[-1] if self.marks else now
         if now.window - before.window < OVER_US:
@@ -187,7 +195,7 @@ class Fleet:
         for node, change in changes(before, now, np.intersect1d(now.steady(), before.steady())).items():
             if self.stepped.get(node, -NEVER) <= before.window:
                 told = self._said("drift", node, before, now, change, OVER_US // MINUTE_US * MS_US)
-                yield node, told._replace(first=before.window)
+                yield told._replace(first=before.window)
 
     def _said(self, kind: str, node: int, before: Moment, now: Moment, change: Change, unit_us: int) -> Said:
         evidence = {int(self.some[m.window].evidence(len(self.names))[node]) for m in (before, now)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.catalog import clock_drift
 from detectors.catalog.clock_drift import Fleet as Drifting
-from detectors.catalog.clock_drift import assess, changes
+from detectors.catalog.clock_drift import Said, assess, changes
 from detectors.detector import Settings, View
 from detectors.facts import Moment, facts_of, names_of, recent, throughout
 from detectors.windows import MINUTE_US, WINDOW_US
@@ -67,3 +70,23 @@ def test_judged_window_by_window_a_minute_is_measured_as_often_as_at_once(monkey
     assert often and any(row["kind"] == "drift" and not row["unknown"] for row in at_once)
     assert each == at_once
     assert len(measured) == 2 * often
+
+
+def test_nodes_that_only_send_are_unknown_each_minute_and_no_work_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fleet of a hundred thousand they were most of what a replay held in memory."""
+    made: list[str] = []
+
+    class Counted(Said):
+        def __new__(cls, *values: Any, **more: Any) -> Self:
+            made.append(cls.__name__)
+            return super().__new__(cls, *values, **more)
+
+    monkeypatch.setattr(clock_drift, "Said", Counted)
+    fleet = Fleet([0] * 50, [0] * 50)
+    sent = [Message(n, 0, 10_000_000 * n, 1_000, 0) for n in range(1, 50)]
+    rows = fleet.rows(sent).with_columns(environment=pl.lit("e"), tenant=pl.lit("t"))
+    lo, to = T0 + 9 * MINUTE_US, T0 + 10 * MINUTE_US
+    said = assess(View(rows, {}, lo, to, to, Settings()))
+    assert said["subject"].n_unique() == 50 and said["unknown"].all()
+    assert said.select("window", "kind", "subject").is_unique().all() and len(said) == 100
+    assert len(made) == 2
