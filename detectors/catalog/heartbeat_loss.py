@@ -97,8 +97,10 @@ def _links(view: View) -> pl.DataFrame:
         silence_us=pl.Series(silence),
         silence_before_us=pl.Series(before),
         interval_us=_interval_us(rows, first, last),
-        news=pl.Series(at < (informed - link * LINK_SPAN)[last]),
-    ).filter(col("news").any().over(NODE))
+    )
+    news = at < (informed - link * LINK_SPAN)[last]
+    if not news.all():  # else, as in a fleet with one observer, it would cost as much as all the rest
+        points = points.with_columns(news=pl.Series(news)).filter(col("news").any().over(NODE)).drop("news")
     heard = rows.group_by(*OBSERVER, "window").agg(observer_last_us=col("last_us").max()).sort("window")
     heard = heard.with_columns(col("observer_last_us").cum_max().over(OBSERVER))
     return points.sort("window").join_asof(heard, on="window", by=OBSERVER, check_sortedness=False)
