@@ -202,10 +202,9 @@ class Hole(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """changes: by detector, in window order; assessed: by detector, with level and threshold."""
+    """changes: by detector, in window order. What they rest on is let go at once: it is the most of it all."""
 
     changes: dict[str, list[Change]]
-    assessed: dict[str, pl.DataFrame]
 
 
 def judge(
@@ -228,7 +227,7 @@ def judge(
         n: pl.concat([f for f in (state.history.get(n), tables.get(n)) if f is not None])
         for n in {*state.history, *tables}
     }
-    changes, assessed, episodes = {}, {}, dict(state.episodes)
+    changes, episodes = {}, dict(state.episodes)
     for detector in detectors:
         before = episodes.get(detector.name, Episodes())
         blind = [(h.lo, h.hi + detector.reach(h.hi - h.lo)) for h in holes if h.of in detector.relies_on]
@@ -239,7 +238,6 @@ def judge(
                 raise
             failed(detector.name, error)
             judged, blind = NOTHING, [*blind, (lo, to)]
-        assessed[detector.name] = judged
         over = detector.over_loss
         blind = [] if over == "told" else blind
         episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to, blind, over == "fires")
@@ -248,7 +246,7 @@ def judge(
         for t in d.tables:
             needed[t.name] = max(needed[t.name], d.past_us)
     kept = {n: f.filter(pl.col("window") >= to - needed[n]) for n, f in history.items() if needed.get(n)}
-    return Judged(changes, assessed), JudgeState(kept, episodes)
+    return Judged(changes), JudgeState(kept, episodes)
 
 
 def _assessed(
