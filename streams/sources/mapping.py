@@ -26,7 +26,14 @@ NS_PER: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MS = 1e-3  # per µs
 IN_ORDER = Rule(source=ORDER)
 ZONED = re.compile("%[:#]*z")  # a format that reads a zone; %#z, without minutes, too
-CLOCKS = msgspec.json.Decoder(dict[str, Count])
+
+
+class Pair(msgspec.Struct, frozen=True):
+    key: str
+    value: Count
+
+
+CLOCKS = msgspec.json.Decoder(dict[str, Count] | list[Pair])
 
 
 class Kin(NamedTuple):
@@ -78,6 +85,9 @@ def column_text(path: str, shape: pl.Schema) -> pl.Expr:
     column, rest = pl.col(name), path[len(name) + 1 :]
     kind: Any = shape[name]
     while rest:
+        if (pair := _pair(kind)) is not None:
+            column, kind = column.list.eval(_of_key(rest)).list.last(), pair
+            break
         inside = {f.name: f.dtype for f in kind.fields} if isinstance(kind, pl.Struct) else {}
         name = rest if rest in inside else rest.partition(".")[0]
         if name not in inside:
@@ -87,24 +97,48 @@ def column_text(path: str, shape: pl.Schema) -> pl.Expr:
 
 
 def _column(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    if isinstance(kind, pl.Struct):
-        return column.struct.json_encode()
     if kind.is_nested():
-        return column.map_elements(lambda v: _text(list(v)), return_dtype=pl.String)
+        whole = pl.struct(_spelt(column, kind).alias("")).struct.json_encode()
+        return pl.when(column.is_not_null()).then(whole.str.strip_prefix('{"":').str.head(-1))
     if isinstance(kind, pl.Datetime):
         return _calendar(column, {"ms": 10**3, "us": 10**6, "ns": 10**9}[kind.time_unit] * DAY_S)
     if kind == pl.Date:
         return _calendar(column, 1)
     if isinstance(kind, pl.Duration):  # in ms, as durations are where a map says no unit
-        return (column.dt.total_microseconds().cast(MICROS) * pl.lit("0.001").cast(MICROS)).cast(pl.String)
+        in_ms = pl.lit({"ms": "1", "us": "0.001", "ns": "0.000001"}[kind.time_unit]).cast(LONGEST)
+        return (column.to_physical().cast(LONGEST) * in_ms).cast(pl.String)
+    if kind == pl.Time:
+        return column.dt.to_string("iso")
     if isinstance(kind, pl.Binary):
         return column.map_elements(_of_bytes, return_dtype=pl.String)
     return column.cast(pl.String)
 
 
-MICROS = pl.Decimal(38, 3)
+LONGEST = pl.Decimal(38, 6)
 DAY_S = 86_400
 DAYS = -719_162, 2_932_896  # from 0001-01-01 to 9999-12-31; polars panics far beyond
+
+
+def _spelt(column: pl.Expr, kind: Any) -> pl.Expr:
+    """With texts for what JSON has no word for, or polars none that is safe."""
+    if isinstance(kind, pl.Struct):
+        parts = [_spelt(column.struct.field(f.name), f.dtype).alias(f.name) for f in kind.fields]
+        return pl.when(column.is_not_null()).then(pl.struct(parts))
+    if isinstance(kind, pl.List):
+        return column.list.eval(_spelt(pl.element(), kind.inner))
+    return _column(column, kind) if kind.is_temporal() or kind in (pl.Binary, pl.Decimal) else column
+
+
+def _pair(kind: Any) -> pl.DataType | None:
+    """Of a map the type of its values: parquet.py makes a list of pairs of it."""
+    pair = kind.inner if isinstance(kind, pl.List) else None
+    inside = {f.name: f.dtype for f in pair.fields} if isinstance(pair, pl.Struct) else {}
+    return inside["value"] if [*inside] == ["key", "value"] and inside["key"] == pl.String else None  # type: ignore[return-value]
+
+
+def _of_key(key: str) -> pl.Expr:
+    pair = pl.element().struct
+    return pair.field("value").filter(pair.field("key") == key)
 
 
 def _calendar(column: pl.Expr, a_day: int) -> pl.Expr:
@@ -147,13 +181,15 @@ def mapped(given: FieldMap, frame: pl.DataFrame, kin: Kin | None = None) -> Deco
     raw = [pl.coalesce(_held(r, _origin(r)) for r in rules).alias(f"raw {name}") for name, rules in given.rules.items()]
     whole = frame.select("offset", "sub", *values, *raw)
     checked = [n for n, t in shape.items() if n in given.rules and (t in (INSTANT, CLOCK) or is_duration(n))]
-    good, unread = _unread(given, whole, checked)
+    good, unread = _unread(given, frame, whole, checked)
     events, rejects = conform(given.stream, good.select("offset", "sub", *given.rules))
     named = rejects.with_columns(field=_where(given, pl.col("field")))
     return Decoded(events, pl.concat([unread, named]), 0)
 
 
-def _unread(given: FieldMap, whole: pl.DataFrame, checked: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _unread(
+    given: FieldMap, frame: pl.DataFrame, whole: pl.DataFrame, checked: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows with a text where a time, a duration or a clock should be."""
     wrong = {n: pl.col(n).is_null() & pl.col(f"raw {n}").is_not_null() for n in checked}
     if not wrong:
@@ -163,20 +199,37 @@ def _unread(given: FieldMap, whole: pl.DataFrame, checked: Sequence[str]) -> tup
         pl.when(w).then(pl.struct(reason=_words(given, n), field=pl.lit(n), raw=pl.col(f"raw {n}")))
         for n, w in wrong.items()
     )
-    rejects = whole.filter(bad).select("offset", "sub", why.alias("why")).unnest("why")
+    unmade = {f"unmade {n}": _unmade(given.rules[n], n) for n in checked}
+    rejects = whole.filter(bad).hstack(frame.filter(bad).select("offset", **unmade).drop("offset"))
+    rejects = rejects.select("offset", "sub", why.alias("why")).unnest("why")
     return whole.filter(~bad), rejects.with_columns(field=_where(given, pl.col("field"))).cast(REJECTS)  # type: ignore[arg-type]
+
+
+def _unmade(rules: Sequence[Rule], name: str) -> pl.Expr:
+    """Why what can be read makes no value: what is to be taken off is no number."""
+    none = pl.lit(None, dtype=pl.String)
+    return pl.coalesce(none, *(_held(r, _short(r, name)) for r in rules if r.minus is not None))
+
+
+def _short(rule: Rule, name: str) -> pl.Expr:
+    dtype = pl.Float64() if is_duration(name) else INSTANT
+    whole = value_of(msgspec.structs.replace(rule, minus=None), name, dtype)
+    reason = f"{rule.minus}, which is to be taken off, is no number"
+    return pl.when(whole.is_not_null() & _us(_at(rule.minus or ""), "ms").is_null()).then(pl.lit(reason))
 
 
 def _words(given: FieldMap, name: str) -> pl.Expr:
     placed = [r for r in given.rules[name] if r.zone and not FIXED.fullmatch(r.zone)]
-    return pl.coalesce(*(_unclear(r, pl.col(f"raw {name}")) for r in placed), pl.lit(_word(given, name)))
+    unclear = (_unclear(r, pl.col(f"raw {name}")) for r in placed)
+    return pl.coalesce(*unclear, pl.col(f"unmade {name}"), pl.lit(_word(given, name)))
 
 
 def _unclear(rule: Rule, text: pl.Expr) -> pl.Expr:
     """Where a clock shows a time twice, or never, as summer time ends and begins."""
     naive = _naive_of(rule, _changed(rule, text))
+    shown = naive.dt.replace_time_zone(rule.zone, ambiguous="null", non_existent="null")
     reason = f"not one time: clocks of {rule.zone} show it twice or never, as they are set"
-    return pl.when(naive.is_not_null()).then(pl.lit(reason))
+    return pl.when(naive.is_not_null() & shown.is_null()).then(pl.lit(reason))
 
 
 def _word(given: FieldMap, name: str) -> str:
@@ -289,10 +342,14 @@ def _us(text: pl.Expr, unit: Unit) -> pl.Expr:
 
 
 def _clock(text: str) -> list[dict[str, Any]] | None:
+    """Of a map, or a list of its pairs; None where a node has two counts."""
     try:
-        return [{"key": k, "value": n} for k, n in sorted(CLOCKS.decode(text).items())]
+        said = CLOCKS.decode(text)
     except UNREADABLE:
         return None
+    pairs = [*said.items()] if isinstance(said, dict) else [(p.key, p.value) for p in said]
+    clock = dict(pairs)
+    return [{"key": k, "value": n} for k, n in sorted(clock.items())] if len(clock) == len(pairs) else None
 
 
 # ---- parents and children -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Table:
     """A file's shape, and its rows."""
 
     def __init__(self, source: BinaryIO) -> None:
-        self.file = _step(lambda: pq.ParquetFile(source))
+        self.file = _step(lambda: pq.ParquetFile(source, coerce_int96_timestamp_unit="us"))  # in ns 9999 would be 1816
         self.shape = _step(lambda: _frame(self.file.schema_arrow.empty_table()).schema)
 
     def frames(self, columns: Sequence[str], skip: int = 0) -> Iterator[pl.DataFrame]:
@@ -60,9 +60,20 @@ def opened(recording: Recording) -> Table:
 def _frame(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
     """polars trusts what it is given; texts that are none would be let through."""
     rows.validate(full=True)
-    frame = pl.from_arrow(rows)
+    frame = pl.from_arrow(rows.cast(pa.schema([(f.name, _type(f.type)) for f in rows.schema])))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _type(kind: pa.DataType) -> pa.DataType:
+    """What polars can hold. A map is a list of its pairs, for of a key that comes twice polars' own keeps one value."""
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([("key", _type(kind.key_type)), ("value", _type(kind.item_type))]))
+    if pa.types.is_struct(kind):
+        return pa.struct([(f.name, _type(f.type)) for f in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.large_list(_type(kind.value_type))
+    return pa.string() if pa.types.is_decimal256(kind) else kind
 
 
 def _step(do: Callable[[], T]) -> T:

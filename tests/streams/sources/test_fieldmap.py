@@ -483,6 +483,19 @@ def test_a_time_that_a_clock_shows_twice_or_never_is_a_reject_that_says_so(tmp_p
     assert only.rejects["reason"].to_list() == [unclear, unclear, "not a time as the map says"]
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "+02:00"])
+def test_what_is_no_number_cannot_be_taken_off_and_no_clock_is_blamed(zone: str) -> None:
+    start = f'{{ from = "at", zone = "{zone}", minus = "took", minus_unit = "s" }}'
+    mapped = parse(
+        f'stream = "requests"\n[fields]\ntimestamp = {start}\nservice_name = "svc"\nnode_id = "svc"\n', "map"
+    )
+    rows = [("2026-01-26 12:00:00", took) for took in ("0.5", "-", None)] + [("noon", None)]
+    done = decoded(mapped, [{"at": at, "svc": "pay", "took": took} for at, took in rows])
+    short = "took, which is to be taken off, is no number"
+    assert done.events["offset"].to_list() == [0]
+    assert done.rejects["reason"].to_list() == [short, short, "not a time as the map says"]
+
+
 @pytest.mark.parametrize(
     ("attempts", "retries"), [("1", 0), ("0", 0), ("11", 10), ("4000", 3_999), (None, None), ("-", None)]
 )
