@@ -34,6 +34,7 @@ from streams.sources.fieldmap import FieldMap
 from streams.sources.files import READABLE, Known
 from streams.sources.intake import Intake, Ledger
 from streams.sources.source import sources
+from streams.told import together
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,14 @@ def replay(
             written = writer.close()
         notes = ledger.notes
         if intake.known == old.known and not usable:
-            raise Problem("nothing to analyse", "\n".join(notes), code=Exit.NOTHING)
+            raise Problem("nothing to analyse", "\n".join(together(notes)), code=Exit.NOTHING)
         parts = lake.mark_repeats(folder, written, lateness_us)
         run = (started, command, lateness_us, notes)
         done = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
     if not usable:
         query = "SELECT source, field, reason, count(*) FROM rejects GROUP BY ALL"
         then = f'asynchealth sql "{query}" --state {folder}'
-        raise Problem("nothing to analyse", "\n".join(notes), then, Exit.NOTHING)
+        raise Problem("nothing to analyse", "\n".join(together(notes)), then, Exit.NOTHING)
     return done
 
 

@@ -149,8 +149,9 @@ def rebuild(
 
 def _say(outcome: Outcome, state: Path, fail_on: str) -> None:
     from streams.report.coverage import in_short
+    from streams.told import together
 
-    for note in outcome.notes:
+    for note in together(outcome.notes):
         typer.echo(typed(note))
     t = outcome.totals
     parts = [f"{t[n]:,} {n}" for n in ("used", "late", "implausible", "rejected", "repeated") if t[n] or n == "used"]

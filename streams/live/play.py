@@ -6,7 +6,7 @@ it has in the files. A tick is sent when all records before its time are acknowl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from streams.live.topics import names
 from streams.problems import Exit, Problem
 from streams.sources.decode import Reading, chunks, recognise
 from streams.sources.files import File, Recording, find, look
+from streams.told import together
 
 WAIT_S = 30.0
 LINGER_MS = 5
@@ -46,22 +47,40 @@ class Log(NamedTuple):
         return int(np.searchsorted(self.stamps_ms, ms))
 
 
-def read_tape(paths: Sequence[str], state: Path) -> list[Log]:
-    """Recordings with arrivals, in the order in which replay numbers them."""
-    logs: list[Log] = []
+def read_tape(paths: Sequence[str], state: Path, say: Callable[[str], None] = str) -> list[Log]:
+    """Recordings with arrivals, in the order in which replay numbers them. What replay passes over is said, as is what
+    can't be played."""
+    logs, told, known = list[Log](), list[str](), dict[tuple[str, str], str]()
     for path, name in find(paths, state):
-        if path.is_dir() and logs:
-            continue  # it says what was passed over
-        file = look(path, name)
-        reading = recognise(file)
-        logs.append(_log(file, reading, sum(log.stream == reading.stream for log in logs)))
+        try:
+            file = look(path, name)
+            reading, recording = recognise(file), Recording(file)
+            log = _log(recording, reading, sum(log.stream == reading.stream for log in logs))
+        except Problem as problem:
+            if problem.code != Exit.NOTHING:
+                raise
+            told.append(str(problem))
+            continue
+        if recording.broken:
+            told.append(f"{name}: {recording.broken}; all records before were read")
+        first = known.setdefault((reading.stream, recording.digest), name)
+        if first == name:
+            logs.append(log)
+        else:
+            told.append(f"{name}: read before as {first}, nothing new in it")
+    if not logs:
+        raise Problem("nothing to play", "\n".join(together(told)), code=Exit.NOTHING)
+    for line in together(told):
+        say(line)
     return logs
 
 
-def _log(file: File, reading: Reading, partition: int) -> Log:
+def _log(recording: Recording, reading: Reading, partition: int) -> Log:
     """A record that is no event has the arrival of the one before it."""
-    stream, recording = reading.stream, Recording(file)
+    stream, file = reading.stream, recording.file
     decoded = [some for _, some in chunks(recording, reading)]
+    if not decoded:
+        raise Problem(file.name, "holds no records", "leave it out, or wait until it has some", Exit.NOTHING)
     events = pl.concat([d.events for d in decoded])
     told = events.group_by("offset").agg(pl.col("arrival").max().dt.epoch("ms"))
     if told["arrival"].null_count() or told.is_empty():

@@ -45,7 +45,7 @@ def inside(
 ) -> None:
     """On the broker inside this process: the tape, or the fleet's last minutes; then, if not once, the fleet live."""
     past = datetime.now(UTC) - timedelta(minutes=minutes)
-    logs = read_tape(tape, folder) if tape else fleet(1, past, minutes)
+    logs = read_tape(tape, folder, say) if tape else fleet(1, past, minutes)
     cuts = fitting(logs)
     begin_anew(folder)
     sources = {s: max(1, sum(log.stream == s for log in logs)) for s in STREAMS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
 
 from detectors.detector import Settings
@@ -44,7 +46,29 @@ def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ahead = request(8_000, timestamp=T0 + 415.0, arrival=T0 + 401.0)
     write(folder / "requests-0.jsonl", lines([*storm(), ahead]))
     write(folder / "heartbeats-0.jsonl", lines(beats()))
+    write(folder / "about.txt", b"recorded in March\nby hand\n")
     return folder
+
+
+def test_of_a_folder_what_cannot_be_played_is_said_and_the_rest_is_played_once(tape: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "tape", list[str]()
+    shutil.copytree(tape, folder)
+    write(folder / "requests-1.jsonl.gz", lines(storm(50, arrival=None)))
+    write(folder / "requests-2.jsonl.zst", (tape / "requests-0.jsonl").read_bytes())
+    write(folder / "requests-3.jsonl.gz", lines(storm(50, caller="web")))
+    packed = folder / "requests-3.jsonl.gz"
+    packed.write_bytes(packed.read_bytes()[:-9])
+    none = pl.DataFrame(schema={"timestamp": pl.Datetime, "service_name": pl.String, "node_id": pl.String})
+    none.write_parquet(folder / "requests-4.parquet")
+    logs = read_tape([str(folder)], tmp_path / "none", said.append)
+    assert [(log.stream, log.partition) for log in logs] == [("heartbeats", 0), ("requests", 0), ("requests", 1)]
+    assert logs[1].values == read_tape([str(tape)], tmp_path / "none")[1].values
+    assert [line.partition(": ")[0] for line in said] == ["about.txt", *(f"requests-{i}" + end for i, end in ENDS)]
+    with pytest.raises(Problem, match=r"about\.txt: not recognised"):
+        read_tape([str(folder / "about.txt")], tmp_path / "none")
+
+
+ENDS = [(1, ".jsonl.gz"), (2, ".jsonl.zst"), (3, ".jsonl.gz"), (4, ".parquet")]
 
 
 def begun(*arguments: str, said: Path) -> subprocess.Popen[bytes]:
@@ -90,7 +114,7 @@ def others_read(live: Path) -> None:
 def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Path) -> None:
     live, replayed = tmp_path / "live", tmp_path / "replayed"
     shown = ran(str(tape), "--once", "--state", str(live), said=tmp_path / "said")
-    assert "retry_storm  gateway->payment" in shown
+    assert "retry_storm  gateway->payment" in shown and "about.txt: not recognised" in shown
     assert "\x1b" not in shown and "\b" not in shown  # a file is no terminal
     asynchealth("replay", str(tape), "--state", replayed)
     for command in (("findings", "--json"), ("report",)):
