@@ -7,6 +7,7 @@ where it ended, and the same file under another name is not read twice.
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shlex
 import shutil
@@ -105,9 +106,23 @@ def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
 def _inside(path: Path, state: Path) -> list[tuple[Path, str]]:
     if not path.is_dir():
         return [(path, path.name if path.exists() else str(path))]
-    inside = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name != TRUTH and not _in_state(p, path, state)]
+    every = sorted(path.rglob("*"))
+    inside = [p for p in every if p.is_file() and p.name != TRUTH and not _in_state(p, path, state)]
     logs = [(p, str(p.relative_to(path))) for p in inside if not _is_none(p, path)]
-    return logs if inside and len(logs) == len(inside) else [*logs, (path, str(path))]
+    shut = [(p, f"{p.relative_to(path)}/") for p in every if _shut(p, path) and not _is_none(p, path)]
+    found = [*logs, *shut]
+    return found if found and len(logs) == len(inside) else [*found, (path, str(path))]
+
+
+def _shut(folder: Path, top: Path) -> bool:
+    """Whether it holds files that are not among those of the folder above: it can't be read, or is a link out of it."""
+    if not folder.is_dir():
+        return False
+    return not _readable(folder) or (folder.is_symlink() and not folder.resolve().is_relative_to(top.resolve()))
+
+
+def _readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _is_none(path: Path, top: Path) -> bool:
@@ -152,6 +167,11 @@ def look(path: Path, name: str) -> File:
 def _passed_over(folder: Path, name: str) -> Problem:
     """What of a folder is not looked into, or that there is nothing."""
     named = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file() and _is_none(p, folder)]
+    if not _readable(folder):
+        return Problem(name, "not readable: Permission denied", f"ls -ld {shlex.quote(str(folder))}", Exit.NOTHING)
+    if name.endswith("/"):
+        then = f"asynchealth replay {shlex.quote(str(folder))}"
+        return Problem(name, "a link to a folder, which is not followed", then, Exit.NOTHING)
     if not named:
         return Problem(name, "no files in this folder", f"ls {shlex.quote(str(folder))}", Exit.NOTHING)
     some = ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")

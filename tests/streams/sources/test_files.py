@@ -363,6 +363,26 @@ def test_a_file_of_another_form_is_refused_with_the_command_that_mends_it(
     assert f"\nNext: {command.format(path=path)}" in str(problem.value)
 
 
+def test_of_a_folder_what_is_shut_or_linked_is_told_and_not_lost_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, beside = tmp_path / "top", tmp_path / "beside"
+    for folder in (top / "shut", top / "day", beside):
+        folder.mkdir(parents=True)
+        write(folder / "a.jsonl", lines(storm(3)))
+    (top / "linked").symlink_to(beside)
+    (top / "today").symlink_to(top / "day")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shut" and may(path, mode))
+    found = find([str(top)], tmp_path / "state")
+    assert [name for _, name in found if name != "shut/a.jsonl"] == ["day/a.jsonl", "linked/", "shut/"]
+    with pytest.raises(Problem, match=f"linked/: a link to a folder.*\nNext: asynchealth replay {top}/linked"):
+        look(*found[-2])
+    with pytest.raises(Problem, match=f"shut/: not readable: Permission denied\nNext: ls -ld {top}/shut"):
+        look(*found[-1])
+    assert names([str(top / "linked")]) == ["a.jsonl"]
+
+
 @pytest.mark.parametrize("content", [pretty(None), b"[ ]\n" + lines(EVENTS), b'{"half": \n' + lines(EVENTS)])
 def test_lists_on_one_line_and_a_bad_first_line_stop_nothing(content: bytes, tmp_path: Path) -> None:
     path = write(tmp_path / "requests.jsonl", content + b"\n")
