@@ -107,11 +107,14 @@ def _as_retries(column: Column, name: str) -> Choice | str:
         return f"no whole number: {other}"
     low, high = min(map(int, column.counts)), max(map(int, column.counts))
     why = [f"{low} to {high}", column.share]
-    if low == 0 or not name.startswith(("attempt", "try", "retry_attempt")):
+    if low == 0 or not name.startswith(FROM_ONE):
         return Choice(path, [Rule(source=path)], why)
     if high > 50:
         return f"counts up to {high:,}: more attempts than a call has"
     return Choice(path, [Rule(source=path, less=1)], [*why, "attempts count from 1, retries from 0"])
+
+
+FROM_ONE = ("attempt", "try", "retry_attempt", "deliver", "receive", "approximate_receive")  # counts of these do
 
 
 def _as_text(one: Field, column: Column) -> Choice | str:

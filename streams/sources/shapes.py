@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -30,7 +31,14 @@ TOOK = r" (?P<request_time>\d+(?:\.\d+)?)"
 TIMED = (
     r"\[?(?P<time>\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?)\]?"
     r"(?: +\[?(?P<level>TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SEVERE)\]?)?"
-    r"(?: +\[(?P<instance>[^\]]*)\])?[ :-]+(?P<pairs>[^ :-].*=.*)"
+    r"(?: +\[(?P<thread>[^\]]*)\])?[ :-]+(?P<pairs>[^ :-].*=.*)"
+)
+BALANCER = (  # its own time is a request's end; when it began stands behind it
+    r"(?:https?|h2|wss?|grpcs?) (?P<end_time>\S+) (?P<balancer>\S+) (?P<client>\S+) (?P<server>\S+) \S+"
+    r" (?:-[\d.]+|(?P<service_time_s>[\d.]+)) \S+ (?P<status>\d{3}|-) \S+ \d+ \d+ "
+    + f"{QUOTED.format('request')} {QUOTED.format('user_agent')}"
+    + r' \S+ \S+ (?:-|\S*targetgroup/(?P<backend>[^/\s]+)\S*) "(?P<trace>[^"]*)" "[^"]*" "[^"]*" \S+'
+    r" (?P<start_time>\S+) .*"
 )
 PAIRS = r"(?P<pairs>[A-Za-z_][\w.-]*=.*\s[A-Za-z_][\w.-]*=.*)"
 KNOWN = (
@@ -38,15 +46,18 @@ KNOWN = (
     Shape("text", line=COMBINED, why="lines of an access log in the combined format"),
     Shape("text", line=ACCESS + TOOK, why="lines of an access log in the common format, and a request's time"),
     Shape("text", line=ACCESS, why="lines of an access log in the common format"),
+    Shape("text", line=BALANCER, why="lines of an application load balancer of AWS"),
     Shape("text", line=TIMED, why="lines of a time, perhaps a level and a name in brackets, and key=value"),
     Shape("text", line=PAIRS, why="lines of key=value"),
 )
-FITS = 0.95  # of the lines
+FITS = 0.95  # of the lines that begin a record
+GOES_ON = re.compile(rb"\s|(Caused by|Suppressed): |Traceback \(|[\w.$]+(Exception|Error)\b")  # as a stack trace does
 
 
 def shape_of(lines: Sequence[bytes]) -> Shape | None:
-    """That of the first pattern that reads nearly all lines."""
-    return next((known for known in KNOWN if fitting(known, lines) >= FITS * len(lines)), None)
+    """That of the first pattern that reads nearly all lines; those of stack traces between them are none."""
+    begun = [line for line in lines if not GOES_ON.match(line)]
+    return next((known for known in KNOWN if begun and fitting(known, begun) >= FITS * len(begun)), None)
 
 
 def fitting(known: Shape, lines: Sequence[bytes]) -> int:

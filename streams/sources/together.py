@@ -67,17 +67,21 @@ def _of_parent(rule: Rule) -> Rule:
 def _start_of_end(choices: Choices) -> None:
     """A request's timestamp is its start; many logs write a line at its end."""
     when, took = choices.get("timestamp"), choices.get("duration_ms")
-    if not when or not took or len(took.rules) > 1 or took.rules[0].capture:
+    if not when or not took:
         return
     (rule,), unit = when.rules, took.rules[0].unit or "ms"
-    less = f'minus = "{took.path}", minus_unit = "{unit}"'
+    alone = len(took.rules) == 1 and not took.rules[0].capture
+    less = f'minus = "{took.path}", minus_unit = "{unit}"' if alone else f"minus: {BARE % took.path}"
     match = matched("timestamp", when.path)
-    if match and match.name in END:
+    if match and match.name in END and alone:
         started = msgspec.structs.replace(rule, minus=took.path, minus_unit=unit)
         choices["timestamp"] = replace(when, rules=[started], why=[*when.why, "named as an end: less the duration"])
     elif not match or match.name not in START:
         todo = f"start or end? It must be when the call began; if it is when it was over, add {less}"
         choices["timestamp"] = replace(when, todo=[*when.todo, todo])
+
+
+BARE = "it takes off what stands at a path, a number alone, which %s is not: log it as one, or give it a group in line"
 
 
 def _duration_of_end(choices: Choices, columns: Columns) -> None:

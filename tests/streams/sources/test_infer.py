@@ -241,6 +241,15 @@ def test_attempts_count_from_one_and_retries_from_none(tmp_path: Path, values: l
     assert read_with(parse(text, "draft"), path)[0]["retry_count"].to_list() == counts
 
 
+def test_a_consumer_of_a_queue_counts_deliveries_from_one_and_acknowledges(tmp_path: Path) -> None:
+    said = [(1, "ack"), (1, "nack"), (2, "ack")]
+    events = [{**CALL, "delivery_count": n, "processing_ns": 5_000_000, "outcome": word} for n, word in said]
+    path = saved(tmp_path / "x.jsonl", events)
+    found, _ = read_with(parse(draft_of(path)[1], "draft"), path)
+    told = found.select("retry_count", "status", "duration_ms")
+    assert told.rows() == [(0, "ok", 5.0), (0, "error", 5.0), (1, "ok", 5.0)]
+
+
 @pytest.mark.parametrize(
     ("name", "values", "statuses"),
     [

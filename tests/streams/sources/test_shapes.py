@@ -21,6 +21,13 @@ COMMON = '10.0.0.{i} - bob [26/Jan/2026:08:15:0{i} +0200] "GET /cart?token=s3cre
 COMBINED = COMMON + r' "http://x/\"q" "Mozilla/5.0 (X11; \"odd\")"'
 JAVA = '2026-01-26 08:15:0{i},113 INFO [pay-{i}] service=pay status={code}, took=1{i}ms msg="all, fine" url=/x?a=1'
 BARE = "[2026-01-26T08:15:0{i}.5Z] service=pay node=pay-{i} code={code}"
+ALB = (
+    "https 2026-01-26T08:15:0{i}.500Z app/shop/50dc 203.0.113.{i}:4000{i} 10.0.0.{i}:80"
+    " 0.000 0.25{i} 0.000 {code} {code} 34 366"
+    ' "GET https://shop.example:443/cart?id={i} HTTP/1.1" "curl/7.46 \\"odd\\"" ECDHE-RSA TLSv1.2'
+    ' arn:aws:elasticloadbalancing:us-east-2:1:targetgroup/cart/73e2 "Root=1-5833-{i}" "shop.example" "arn:aws:acm:x" 0'
+    ' 2026-01-26T08:15:0{i}.250Z "forward" "-" "-" "10.0.0.{i}:80" "{code}" "-" "-"'
+)
 LOGFMT = 'ts=2026-01-26T08:15:0{i}Z level=info svc=pay host=pay-{i} http.status={code} msg="a=b c"'
 ODD = '10.0.0.9 - - [26/Jan/2026:08:15:09 +0200] "\\x16\\x03" 400 0'
 HOST = 'service_name = { value = "edge" }\nnode_id = { value = "edge-1" }\n'
@@ -46,6 +53,7 @@ def draft_of(path: Path) -> str:
         (COMBINED + " 0.01{i}", HOST, {"caller", "status", "duration_ms"}, "2026-01-26 06:15:00"),
         (JAVA, "", {"service_name", "node_id", "status", "duration_ms"}, "2026-01-26 08:15:00.113"),
         (BARE, "", {"service_name", "node_id", "status"}, "2026-01-26 08:15:00.500"),
+        (ALB, "", {"service_name", "node_id", "caller", "trace_id", "duration_ms"}, "2026-01-26 08:15:00.250"),
         (LOGFMT, "", {"service_name", "node_id", "status"}, "2026-01-26 08:15:00"),
     ],
 )
@@ -63,11 +71,23 @@ def test_lines_of_text_draft_a_map_that_reads_them(
     assert "s3cret" not in text, "drafts are kept and shown"
 
 
+def test_a_call_that_a_balancer_did_not_bring_through_has_no_duration_and_stack_traces_no_say(tmp_path: Path) -> None:
+    path, trace = log(tmp_path / "some.log", ALB), "java.net.SocketTimeoutException: timed out\n\tat a.B.c(B.java:1)\n"
+    path.write_text(path.read_text().replace(" 0.000 0.253 0.000 504 504 ", " 0.000 -1 -1 504 - "))
+    assert tried(look(path, "some.log"), parse(draft_of(path), "draft")).filled["duration_ms"] == 4
+    path = log(tmp_path / "java.log", JAVA)
+    path.write_text(path.read_text().replace("\n", "\n" + trace, 2))
+    text = draft_of(path)
+    done = tried(look(path, "java.log"), parse(text, "draft"))
+    assert done.counts == {"read": 9, "usable": 5, "rejected": 4, "empty": 0}
+    assert "pairs.took is not: log it as one" in text.replace("\n# ", " "), "its times are those of the ends"
+
+
 @pytest.mark.parametrize("others", [1, 2])
 def test_a_pattern_must_read_nearly_all_lines(tmp_path: Path, others: int) -> None:
     path = tmp_path / "some.log"
     lines = [COMBINED.format(i=i % 10, code=200) for i in range(20)]
-    path.write_text("\n".join([*lines[others:], *["  at frame"] * others]) + "\n")
+    path.write_text("\n".join([*lines[others:], *["another frame"] * others]) + "\n")
     if others == 1:
         assert "combined format" in draft_of(path)
         return
