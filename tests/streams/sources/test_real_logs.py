@@ -55,6 +55,7 @@ def test_api_calls_are_known_by_their_fields_and_rejected_in_three_minutes(tmp_p
     assert accounting(folder) == {"read": 2_900, "used": 2_900}
     nested = "SELECT count(*) FROM requests WHERE payload_hash IS NULL"
     assert asked(folder, nested) == [(0,)]
+    assert asked(folder, "SELECT count(DISTINCT idempotency_key), count(idempotency_key) FROM requests") == [(54, 54)]
     assert [d for d, *_ in found(folder) if d == "duplicate_key"] == []
 
 
@@ -90,6 +91,9 @@ def test_the_stamps_of_one_host_go_back_once_and_no_clock_is_blamed(tmp_path: Pa
     host = "WORKSTATION5.theshire.local"
     assert found(folder)[0] == ("impossible_timestamp", host, "warn", "certain")
     assert {d for d, *_ in found(folder)} == {"impossible_timestamp", "pipeline"}  # the latter: most came late
+    proof = "SELECT unnest(proof) FROM findings WHERE detector = 'impossible_timestamp'"
+    rows = f"SELECT seq_scope, seq FROM write_log WHERE 'write_log/' || partition || ':' || \"offset\" IN ({proof})"
+    assert sorted(asked(folder, rows)) == [(f"{host}/System", 523), (f"{host}/System", 524)]
     screen = asynchealth("findings", "--state", folder).stdout.decode()
     assert "1 row stamped before the row that came before, by up to 32 s" in screen
 
