@@ -43,19 +43,19 @@ def ended(running: Sequence[subprocess.Popen[bytes]]) -> None:
     assert [process.returncode for process in running] == [0] * len(running), said
 
 
-def wait_landed(folder: Path, rows: int) -> None:
+def wait_landed(folder: Path, rows: int, stream: str = "requests") -> None:
     until = time.monotonic() + PATIENCE_S
-    while landed(folder) < rows and time.monotonic() < until:
+    while landed(folder, stream) < rows and time.monotonic() < until:
         time.sleep(0.5)
-    assert landed(folder) == rows
+    assert landed(folder, stream) == rows
 
 
-def landed(folder: Path) -> int:
+def landed(folder: Path, stream: str = "requests") -> int:
     if not (folder / READABLE).exists():
         return 0
     con = state.open_readable(folder)
     try:
-        return int(con.execute("SELECT count(*) FROM requests WHERE fate = 'used'").fetchall()[0][0])
+        return int(con.execute(f"SELECT count(*) FROM {stream} WHERE fate = 'used'").fetchall()[0][0])
     finally:
         con.close()
 
