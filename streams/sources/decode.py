@@ -314,10 +314,19 @@ def recognise(file: File, maps: Sequence[FieldMap] = ()) -> Reading:
         "not recognised: its first records have none of the fields of requests (service_name), heartbeats "
         "(client_time, server_time), write_log (entity_id, version, …) or signals (subject, kind, name), nor of "
         + ", ".join(m.name for m in shipped() if m.has),
-        "name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl, or draft a field map: "
-        f"asynchealth map --infer {_typed(file)} > MAP.toml",
+        _unknown(file),
         Exit.NOTHING,
     )
+
+
+def _unknown(file: File) -> str:
+    """What to do with a file that nothing tells the stream of; a name makes no JSON of lines that are none."""
+    if file.format == "avro":
+        return f"say with MAP.toml what is what: asynchealth replay {_typed(file)} --map MAP.toml"
+    draft = f"draft a field map: asynchealth map --infer {_typed(file)} > MAP.toml"
+    if file.format == "parquet" or not any(line.startswith((b"{", b"[")) for line in first_lines(file)):
+        return draft
+    return f"name the file requests*.jsonl, heartbeats*.jsonl, write_log*.jsonl or signals*.jsonl, or {draft}"
 
 
 def first_lines(file: File) -> list[bytes]:
@@ -327,7 +336,7 @@ def first_lines(file: File) -> list[bytes]:
     if first and first[0][TAR] == b"ustar":
         then = f"tar -xf {_typed(file)} -C DIR, then asynchealth replay DIR"
         raise Problem(file.name, "a tar archive", then, Exit.NOTHING)
-    if len(first) == 1 and b"\r" in first[0].strip():
+    if len(first) == 1 and b"\r" in first[0].strip() and _is_text(first[0]):
         reason = "its lines end in CR alone: lines that end in LF, or CR and LF, are needed"
         raise Problem(file.name, reason, _to_lines(file, "sed 's/\\r/\\n/g'", first), Exit.NOTHING)
     if first and (form := other_form(first[0])):
@@ -336,6 +345,13 @@ def first_lines(file: File) -> list[bytes]:
         reason = recording.broken or ("its only record has no end" if first else "empty")
         raise Problem(file.name, reason, "leave it out, or wait until it has records", Exit.NOTHING)
     return first
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        return "\0" not in line.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def refuse_binary(file: File) -> None:

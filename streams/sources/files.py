@@ -36,6 +36,7 @@ ARCHIVES = {
     b"PK\x03\x04": ("a zip archive", "unzip {0} -d DIR, then asynchealth replay DIR"),
     b"BZh": ("packed by bzip2", "bzcat {0} | asynchealth replay -"),
     b"\xfd7zX": ("packed by xz", "xzcat {0} | asynchealth replay -"),
+    b"\x04\x22\x4d\x18": ("packed by lz4", "lz4 -dc {0} | asynchealth replay -"),
 }
 SHOWN = 3  # names
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)

@@ -76,8 +76,8 @@ KNOWN: list[tuple[str, bytes | Callable[[Path], None], str, int]] = [
     ("f13.avro", _avro, "avro → requests", 4),
 ]
 REFUSED = [
-    ("g01.log", SYSLOG * 3, "not recognised", "map --infer"),
-    ("g02.json", ODD * 3, "not recognised", "map --infer"),
+    ("g01.log", SYSLOG * 3, "not recognised", "Next: draft a field map: asynchealth map --infer"),
+    ("g02.json", ODD * 3, "not recognised", "Next: name the file requests*.jsonl"),
     ("g03.json", ARRAY, "a JSON array over several lines", "jq -c '.[]'"),
     ("g04.json", json.dumps(NGINX).encode("utf-16"), "UTF-16, not UTF-8", "iconv -f UTF-16"),
     ("g05.log", b"", "empty", "leave it out"),
@@ -89,6 +89,8 @@ REFUSED = [
     ("g09.bz2", bz2.compress(lines(storm(5))), "packed by bzip2", "bzcat"),
     ("g10.xz", lzma.compress(lines(storm(5))), "packed by xz", "xzcat"),
     ("g11.zip", b"PK\x03\x04 and so on", "a zip archive", "unzip"),
+    ("g15.lz4", b"\x04\x22\x4d\x18\x60\r\x82", "packed by lz4", "lz4 -dc"),
+    ("g16.log", b"\xff\r\xfe\n", "not recognised", "map --infer"),
     ("g12.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary: it holds no lines of text", "file "),
 ]
 
