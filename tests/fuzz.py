@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -151,7 +152,7 @@ line = '{TIMED}'
 [fields]
 timestamp = {{ from = "time", zone = "UTC" }}
 service_name = "pairs.service"
-node_id = "instance"
+node_id = "thread"
 status = {{ from = "pairs.http.status", values = "http" }}
 """
 PAIRS = [
@@ -357,7 +358,10 @@ COLUMNS = parse(
 timestamp = "timestamp"
 service_name = "service_name"
 node_id = "node_id"
-duration_ms = "duration_ms"
+duration_ms = ["took", "duration_ms"]
+request_id = "who.raw"
+payload_hash = { hash = ["days", "who", "counts"] }
+region = "counts.a"
 """,
     "columns",
 )
@@ -368,7 +372,14 @@ def _files(dice: random.Random) -> Iterator[tuple[str, bytes, int]]:
     text = b"\n".join(own) + b"\n"
     frame = pl.read_ndjson(text, infer_schema_length=None)
     timed = frame.with_columns(pl.col("timestamp").str.to_datetime(time_zone="UTC"))
-    every = [("r.gz", gzip.compress(text)), *(("requests.parquet", c) for f in (frame, timed) for c in _parquets(f))]
+    nested = timed.with_columns(
+        took=pl.lit(timedelta(milliseconds=5)).cast(pl.Duration("ms")),
+        days=pl.concat_list(pl.col("timestamp"), pl.col("timestamp").dt.offset_by("1d")),
+        who=pl.struct(raw=pl.lit(b"\xff"), on=pl.col("timestamp").dt.date()),
+        counts=pl.concat_list(pl.struct(key=pl.lit("a"), value=pl.lit(1))),
+    )
+    frames = (frame, timed, nested)
+    every = [("r.gz", gzip.compress(text)), *(("requests.parquet", c) for f in frames for c in _parquets(f))]
     while True:
         yield *dice.choice(every), len(own)
 

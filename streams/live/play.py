@@ -47,7 +47,7 @@ class Log(NamedTuple):
         return int(np.searchsorted(self.stamps_ms, ms))
 
 
-def read_tape(paths: Sequence[str], state: Path, say: Callable[[str], None] = str) -> list[Log]:
+def read_tape(paths: Sequence[str], state: Path, say: Callable[[str], object] = str) -> list[Log]:
     """Recordings with arrivals, in the order in which replay numbers them. What replay passes over is said, as is what
     can't be played."""
     logs, told, known = list[Log](), list[str](), dict[tuple[str, str], str]()
