@@ -60,7 +60,10 @@ def opened(recording: Recording) -> Table:
 def _frame(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
     """polars trusts what it is given; texts that are none would be let through."""
     rows.validate(full=True)
-    frame = pl.from_arrow(rows.cast(pa.schema([(f.name, _type(f.type)) for f in rows.schema])))
+    kinds = [_type(f.type) for f in rows.schema]
+    if kinds != rows.schema.types:
+        rows = rows.cast(pa.schema(zip(rows.schema.names, kinds, strict=True)))
+    frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
     return frame
 
@@ -70,9 +73,13 @@ def _type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.list_(pa.struct([("key", _type(kind.key_type)), ("value", _type(kind.item_type))]))
     if pa.types.is_struct(kind):
-        return pa.struct([(f.name, _type(f.type)) for f in kind])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.large_list(_type(kind.value_type))
+        parts = [(f.name, _type(f.type)) for f in kind]
+        return kind if all(f.type == part for f, (_, part) in zip(kind, parts, strict=True)) else pa.struct(parts)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_type(kind.value_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _type(kind.value_type)
+        return kind if inner == kind.value_type else pa.list_(inner)
     return pa.string() if pa.types.is_decimal256(kind) else kind
 
 
