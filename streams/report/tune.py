@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from detectors.detector import Detector
 from streams.report.found import Invoke, Span
 from streams.report.sentences import count
 from streams.settings import CONFIG
@@ -65,10 +66,17 @@ def _numbers(numbers: Mapping[str, float]) -> str:
 
 def _why_none(b: Backtest) -> str:
     if len(b.now) <= A_DAY * b.days:
-        return f"No change: that is {A_DAY} findings a day or fewer. Try one: --set {b.detector.name}.threshold=value"
+        few = f"No change: that is {A_DAY} findings a day or fewer."
+        return few if b.detector.irreversible else f"{few} Try one: --set {_example(b.detector)}"
     if b.detector.irreversible:
         return "No change: what can't be taken back is not tuned away. Look at the findings."
     return f"No change: none of these leaves {A_DAY} findings a day or fewer. Look at the findings."
+
+
+def _example(detector: Detector) -> str:
+    """One of its thresholds, as it can be typed: twice what it is by default."""
+    one = detector.thresholds[0]
+    return f"{detector.name}.{one.name}={min(2 * one.default or 1, one.high):g}"
 
 
 def _lost(b: Backtest, trial: Trial, span: Span) -> Iterator[str]:

@@ -96,7 +96,9 @@ def test_numbers_that_are_asked_for_are_tried(demo_state: Path, tmp_path: Path) 
 
 
 def test_few_findings_and_double_charges_are_not_tuned_away(demo_state: Path) -> None:
-    assert "No change: that is 3 findings a day or fewer." in shown(demo_state, "retry_storm")
+    text = shown(demo_state, "retry_storm")
+    assert "No change: that is 3 findings a day or fewer. Try one: --set retry_storm.warn_per_min=200\n" in text
+    assert "Try one" not in shown(demo_state, "duplicate_key")
     assert catalog()["duplicate_key"].detector.irreversible
 
 
