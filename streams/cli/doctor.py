@@ -48,6 +48,7 @@ def why_not(
     from streams.again import Landed, lateness_of, other_than
     from streams.catalog import all_detectors
     from streams.report.answers import ENCODER
+    from streams.report.reach import in_no_row
     from streams.report.whynot import answers, data, screen
     from streams.settings import load
 
@@ -62,7 +63,8 @@ def why_not(
         if json:
             give(ENCODER.encode(one).decode() for one in data(given))
         else:
-            say(screen(given, span, wanted, other_than(con, settings), invoke), ascii_only)
+            first, *rest = screen(given, span, wanted, other_than(con, settings), invoke)
+            say([first, *(f"Cannot say: {unsaid}" for unsaid in in_no_row(con, wanted)), *rest], ascii_only)
 
 
 def _chosen(every: Sequence[Detector], name: str) -> list[Detector]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import duckdb
 
@@ -258,10 +259,28 @@ def compared(con: duckdb.DuckDBPyConnection, where: str = "true", during: During
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
+NAMES = {
+    "service": {"requests": ("service_name", "caller"), "write_log": ("service_name",)},
+    "node": {"requests": ("node_id", "peer_node"), "heartbeats": ("node_id", "observer"), "write_log": ("node_id",)},
+}
+
+
+def in_no_row(con: duckdb.DuckDBPyConnection, wanted: Filter) -> Iterator[str]:
+    """What was asked for and no row names, with what may have been meant: that nothing is found of it says nothing."""
+    for what, name in (("service", wanted.service), ("node", wanted.node)):
+        places = [f"SELECT {c} AS name FROM {view}" for view, columns in NAMES[what].items() for c in columns]
+        every = " UNION ALL ".join(places)
+        if name and not con.execute(f"SELECT 1 FROM ({every}) WHERE name = ? LIMIT 1", [name]).fetchone():
+            known = [n for (n,) in con.execute(f"SELECT DISTINCT name FROM ({every}) WHERE name > ''").fetchall()]
+            meant = ", ".join(get_close_matches(name, sorted(known)))
+            yield f"{what} {name} (no row names it{f'; is it {meant}?' if meant else ''})"
+
+
 def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: Filter) -> list[str]:
     """Detectors that could not judge, or not all: because they were blind, or for want of rows."""
     seeing = {s.detector for s in sight.values() if not s.blind}
-    said = [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
+    said = [*in_no_row(con, wanted)]
+    said += [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
     said += [f"{d} of {r.words}" for d, r in reaches(con, wanted).items() if d in seeing and r.short]
     if "clock_skew" in seeing:
         sides = clocks_seen(con, no_observer(con), "true").unsaid

@@ -108,6 +108,14 @@ def test_every_hint_names_the_program_as_it_was_called_and_the_state(
         assert all("--state demo-state" in line for line in hints), command
 
 
+def test_a_name_that_no_row_has_is_told_with_what_it_may_mean(screen: Screen) -> None:
+    for command in (["findings"], ["why-not", "timeout_ratio"]):
+        said = " ".join(screen(*command, "--service", "paymnet").split())
+        assert "service paymnet (no row names it; is it payment?)" in said, command
+        assert "no row names" not in screen(*command, "--service", "payment"), command
+    assert "node nobody (no row names it)" in screen("findings", "--node", "nobody")
+
+
 def test_a_message_names_the_program_as_it_was_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
