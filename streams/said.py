@@ -8,7 +8,8 @@ state knows them at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -79,7 +80,10 @@ def record(word: Word) -> bytes:
 
 def _word(r: _Record) -> Word:
     text = msgspec.json.decode(r.text, type=_Text)
-    until = r.timestamp + timedelta(seconds=r.value) if r.value is not None else None
+    try:
+        until = r.timestamp + timedelta(seconds=r.value) if r.value is not None else None
+    except (OverflowError, ValueError):
+        raise msgspec.ValidationError(f"{r.value:g} s after {r.timestamp} is no time") from None
     what = msgspec.convert(r.name.removeprefix(PREFIX), What)
     said: dict[str, Any] = {"by": text.by, "note": text.note, "until": until, "event_id": r.event_id}
     return Word(at=r.timestamp, what=what, about=r.subject, **said)
@@ -91,17 +95,30 @@ def words_in(value: bytes | None) -> list[Word]:
         return []
     try:
         read = msgspec.json.decode(value, type=list[_Record] | _Record)
-        return [_word(r) for r in (read if isinstance(read, list) else [read]) if r.name in NAMES]
     except msgspec.DecodeError:
         return []  # it only looks like one
+    return _words(r for r in (read if isinstance(read, list) else [read]) if r.name in NAMES)
+
+
+def _words(records: Iterable[_Record]) -> list[Word]:
+    """Without those that only look like one."""
+    found = []
+    for r in records:
+        with suppress(msgspec.DecodeError):
+            found.append(_word(r))
+    return found
 
 
 def write(folder: Path, word: Word) -> None:
-    """To the end of the file; it is on the disk when this returns."""
+    """To the end of the file; it is on the disk when this returns. What a full disk cut off there makes room."""
     path = folder / ACKS
     try:
-        with path.open("ab") as file:
-            file.write(record(word) + b"\n")
+        with path.open("a+b") as file:
+            file.seek(0)
+            whole = _whole(file.read())
+            file.truncate(len(whole))
+            between = b"\n" if whole and not whole.endswith(b"\n") else b""
+            file.write(between + record(word) + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -109,20 +126,30 @@ def write(folder: Path, word: Word) -> None:
 
 
 def said(con: duckdb.DuckDBPyConnection, folder: Path) -> list[Word]:
-    """All of it, the oldest first; what was written twice once, as it was first."""
+    """All of it, the oldest first; what was written twice once, as it was first.
+
+    Anybody may write a signal: what landed and only looks like a word is passed over.
+    """
     sql = f"SELECT timestamp, subject, name, kind, value, text, coalesce(event_id, '') FROM signals WHERE {SPOKEN}"
-    landed = [_Record(*row) for row in con.execute(sql).fetchall()]
-    every = sorted((_word(r) for r in [*landed, *_file(folder / ACKS)]), key=lambda w: (w.at, w.about, w.what))
+    landed = [w for row in con.execute(sql).fetchall() for w in _words([_Record(*row)])]
+    every = sorted([*landed, *_file(folder / ACKS)], key=lambda w: (w.at, w.about, w.what))
     first: dict[str | Word, Word] = {}
     for w in every:
         first.setdefault(w.event_id or w, w)
     return list(first.values())
 
 
-def _file(path: Path) -> list[_Record]:
+def _file(path: Path) -> list[Word]:
+    """Of its whole lines: where the last was cut off nobody was told that it is kept."""
     if not path.exists():
         return []
     try:
-        return [msgspec.json.decode(line, type=_Record) for line in path.read_bytes().splitlines()]
+        return [_word(msgspec.json.decode(line, type=_Record)) for line in _whole(path.read_bytes()).splitlines()]
     except (OSError, msgspec.DecodeError) as error:
         raise Problem(str(path), f"can't be read: {error}", f"mv {path} {path}.bad", Exit.STATE) from None
+
+
+def _whole(lines: bytes) -> bytes:
+    """Without what a full disk left of the last."""
+    last = lines.rfind(b"\n") + 1
+    return lines if lines.endswith(b"}") else lines[:last]

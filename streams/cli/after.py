@@ -48,7 +48,9 @@ def timeline(
     with opened(state) as (con, every, span, sight, invoke):
         chosen = _chosen(con, every, id_, invoke) if id_ else []
         wanted = asked(span, since, until, service, node, key, trace)
-        noted = [*spoken(said(con, state)), *(n for path in notes or () for n in notes_of(path))]
+        about = {n for f in every if f.finding_id in chosen for n in (f.incident, f.detector)}
+        words = [w for w in said(con, state) if not chosen or w.about in about]
+        noted = [*spoken(words), *(n for path in notes or () for n in notes_of(path))]
         known = told(con, span, wanted, chosen, noted, when(as_of, span) if as_of else None)
         if html:
             written(html, forms.page(known, span))

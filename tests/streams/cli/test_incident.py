@@ -16,7 +16,7 @@ import pytest
 from detectors.detector import Settings
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
-from streams.said import ACKS, Word, write
+from streams.said import ACKS, Word, words_in, write
 from tests.streams.cli.test_look import Screen
 
 Golden = Callable[[str, str], None]
@@ -184,6 +184,49 @@ def test_what_cannot_be_written_or_read_is_a_problem_of_the_state(own: Screen) -
     (own.state / ACKS).write_text('{"timestamp": "never"}\n')
     with pytest.raises(Problem, match=r"acks.jsonl: can't be read"):
         own("incident", "list")
+
+
+def test_what_a_full_disk_cut_off_is_passed_over_and_makes_room_for_the_next(own: Screen) -> None:
+    (one,) = every(own)
+    own("incident", "ack", one["incident_id"], "--by", "anna")
+    whole = (own.state / ACKS).read_bytes()
+    (own.state / ACKS).write_bytes(whole + whole[:60])
+    assert [w["by"] for w in every(own)[0]["said"]] == ["anna"]
+    own("incident", "ack", one["incident_id"], "--by", "bert")
+    assert [w["by"] for w in every(own)[0]["said"]] == ["anna", "bert"]
+    (own.state / ACKS).write_bytes(whole.rstrip())  # as some editors leave it
+    own("incident", "ack", one["incident_id"], "--by", "cleo")
+    assert [w["by"] for w in every(own)[0]["said"]] == ["anna", "cleo"]
+
+
+def test_a_signal_that_only_looks_like_a_word_of_ours_stops_nothing(own: Screen, tmp_path: Path) -> None:
+    """Anybody may write one."""
+    (one,) = every(own)
+    like = {"timestamp": "2026-01-26T08:05:00Z", "subject": one["incident_id"], "kind": "change"}
+    signals = [
+        like | {"name": "incident.ack", "text": '{"by": 5}'},
+        like | {"name": "incident.silence", "text": "{}", "value": 1e30},
+        like | {"name": "incident.ack", "text": '{"by": "anna"}'},
+    ]
+    (tmp_path / "signals.jsonl").write_text("".join(json.dumps(s) + "\n" for s in signals))
+    replay([str(tmp_path / "signals.jsonl")], own.state, Settings(), arrival="none")
+    assert [w["by"] for w in every(own)[0]["said"]] == ["anna"]
+    assert "acknowledged by anna" in own("incident", "list")
+    assert words_in(json.dumps(signals).encode()) == words_in(json.dumps(signals[2]).encode()) != []
+    (own.state / ACKS).write_text(json.dumps(signals[1]) + "\n")
+    with pytest.raises(Problem, match=r"acks.jsonl: can't be read"):
+        own("incident", "list")
+
+
+def test_the_timeline_of_one_has_what_was_said_of_it_and_of_no_other(screen: Screen, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(screen.state, state)
+    mine, other = (i["incident_id"] for i in every(screen)[:2])
+    for about in (mine, other):
+        write(state, Word(at=datetime(2026, 1, 26, 8, 30, tzinfo=UTC), what="ack", about=about, by=f"who has {about}"))
+    told = Screen(state)("timeline", mine, "--json")
+    assert f"who has {mine}" in told and other not in told
+    assert f"who has {other}" in Screen(state)("timeline", "--json")
 
 
 # ---- what came before ------------------------------------------------------------------------------------------------
