@@ -18,14 +18,14 @@ from detectors.windows import WINDOW_US
 from streams.again import lateness_of
 from streams.report.corrected import began, marked, raw, shown
 from streams.report.described import described
-from streams.report.evidence import Row, about, evidence, fetch, instant, proven_by, text
+from streams.report.evidence import Row, about, evidence, fetch, in_space, instant, proven_by, text
 from streams.report.found import Filter, Found, Span, all_findings, found_in, is_time
 from streams.report.sentences import amount, duration, sentence
 from streams.report.sources import silences
 from streams.said import SPOKEN, Word
 
 What = Literal["finding", "signal", "event", "note", "silence"]
-SIGNALS_MOST = 1_000
+SIGNALS_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def timeline(
     found = about(con, every, wanted)
     told = [e for f in found for e in _told(con, f, as_of)]
     about_all = not chosen and wanted == Filter(wanted.since, wanted.until)
-    told += _signals(con, _concerned(found, wanted), about_all)
+    told += _signals(con, "true" if about_all else _concerning(found, wanted), wanted)
     told += _rows(con, found, wanted, as_of)
     told += _silences(con, span, as_of)
     told += notes
@@ -159,16 +159,24 @@ def _states(con: duckdb.DuckDBPyConnection, f: Found) -> list[State]:
 # ---- what happened around them --------------------------------------------------------------------------------------
 
 
-def _concerned(found: Sequence[Found], wanted: Filter) -> set[str]:
-    """The services, nodes and entities that the findings are about."""
-    edges = {n for f in found if f.subject_kind == "edge" for n in names(f.subject, ARROW) if n}
-    return ({f.subject for f in found} | edges | {wanted.service, wanted.node}) - {""}
+def _concerning(found: Sequence[Found], wanted: Filter) -> str:
+    """Signals of the services, nodes and entities that the findings are about, in their environments and tenants."""
+    ours = {f"{in_space(f)} AND ({_of(n)})" for f in found for n in _named(f)}
+    asked = {_of(n) for n in (wanted.service, wanted.node) if n}
+    return " OR ".join(f"({one})" for one in sorted(ours | asked)) or "false"
 
 
-def _signals(con: duckdb.DuckDBPyConnection, concerned: set[str], everyone: bool) -> Iterator[Entry]:
+def _named(f: Found) -> set[str]:
+    edges = names(f.subject, ARROW) if f.subject_kind == "edge" else ()
+    return {f.subject, *(n for n in edges if n)}
+
+
+def _signals(con: duckdb.DuckDBPyConnection, whose: str, wanted: Filter) -> Iterator[Entry]:
     """Deploys, failovers, what operators did; gauges are measurements, no events."""
-    whose = "true" if everyone else f"({' OR '.join(_of(n) for n in sorted(concerned)) or 'false'})"
-    for row in fetch(con, "signals", f"kind <> 'gauge' AND NOT ({SPOKEN}) AND {whose}", limit=SIGNALS_MOST):
+    since = [f"timestamp >= {instant(wanted.since)}"] if wanted.since else []
+    until = [f"timestamp < {instant(wanted.until)}"] if wanted.until else []
+    where = " AND ".join(["kind <> 'gauge'", f"NOT ({SPOKEN})", f"({whose})", *since, *until])
+    for row in fetch(con, "signals", where, limit=SIGNALS_MOST):
         subject, words = described(row)
         yield Entry(row["timestamp"], "signal", subject, words, (row["record"],), readable=row["arrival"])
 

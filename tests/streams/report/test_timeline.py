@@ -8,6 +8,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,11 @@ from streams.landing.state import open_readable
 from streams.problems import Problem
 from streams.replay import replay
 from streams.report import timeline_forms as forms
-from streams.report.found import Filter, Span, span_of
+from streams.report.found import Filter, Span, all_findings, span_of
 from streams.report.notes import notes_of
 from streams.report.timeline import Entry, Timeline, timeline
+from tests.cases import at as after
+from tests.cases.duplicate_key import ordinary, slow_and_retried
 from tests.streams.report.states import of_rows
 
 HOUR = datetime(2026, 1, 26, 8, tzinfo=UTC)
@@ -59,6 +62,22 @@ def test_a_filter_leaves_out_what_is_of_others(demo_state: Path) -> None:
     known, _ = of(demo_state, Filter(HOUR + timedelta(minutes=10), HOUR + timedelta(minutes=30), service="payment"))
     assert {e.detector for e in known.entries} >= {"retry_storm", "timeout_ratio", "duplicate_key"}
     assert not any(e.subject == "order/cart" for e in known.entries)
+
+
+def test_signals_are_of_the_findings_environment_and_tenant_and_none_is_missing(tmp_path: Path) -> None:
+    """However many were logged before."""
+    calls = sorted([*ordinary(range(800)), *slow_and_retried({})], key=lambda r: r["arrival"])
+    rows = [r | {"tenant": "acme"} for r in calls]
+    change: dict[str, Any] = {"subject": "payment", "kind": "change", "tenant": "acme"}
+    said = [(n / 100, {"name": "restart"}) for n in range(1_100)]
+    said += [(40.0, {"name": f"deploy of {t}", "tenant": t}) for t in ("acme", "other", "")]
+    signals = [change | {"timestamp": after(s), "arrival": after(s)} | more for s, more in said]
+    with open_readable(of_rows(tmp_path, requests=rows, signals=signals)) as con:
+        chosen, span = [f.finding_id for f in all_findings(con)], span_of(con, "")
+        assert chosen
+        for wanted, many in ((Filter(), 1_101), (Filter(after(30)), 1)):
+            told = [e.words for e in timeline(con, span, wanted, chosen).entries if e.what == "signal"]
+            assert len(told) == many and told[-1] == "deploy of acme"
 
 
 def cut(tape: Path, to: Path, at: datetime) -> None:
