@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from streams.problems import Exit, Problem
 from streams.report.timeline import Entry
@@ -35,14 +36,20 @@ def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
     return found
 
 
-def _note(path: Path, number: int, row: dict[str, str | None], time: str, words: str, subject: str | None) -> Entry:
+def _note(path: Path, number: int, row: Mapping[str | None, Any], time: str, words: str, subject: str | None) -> Entry:
     place = f"{path.name}:{number}"
-    try:
-        at = datetime.fromisoformat((row[time] or "").strip())
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
+    if None in row:
+        raise Problem(place, "more cells than the first line has", 'put words with a comma in "quotes"', Exit.USAGE)
+    at = _instant(row[time] or "")
+    if at is None:
         raise Problem(place, f"{row[time]!r} is no time with a zone", "write 2026-01-26T08:22:00Z", Exit.USAGE)
-    at = at.astimezone(UTC)
     whose = ((row[subject] if subject else None) or "").strip()
     return Entry(at, "note", whose, (row[words] or "").strip(), (place,), readable=at)
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return at.astimezone(UTC) if at.tzinfo else None
+    except (ValueError, OverflowError):
+        return None

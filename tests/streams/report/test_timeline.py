@@ -148,6 +148,8 @@ def test_notes_are_merged_in_with_their_line(tmp_path: Path) -> None:
         ("time,what\n2026-01-26 08:22,x\n", "no time with a zone", "write 2026-01-26T08:22:00Z"),
         ("time,what\nnoon,x\n", "'noon' is no time", "write 2026-01-26T08:22:00Z"),
         ("", "no column time", "first line"),
+        ("time,what\n9999-12-31T23:59:59-10:00,x\n", "no time with a zone", "write 2026-01-26T08:22:00Z"),
+        ("time,what\n2026-01-26T08:22:00Z,restarted it, then waited\n", ":2: more cells", 'in "quotes"'),
     ],
 )
 def test_notes_that_tell_no_time_are_refused_by_line(tmp_path: Path, text: str, named: str, then: str) -> None:
