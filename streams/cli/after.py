@@ -13,9 +13,12 @@ from streams.cli.work import STATE, State, program, with_state
 from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import duckdb
 
     from streams.report.found import Found, Invoke
+    from streams.report.incidents import Incident
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +95,7 @@ def postmortem(
         one = incident_of(some, id_, book.invoke("incident list"))
         known = review.gather(book.con, one, book, [n for path in notes or () for n in notes_of(path)])
         made = review.parts(known, book)
-        old = out.read_text(encoding="utf-8") if out and out.exists() else ""
+        old = _kept(out, one, some) if out else ""
         text, kept, gone = review.renewed(old, made) if old else (review.document(made), [], [])
         if out:
             written(out, text)
@@ -107,6 +110,27 @@ def postmortem(
             say([f"{damage}: {len(known.damage)} doubled effects."])
         if not (out or html or damage):
             give([text])
+
+
+def _kept(path: Path, one: Incident, some: Sequence[Incident]) -> str:
+    """What the file holds; one that is no post-mortem, or that of another incident, is left alone."""
+    from streams.report.incidents import incident_of
+    from streams.report.postmortem import incident_in
+
+    try:
+        old = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        raise Problem(str(path), f"can't be read: {reason}", f"ls -ld {path}", Exit.USAGE) from None
+    was = incident_in(old)
+    if old and was is None:
+        raise Problem(str(path), "is no post-mortem, and stays as it is", "--out another.md", Exit.USAGE)
+    if any(i.incident_id == was for i in some) and (of := incident_of(some, was or "", "")) != one:
+        reason = f"is the post-mortem of {of.short}, and stays as it is"
+        raise Problem(str(path), reason, f"--out {one.short}.md", Exit.USAGE)
+    return old
 
 
 AROUND = timedelta(minutes=10)  # before an incident and after it; rows come that late, and causes lie before

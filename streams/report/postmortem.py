@@ -137,7 +137,7 @@ def _detection(p: PostMortem) -> Iterator[str]:
         after.append(f"{_between(min(could), first)} after it could be read")
     yield f"People were first told at {_when(first)} UTC, {', '.join(after)}:"
     yield ""
-    yield from (f"- **{w.at:%H:%M:%S}** - {markdown(w.by)}: {w.note}" for w in p.told)
+    yield from (f"- **{w.at:%H:%M:%S}** - {markdown(w.by)}: {markdown(w.note)}" for w in p.told)
 
 
 def _detected(p: PostMortem, f: Found) -> tuple[datetime, datetime | None]:
@@ -273,6 +273,14 @@ def renewed(old: str, made: dict[str, str]) -> tuple[str, list[str], list[str]]:
 
     text = PART.sub(one, old)
     return text, kept, [n for n in made if n not in seen]
+
+
+def incident_in(document: str) -> str | None:
+    """The id of the incident that a document is about; None where it has no marks."""
+    if not PART.search(document):
+        return None
+    found = re.search(r"\*\*Incident ID\*\*: (\S+)", document)
+    return found[1] if found else ""
 
 
 def html(text: str, title: str) -> str:

@@ -61,6 +61,23 @@ def test_made_again_it_keeps_what_was_written_and_its_page_shows_it(screen: Scre
     assert len((tmp_path / "damage.csv").read_text().splitlines()) == 24
 
 
+def test_a_file_that_is_not_this_incidents_review_stays_as_it_is(screen: Screen, tmp_path: Path) -> None:
+    path, one = tmp_path / "review.md", storm(screen)
+    others = [json.loads(line)["incident_id"] for line in screen("incident", "list", "--json").splitlines()]
+    screen("postmortem", next(i for i in others if i != one), "--out", str(path))
+    for held, why in (
+        (path.read_bytes(), r"is the post-mortem of in-\w+, and stays"),
+        (b"# Notes of mine\n", "is no post-mortem, and stays"),
+        (b"\xff\xfe\x00", "no text in UTF-8"),
+    ):
+        path.write_bytes(held)
+        with pytest.raises(Problem, match=f"{why}(.|\n)*Next: "):
+            screen("postmortem", one, "--out", str(path))
+        assert path.read_bytes() == held
+    with pytest.raises(Problem, match="can't be read: Is a directory"):
+        screen("postmortem", one, "--out", str(tmp_path))
+
+
 def test_a_bundle_reopens_in_an_empty_folder_and_explains_as_before(screen: Screen, tmp_path: Path) -> None:
     to = tmp_path / "storm.zip"
     assert "rows of 08:07 - 08:37 UTC" in screen("bundle", storm(screen), "--out", str(to))
