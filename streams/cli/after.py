@@ -107,7 +107,8 @@ def postmortem(
             say([f"{html}: open it in a browser."])
         if damage:
             written(damage, "".join(f"{line}\n" for line in comma_separated(COLUMNS, (d.cells for d in known.damage))))
-            say([f"{damage}: {len(known.damage)} doubled effects."])
+            more = f"; {known.gone} more were found, their rows are not in this state any more" if known.gone else ""
+            say([f"{damage}: {len(known.damage)} doubled effects{more}."])
         if not (out or html or damage):
             give([text])
 
@@ -166,7 +167,7 @@ def bundle(
             beside[CONFIG] = Path(CONFIG).read_text(encoding="utf-8")
         to = out or Path(f"{one.incident_id}.zip")
         try:
-            packed = pack(state, book.con, since, until, beside, to.absolute())
+            packed = pack(state, book.con, since, until, beside, to.absolute(), review.proof(book.con, known, since))
         except OSError as error:
             raise Problem(str(to), f"can't be written: {error.strerror}", f"df -h {to.parent}", Exit.STATE) from None
     size = f"{packed.size_bytes / 1e6:,.1f} MB"

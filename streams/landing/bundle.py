@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -28,6 +30,7 @@ CHOSEN = {
     "finding_changes": f"finding_id IN (SELECT finding_id FROM findings WHERE {OVERLAPS})",
     "incident_changes": f"incident_id IN (SELECT incident_id FROM incidents WHERE {OVERLAPS})",
 }
+PLACE = ["partition", "offset", "sub"]
 MEASURED = "window_start BETWEEN $since AND $until"
 Span = dict[str, datetime]
 
@@ -40,16 +43,23 @@ class Packed:
 
 
 def pack(
-    folder: Path, con: duckdb.DuckDBPyConnection, since: datetime, until: datetime, beside: Mapping[str, str], to: Path
+    folder: Path,
+    con: duckdb.DuckDBPyConnection,
+    since: datetime,
+    until: datetime,
+    beside: Mapping[str, str],
+    to: Path,
+    proof: Sequence[Mapping[str, Any]] = (),
 ) -> Packed:
     """The rows that arrived in the span, what was measured and found in it, and other files by their names.
 
-    con: of the state's readable file. The bundle is whole, or not there at all.
+    con: of the state's readable file. proof: rows that are in it, too, whenever they arrived; a span begins and ends
+    as if they were not. The bundle is whole, or not there at all.
     """
     with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as aside:
         small = Path(aside) / "state"
         small.mkdir()
-        parts = [p for part in state.parts_of(con) if (p := _cut(folder, small, part, since, until))]
+        parts = [p for part in state.parts_of(con) if (p := _cut(folder, small, part, since, until, proof))]
         with state.build(small) as out:
             names = [n for n in _names(con) if n not in NOT_OURS]
             for name in names:
@@ -65,13 +75,29 @@ def pack(
     return Packed(sum(p.rows for p in parts), len(names), to.stat().st_size)
 
 
-def _cut(folder: Path, small: Path, part: Part, since: datetime, until: datetime) -> Part | None:
+def _cut(
+    folder: Path, small: Path, part: Part, since: datetime, until: datetime, proof: Sequence[Mapping[str, Any]]
+) -> Part | None:
     """The part's rows that arrived in the span, as a part of the bundle; tables that lie in the lake come as tables."""
-    lo, hi = (int(t.timestamp() * 1e6) for t in (since, until))
-    if part.stream not in STREAMS or part.last_arrival < lo or part.first_arrival > hi:
+    lo, hi = _us(since), _us(until)
+    mine = [
+        r for r in proof if r["stream"] == part.stream and part.first_arrival <= _us(r["arrival"]) <= part.last_arrival
+    ]
+    if part.stream not in STREAMS or not (mine or (lo <= part.last_arrival and part.first_arrival <= hi)):
         return None
-    rows = lake.read(folder, part).filter(pl.col("arrival").is_between(since, until))
-    return lake.write_part(small, part.stream, part.first_arrival // HOUR_US, rows) if len(rows) else None
+    places = pl.DataFrame([[r[n] for n in PLACE] for r in mine], schema=dict.fromkeys(PLACE, pl.Int64), orient="row")
+    rows = lake.read(folder, part)
+    inside = pl.col("arrival").is_between(since, until)
+    rows = pl.concat([rows.filter(inside), rows.filter(~inside).join(places, on=PLACE, how="semi")])
+    if not len(rows):
+        return None
+    cut = lake.write_part(small, part.stream, part.first_arrival // HOUR_US, rows)
+    first, last = (min(max(us, lo), hi) for us in (cut.first_arrival, cut.last_arrival))
+    return replace(cut, first_arrival=first, last_arrival=last)
+
+
+def _us(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _names(con: duckdb.DuckDBPyConnection) -> list[str]:
@@ -96,7 +122,7 @@ def _zipped(small: Path, name: str, to: Path) -> None:
 
 
 def unpack(bundle: Path, into: Path) -> Path:
-    """Where it is a state again: a new folder of the bundle's name."""
+    """Where it is a state again: a new folder of the bundle's name, which is whole or not there at all."""
     try:
         with zipfile.ZipFile(bundle) as file:
             names = [Path(n) for n in file.namelist()]
@@ -106,8 +132,11 @@ def unpack(bundle: Path, into: Path) -> Path:
                 raise Problem(str(bundle), "no bundle of asynchealth", "asynchealth bundle INCIDENT", Exit.USAGE)
             if folder.exists():
                 raise Problem(str(folder), "is there already", f"asynchealth report --state {folder}", Exit.USAGE)
-            file.extractall(into)
-    except (OSError, zipfile.BadZipFile) as error:
+            into.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=into, prefix=f".{folder.name}-") as aside:
+                file.extractall(aside)
+                os.replace(Path(aside) / folder.name, folder)
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Problem(str(bundle), f"can't be opened: {reason}", f"ls -l {bundle}", Exit.USAGE) from None
     return folder

@@ -20,11 +20,14 @@ from markdown_it import MarkdownIt
 
 from streams.report.corrected import MS
 from streams.report.damage import Damage, damage
+from streams.report.evidence import Row, fetch, instant, rows_at
+from streams.report.explain import uses_of
 from streams.report.found import Filter, Found, Invoke
+from streams.report.incidents import BEFORE as CHANGED
 from streams.report.incidents import Book, Incident, unknown
 from streams.report.render import markdown, page
 from streams.report.sentences import count, duration, sentence
-from streams.report.timeline import Entry, Timeline, spoken, timeline
+from streams.report.timeline import SIGNALS_MOST, Entry, Timeline, spoken, timeline
 from streams.said import Word
 
 BEFORE = timedelta(minutes=10)  # signals so long before it are on its timeline
@@ -41,6 +44,11 @@ class PostMortem:
     damage: list[Damage]
     told: list[Word]  # whom, and when
 
+    @property
+    def gone(self) -> int:
+        """How many doubled effects were found whose rows have left the state since."""
+        return sum(f.count for f in self.found if _impact_name(f) == "duplicate_key.applied_twice") - len(self.damage)
+
 
 def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Sequence[Entry] = ()) -> PostMortem:
     """notes: beside what people said of the incident itself."""
@@ -50,6 +58,16 @@ def gather(con: duckdb.DuckDBPyConnection, i: Incident, book: Book, notes: Seque
     said = book.about(i)
     happened = timeline(con, book.span, wanted, [f.finding_id for f in found], [*spoken(said), *notes])
     return PostMortem(i, found, happened, damage(con, found), [w for w in said if w.what == "notified"])
+
+
+def proof(con: duckdb.DuckDBPyConnection, p: PostMortem, since: datetime) -> list[Row]:
+    """What a bundle needs of before its begin: rows that prove the findings, and changes that came shortly before."""
+    uses = [u for f in p.found if f.detector == "duplicate_key" for u in uses_of(con, f)]
+    records = {r for u in uses for r in (u.record, u.earlier)} | {r for f in p.found for r in f.proof}
+    records |= {r for d in p.damage for r in d.client_records.split()}
+    begun = lasted(p.found)[0] - CHANGED
+    changes = f"kind = 'change' AND timestamp BETWEEN {instant(begun)} AND {instant(since)}"
+    return rows_at(con, sorted(records)) + fetch(con, "signals", changes, limit=SIGNALS_MOST)
 
 
 def lasted(found: Sequence[Found]) -> tuple[datetime, datetime]:
@@ -216,9 +234,13 @@ def _actions(p: PostMortem) -> Iterator[str]:
 def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
     yield "## Damage"
     yield ""
+    if p.gone:
+        yield f"{count(p.gone, 'effect')} made twice can't be listed: their rows are not in this state any more."
     if not p.damage:
-        yield "No effect was seen to be made twice."
+        yield from () if p.gone else ("No effect was seen to be made twice.",)
         return
+    if p.gone:
+        yield ""
     proven = sum(d.certain for d in p.damage)
     yield f"{count(len(p.damage), 'effect')} made twice, {proven} of them certain."
     yield ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from typer.testing import CliRunner
 
 from streams.cli import app
 from streams.problems import Problem
+from tests.cases import at
+from tests.cases.duplicate_key import attempt
 from tests.streams.cli.test_look import Screen, screen
+from tests.streams.report.states import of_rows
 
 __all__ = ["screen"]
 
@@ -87,3 +91,23 @@ def test_a_bundle_reopens_in_an_empty_folder_and_explains_as_before(screen: Scre
     of = screen.ids("retry_storm")[0]
     assert cut("explain", of).splitlines()[:8] == screen("explain", of).splitlines()[:8]
     assert storm(cut) == storm(screen)
+
+
+def test_a_bundle_has_what_proves_the_incident_and_what_changed_before_it_however_early(tmp_path: Path) -> None:
+    """A key was used five hours before, a deploy came 25 minutes before."""
+    early, late = attempt(0, 1), attempt(18_000, 1, retry_count=1)
+    rows = sorted(
+        [*early, *(r for n in range(9_000) for r in attempt(2 * n + 1, 10 + n)), *late], key=itemgetter("arrival")
+    )
+    deploy = {"timestamp": at(16_500), "arrival": at(16_500), "subject": "payment", "kind": "change", "name": "deploy"}
+    whole = Screen(of_rows(tmp_path, requests=rows, signals=[deploy]))
+    to = tmp_path / "early.zip"
+    assert re.search(r": \d{3} rows of ", whole("bundle", "in-", "--out", str(to)))
+    assert CliRunner().invoke(app, ["reopen", str(to), "--into", str(tmp_path / "new")]).exit_code == 0
+    cut = Screen(tmp_path / "new" / "early")
+    for of in (whole, cut):
+        assert "preceded by deploy at " in of("incident", "show", "in-")
+        said = of("postmortem", "in-", "--damage", str(tmp_path / "damage.csv"))
+        assert "damage.csv: 1 doubled effects.\n" in said
+        assert "pay-1,True," in (tmp_path / "damage.csv").read_text()
+    assert "12:5" in cut("findings") and "08:0" not in cut("findings"), "its span begins where it did"

@@ -69,3 +69,12 @@ def test_what_is_no_bundle_or_would_write_elsewhere_is_refused(packed: tuple[Pat
     with pytest.raises(Problem, match="no bundle"):
         unpack(tmp_path / "evil.zip", tmp_path)
     assert not (tmp_path / "a").exists() and not (tmp_path.parent / "b").exists()
+
+
+def test_one_that_breaks_off_leaves_no_half_state(packed: tuple[Path, Packed], tmp_path: Path) -> None:
+    held = bytearray(packed[0].read_bytes())
+    held[len(held) // 2 : len(held) // 2 + 100] = bytes(100)
+    (tmp_path / "storm.zip").write_bytes(held)
+    with pytest.raises(Problem, match="can't be opened"):
+        unpack(tmp_path / "storm.zip", tmp_path / "new")
+    assert not [*(tmp_path / "new").iterdir()]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.detector import catalog
+from streams.cli.incident import book_of
 from streams.landing.state import open_readable, parts_of
 from streams.report.answers import comma_separated
 from streams.report.damage import COLUMNS, damage
 from streams.report.evidence import fetch
 from streams.report.found import all_findings
-from streams.report.postmortem import actions, document, html, renewed
+from streams.report.postmortem import actions, document, gather, html, parts, renewed
 from tests.cases import at
 from tests.cases.duplicate_key import case, ordinary, slow_and_retried
 from tests.streams.report.states import of_case
@@ -52,6 +54,16 @@ def test_a_callers_line_that_came_hours_late_is_on_the_list(tmp_path: Path) -> N
         keys = {(r["record"], r["idempotency_key"]) for r in fetch(con, "requests", "fate = 'late'")}
     assert len(listed) == 23 and len(keys) == 46
     assert {(record, d.idempotency_key) for d in listed for record in d.client_records.split()} == keys
+
+
+def test_doubled_effects_whose_rows_are_gone_are_still_said(demo_state: Path) -> None:
+    with book_of(demo_state) as (some, book):
+        known = gather(book.con, max(some, key=lambda i: len(i.findings)), book)
+        assert known.gone == 0
+        for left, gone in ((20, 3), (0, 23)):
+            text = parts(replace(known, damage=known.damage[:left]), book)["damage"]
+            assert f"\n{gone} effects made twice can't be listed: their rows are not in this state any more." in text
+            assert "No effect was seen" not in text
 
 
 def test_what_nobody_changed_is_renewed_and_the_rest_stays() -> None:
