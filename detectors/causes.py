@@ -168,6 +168,7 @@ RULES: tuple[Rule, ...] = (
     *(Rule("timeout_ratio", e, SERVICE, "calls that timed out still ran when they were tried again") for e in DOUBLED),
     *(Rule("retry_storm", e, SERVICE, "calls that still ran were tried again") for e in DOUBLED),
     *(Rule("ack_loss", e, SERVICE, "what was done was tried again for want of an answer") for e in DOUBLED),
+    Rule("timeout_ratio", "idempotency_cache", SERVICE, "what timed out looks its key up while its first use runs"),
     Rule("retry_storm", "idempotency_cache", SERVICE, "retries look a key up while its first use still runs"),
     *(
         Rule("idempotency_cache", f"duplicate_key.{k}", SERVICE, "the cache did not know keys that came again")

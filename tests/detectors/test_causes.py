@@ -87,6 +87,17 @@ def test_without_a_storm_the_timeouts_explain_the_double_effects() -> None:
     }
 
 
+def test_a_cache_that_is_asked_again_by_what_timed_out_is_no_root_cause() -> None:
+    missed = told("idempotency_cache", "service", "payment", 10)
+    assert edges(DOUBLE, missed, SLOW, TIMEOUTS) == {
+        ("timeout_budget", "timeout_ratio", False),
+        ("timeout_ratio", "idempotency_cache", False),
+        ("idempotency_cache", "duplicate_key", False),
+    }
+    before = replace(missed, onset=TIMEOUTS.onset - SLACK_US - WINDOW_US)
+    assert causes(TIMEOUTS, before, NONE) is None
+
+
 @pytest.mark.parametrize(
     "other",
     [
