@@ -1,7 +1,7 @@
 -- Which hop is the longest: as traces tell, else the deepest service below the one asked about that times out?
 WITH RECURSIVE late AS (
     SELECT f.*, coalesce(f.facts->>'longest', f.subject) AS hop,
-           CASE WHEN contains(hop, '->') THEN regexp_extract(hop, '->(.*)$', 1) ELSE hop END AS service
+           CASE WHEN contains(hop, '->') THEN regexp_extract(hop, '->(.*)$', 1, 's') ELSE hop END AS service
     FROM findings f LEFT JOIN asked a ON true
     WHERE f.detector IN ('timeout_cascade', 'timeout_ratio', 'timeout_budget', 'latency_gap', 'latency_shift', 'retry_storm')
       AND (a.finding_id IS NULL OR f.finding_id = a.finding_id

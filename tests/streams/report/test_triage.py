@@ -260,6 +260,15 @@ def test_a_name_in_a_log_can_run_nothing_in_the_shell_that_a_command_is_pasted_i
     assert "ssh 'n1; rm -rf ~' sudo chronyc makestep" in shown
 
 
+def test_the_service_of_a_hop_is_the_whole_of_its_name(tmp_path: Path) -> None:
+    with state.build(tmp_path) as con:
+        late = finding(
+            "timeout_ratio", "a-\\>b->pay\nment->2", "", {"timeouts": 9, "attempts": 10}, subject_kind="edge"
+        )
+        land(con, Tiny([late]))
+    assert "Longest hop?    pay\\nment->2: a-\\>b->pay\\nment->2 " in screen(tmp_path, "triage", "timeouts")
+
+
 def screen(folder: Path, *args: str) -> str:
     result = CliRunner().invoke(app, [*args, "--state", str(folder)])
     assert result.exit_code == 0, result.exception
