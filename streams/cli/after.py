@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,11 +158,13 @@ def bundle(
         begins, ends = review.lasted(known.found)
         since, until = begins - AROUND, ends + AROUND
         text = review.document(review.parts(known, book))
+        there = {i.incident_id for i in some if i.onset <= until and (i.resolved is None or i.resolved >= since)}
+        words = [w for w in book.words if w.about in there or not w.about.startswith("in-")]
         beside = {
             "postmortem.md": text,
             "postmortem.html": review.html(text, f"Post-mortem {one.incident_id}"),
             "timeline.html": forms.page(known.timeline, book.span),
-            ACKS: "".join(record(w).decode() + "\n" for w in book.words),
+            ACKS: "".join(record(w).decode() + "\n" for w in words),
         }
         if Path(CONFIG).exists():
             beside[CONFIG] = Path(CONFIG).read_text(encoding="utf-8")
@@ -181,10 +184,13 @@ def reopen(
 ) -> None:
     """Makes a bundle a state again, in a new folder; nothing else is needed."""
     from streams.landing.bundle import unpack
+    from streams.settings import CONFIG
 
     folder = unpack(file, into)
     say([f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"])
-    say([f"Next: {with_state('incident list', folder)}"])
+    own = (folder / CONFIG).exists()  # is read in the folder in which one types
+    then = f"cd {shlex.quote(str(folder))} && {with_state('incident list', Path())}"
+    say([f"Next: {then if own else with_state('incident list', folder)}"])
 
 
 def written(path: Path, text: str) -> None:

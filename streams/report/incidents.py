@@ -40,9 +40,21 @@ class Incident:
         return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "short"}
 
 
+ALL = """
+SELECT incidents.* REPLACE (greatest(last, seen) AS last)
+FROM incidents LEFT JOIN (
+    SELECT incident_id, max(last) AS seen FROM incident_findings JOIN findings USING (finding_id) GROUP BY ALL
+) USING (incident_id)
+ORDER BY state = 'merged', level, onset, incident_id
+"""
+
+
 def all_incidents(con: duckdb.DuckDBPyConnection) -> list[Incident]:
-    """Pages before warnings, then in the order in which they began; those that went into others at the end."""
-    rows = con.execute("FROM incidents ORDER BY state = 'merged', level, onset, incident_id")
+    """Pages before warnings, then in the order in which they began; those that went into others at the end.
+
+    `last` is that of its findings now; the table has it as of the incident's last change.
+    """
+    rows = con.execute(ALL)
     columns = [d[0] for d in rows.description or ()]
     every = [dict(zip(columns, row, strict=True)) for row in rows.fetchall()]
     short = shortest([r["incident_id"] for r in every])
@@ -116,8 +128,17 @@ def listing(every: Sequence[Incident], book: Book) -> Iterator[str]:
         if i:
             yield f"{'':{widths[0]}}  {_then(book.of(i))}"
             yield f"{'':{widths[0]}}  {'; '.join([f'Call {book.contacts(i)[0]}', *_acknowledged(i, book)])}"
+    yield from _of_none(every, book)
     then = book.invoke(f"incident show {shown[0].short}")
     yield f"An incident is what belongs together by cause and time.  Next: {then}"
+
+
+def _of_none(every: Sequence[Incident], book: Book) -> Iterator[str]:
+    """Acknowledgements of incidents that are called otherwise since the rows were judged again."""
+    there = {i.incident_id for i in every}
+    for w in book.words:
+        if w.what == "ack" and w.about not in there:
+            yield f"{w.about} is not here since the rows were judged again. {_spoken(w)}"
 
 
 def _cells(i: Incident, book: Book) -> tuple[str, ...]:

@@ -162,7 +162,8 @@ def _detected(p: PostMortem, f: Found) -> tuple[datetime, datetime | None]:
     """When its first row was written, and when it could be read."""
     read = min((e.readable for e in p.timeline.entries if e.finding == f.finding_id and e.readable), default=None)
     rows = [e.at for e in p.timeline.entries if e.what == "event" and e.evidence[0] in f.proof]
-    return max(f.onset, min(rows, default=f.onset)), read
+    begun = max(f.onset, min(rows, default=f.onset))
+    return (begun if read is None or begun <= read else f.onset), read  # its first rows may have left the state
 
 
 def _between(begin: datetime, end: datetime) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from streams.report import render
 from streams.report.answers import ENCODER, comma_separated
 from streams.report.corrected import MS
-from streams.report.found import EPOCH, Invoke, Sight, Span
+from streams.report.found import EPOCH, MINUTE, Invoke, Sight, Span
 from streams.report.sentences import count, stamp
 from streams.report.timeline import Entry, Timeline
 
@@ -51,8 +51,10 @@ KINDS = {"signal": "signal", "note": "note", "event": "row", "silence": "silence
 
 
 def _about(t: Timeline, span: Span) -> str:
-    known = f", as it was known at {t.as_of:%H:%M:%S}" if t.as_of else ""
-    return f"{span.days}{known}"
+    if t.as_of is None:
+        return span.days
+    one_day = span.start.date() == (span.end - MINUTE).date() == t.as_of.date()
+    return f"{span.days}, as it was known at {t.as_of:{'%H:%M:%S' if one_day else '%Y-%m-%d %H:%M:%S'}}"
 
 
 def _time(at: datetime, dated: bool) -> str:

@@ -91,6 +91,10 @@ def test_a_bundle_reopens_in_an_empty_folder_and_explains_as_before(screen: Scre
     of = screen.ids("retry_storm")[0]
     assert cut("explain", of).splitlines()[:8] == screen("explain", of).splitlines()[:8]
     assert storm(cut) == storm(screen)
+    ids = [json.loads(line)["incident_id"] for line in cut("incident", "list", "--json").splitlines()]
+    assert len(ids) == 6
+    for one in ids:
+        assert not re.search(r"\| -\d+ \w+ \|", cut("postmortem", one)), "nothing could be read before it was"
 
 
 def test_a_bundle_has_what_proves_the_incident_and_what_changed_before_it_however_early(tmp_path: Path) -> None:
@@ -111,3 +115,23 @@ def test_a_bundle_has_what_proves_the_incident_and_what_changed_before_it_howeve
         assert "damage.csv: 1 doubled effects.\n" in said
         assert "pay-1,True," in (tmp_path / "damage.csv").read_text()
     assert "12:5" in cut("findings") and "08:0" not in cut("findings"), "its span begins where it did"
+
+
+def test_reopened_the_next_command_reads_the_settings_that_came_with_it(
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, there = storm(screen), tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    (there / "asynchealth.toml").write_text('[services.payment]\nowner = "Pay"\n')
+    screen("bundle", one)
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["reopen", f"there/{one}.zip"]).output
+    assert f"\nNext: cd {one} && " in said and said.endswith(" incident list --state .\n")
+    monkeypatch.chdir(tmp_path / one)
+    assert "Call: Pay (owner of payment)" in Screen(Path())("incident", "show", one)
+
+
+def test_as_of_another_day_is_said_with_its_date(screen: Screen) -> None:
+    assert ", as it was known at 08:20:00: " in screen("timeline", "--as-of", "08:20")
+    assert ", as it was known at 2026-01-25 23:00:00." in screen("timeline", "--as-of", "2026-01-25T23:00Z")

@@ -76,6 +76,19 @@ def test_the_screens_of_incidents_are_the_golden_ones(screen: Screen, golden: Go
     assert screen("incident", "show", storm, "--ascii").isascii()
 
 
+def test_an_incident_lasts_as_long_as_its_findings(screen: Screen) -> None:
+    last = {f["finding_id"]: f["last"] for f in map(json.loads, screen("findings", "--json").splitlines())}
+    assert len(last) == 11
+    for i in every(screen):
+        assert i["last"] == max(last[f["finding_id"]] for f in i["findings"])
+
+
+def test_an_acknowledgement_of_an_incident_that_is_called_otherwise_now_is_still_listed(own: Screen) -> None:
+    write(own.state, Word(at=datetime(2026, 1, 26, 8, 30, tzinfo=UTC), what="ack", about="in-0123", by="anna"))
+    told = "in-0123 is not here since the rows were judged again. Acknowledged by anna at 2026-01-26 08:30 UTC\n"
+    assert told in own("incident", "list")
+
+
 def test_tables_of_incidents_can_be_asked_in_sql(screen: Screen) -> None:
     asked = "SELECT count(*) FILTER (ruled_out) AS a, count(*) AS b FROM causes"
     assert json.loads(screen("sql", asked, "--json")) == {"a": 1, "b": 6}
