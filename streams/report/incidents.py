@@ -134,11 +134,12 @@ def listing(every: Sequence[Incident], book: Book) -> Iterator[str]:
 
 
 def _of_none(every: Sequence[Incident], book: Book) -> Iterator[str]:
-    """Acknowledgements of incidents that are called otherwise since the rows were judged again."""
-    there = {i.incident_id for i in every}
+    """Acknowledgements of incidents that went into others, or are called otherwise since rows were judged again."""
+    into = {i.incident_id: i.merged_into for i in every}
     for w in book.words:
-        if w.what == "ack" and w.about not in there:
-            yield f"{w.about} is not here since the rows were judged again. {_spoken(w)}"
+        if w.what == "ack" and (other := into.get(w.about, "none")):
+            then = f"went into {other}" if w.about in into else "is not here since the rows were judged again"
+            yield f"{w.about} {then}. {_spoken(w)}"
 
 
 def _cells(i: Incident, book: Book) -> tuple[str, ...]:

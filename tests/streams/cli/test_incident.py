@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from detectors.detector import Settings
+from streams.cli.incident import book_of
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
+from streams.report.incidents import listing
 from streams.said import ACKS, Word, words_in, write
 from tests.streams.cli.test_look import Screen
 
@@ -87,6 +90,16 @@ def test_an_acknowledgement_of_an_incident_that_is_called_otherwise_now_is_still
     write(own.state, Word(at=datetime(2026, 1, 26, 8, 30, tzinfo=UTC), what="ack", about="in-0123", by="anna"))
     told = "in-0123 is not here since the rows were judged again. Acknowledged by anna at 2026-01-26 08:30 UTC\n"
     assert told in own("incident", "list")
+
+
+def test_an_acknowledgement_of_an_incident_that_went_into_another_is_still_listed(demo_state: Path) -> None:
+    with book_of(demo_state) as (some, book):
+        one = some[0].incident_id
+        young = replace(some[0], incident_id="in-0123", state="merged", findings=[], merged_into=one)
+        word = Word(at=datetime(2026, 1, 26, 8, 30, tzinfo=UTC), what="ack", about="in-0123", by="anna")
+        lines = [*listing([*some, young], replace(book, words=[word]))]
+    assert f"in-0123 went into {one}. Acknowledged by anna at 2026-01-26 08:30 UTC" in lines
+    assert len([line for line in lines if "Acknowledged" in line]) == 1
 
 
 def test_tables_of_incidents_can_be_asked_in_sql(screen: Screen) -> None:
