@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streams.landing.state import has
 from streams.report.evidence import in_episode, in_space, lake, of_edge
 from streams.report.found import Found
 from streams.report.morning.section import Section, Source, level, of_service, unknown
@@ -38,7 +39,7 @@ def _told(s: Source) -> bool:
     if not filled(s.con, "requests", "retry_count", "payload_hash"):
         return False
     if not s.wanted.service:
-        return bool(s.ask(f"SELECT 1 FROM calls WHERE {s.time()} LIMIT 1"))
+        return has(s.con, "calls") and bool(s.ask(f"SELECT 1 FROM calls WHERE {s.time()} LIMIT 1"))
     told = "(retry_count IS NOT NULL OR payload_hash IS NOT NULL)"
     said = f"{told} AND {of_service(s, 'service_name', 'caller')} AND {s.time('arrival')}"
     return bool(s.ask(f"SELECT 1 FROM {lake(s.con, 'requests', s.arrived)} WHERE {said} LIMIT 1"))
