@@ -37,7 +37,7 @@ from streams.sources.formats import (
     of_text,
     quoted,
 )
-from streams.sources.mapping import Kin, about_of, column_text, kin_of, mapped, texts
+from streams.sources.mapping import Kin, about_of, column_of, column_text, kin_of, mapped, texts
 
 CHUNK = 200_000  # records
 LOOKED_AT = 100  # records, for one that tells what the file is of
@@ -231,12 +231,14 @@ def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tupl
     stream, table = reading.stream, opened(recording)
     if reading.map:
         wanted = [column_text(p, table.shape) for p in reading.map.paths]
+        names = [n for p in reading.map.paths if (n := column_of(p, table.shape))]
     elif missing := [f.name for f in fields(stream) if f.required and f.name not in table.shape]:
         reason = f"has no column {', '.join(missing)}, which {stream} need"
         raise Problem(recording.file.name, reason, "rename the columns, or leave the file out", Exit.NOTHING)
     else:
-        wanted = [pl.col(n) for n in SCHEMA[stream] if n in table.shape]
-    names, offset = [n for column in wanted for n in column.meta.root_names()], skip
+        names = [n for n in SCHEMA[stream] if n in table.shape]
+        wanted = [pl.col(n) for n in names]
+    offset = skip
     try:
         for frame in table.frames(names, skip):
             number = pl.int_range(offset, offset + len(frame), dtype=pl.Int64).alias("offset")

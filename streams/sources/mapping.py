@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
+import polars.selectors as cs
 import polars_hash  # noqa: F401  (registers nchash)
 
 from detectors.events import CLOCK, INSTANT, REJECTS, SCHEMA, UNREADABLE, Count, Decoded, conform, decimal, instant
@@ -77,12 +78,18 @@ def about_of(given: FieldMap, frame: pl.DataFrame) -> pl.DataFrame:
     return said.filter(_matches(given.where)) if given.where else said
 
 
+def column_of(path: str, shape: pl.Schema) -> str | None:
+    """The column that holds a path: it may be a field of a struct column."""
+    name = path if path in shape else path.partition(".")[0]
+    return name if name in shape else None
+
+
 def column_text(path: str, shape: pl.Schema) -> pl.Expr:
     """A column, or a field of a struct column, as texts; nulls where there is none."""
-    name = path if path in shape else path.partition(".")[0]
-    if name not in shape:
+    name = column_of(path, shape)
+    if name is None:
         return pl.lit(None, dtype=pl.String).alias(held_in(path))
-    column, rest = pl.col(name), path[len(name) + 1 :]
+    column, rest = cs.by_name(name).as_expr(), path[len(name) + 1 :]  # col would take * for a pattern
     kind: Any = shape[name]
     while rest:
         if (pair := _pair(kind)) is not None:

@@ -64,6 +64,15 @@ def test_values_of_any_type_are_texts(tmp_path: Path, values: Any, texts: Sequen
     ]
 
 
+@pytest.mark.parametrize("name", ["*", "^x$", "^.*$", "at x"])
+def test_a_column_may_have_a_name_that_is_a_pattern_elsewhere(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.parquet"
+    write_table(pa.table({"at": [START], "svc": ["pay"], "x": ["other"], name: ["mine"]}), path)
+    named = f'timestamp = "at"\nnode_id = "svc"\nservice_name = "svc"\nrequest_id = "{name}"\n'
+    (only,) = [d for _, d in chunks(Recording(look(path, "x")), _reading("requests", named))]
+    assert only.events["request_id"].to_list() == ["mine"]
+
+
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_a_duration_beyond_all_measure_is_a_reject_of_its_row(tmp_path: Path, unit: str) -> None:
     values = pa.array([5, 2**63 - 1, -(2**63)], pa.duration(unit))
