@@ -6,6 +6,8 @@ later can change it, and no event can move the frontier.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import polars as pl
 
 from detectors.events import STREAMS
@@ -24,10 +26,20 @@ OLD_US = 30 * DAY_US  # nor can one that is older than this
 GAP_US = DAY_US  # without arrivals: a stretch cut off by a gap like this is suspect
 SUSPECT_SHARE = 0.01  # and implausible while all such stretches together hold less than this
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FATES = ("used", "late", "implausible")
 PARTITION_BITS, OFFSET_BITS, SUB_BITS = 10, 40, 11  # and 2 for the stream: 63 in all
 NEVER = 2**62
 ORDERED_US = 2**OFFSET_BITS  # below it, as a time: the number of a record of which only the order is known
+
+
+def us_of(at: datetime) -> int:
+    """Its µs since the epoch."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def time_of(us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=us)
 
 
 def windows(us: int) -> int:

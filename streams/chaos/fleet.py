@@ -7,7 +7,7 @@ the seed and the options; seed DEMO_SEED is the hour that the screens show.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from detectors.events import encode_json
+from detectors.windows import us_of
 from streams.chaos.labels import Garbage, Parts, labels, rfc3339
 from streams.chaos.nodes import heartbeats, signals
 from streams.chaos.plan import DEMO_SEED, Plan, make_plan
@@ -61,7 +62,7 @@ def make_hour(
 ) -> Tape:
     """calm: no faults, but jitter, daily load, honest retries, a deploy, cold caches. scale multiplies the events."""
     rng = np.random.default_rng([seed, calm])
-    begin = (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    begin = us_of(start)
     end = begin + minutes * 60_000_000
     plan = make_plan(rng, seed, calm=calm, start_us=begin, end_us=end, scale=scale)
     truly = {

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 
 from detectors.events import STREAMS
-from detectors.windows import HOUR_US
+from detectors.windows import HOUR_US, us_of
 from streams.landing import lake, state
 from streams.landing.lake import Part
 from streams.problems import Exit, Problem
@@ -79,9 +79,11 @@ def _cut(
     folder: Path, small: Path, part: Part, since: datetime, until: datetime, proof: Sequence[Mapping[str, Any]]
 ) -> Part | None:
     """The part's rows that arrived in the span, as a part of the bundle; tables that lie in the lake come as tables."""
-    lo, hi = _us(since), _us(until)
+    lo, hi = us_of(since), us_of(until)
     mine = [
-        r for r in proof if r["stream"] == part.stream and part.first_arrival <= _us(r["arrival"]) <= part.last_arrival
+        r
+        for r in proof
+        if r["stream"] == part.stream and part.first_arrival <= us_of(r["arrival"]) <= part.last_arrival
     ]
     if part.stream not in STREAMS or not (mine or (lo <= part.last_arrival and part.first_arrival <= hi)):
         return None
@@ -94,10 +96,6 @@ def _cut(
     cut = lake.write_part(small, part.stream, part.first_arrival // HOUR_US, rows)
     first, last = (min(max(us, lo), hi) for us in (cut.first_arrival, cut.last_arrival))
     return replace(cut, first_arrival=first, last_arrival=last)
-
-
-def _us(at: datetime) -> int:
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _names(con: duckdb.DuckDBPyConnection) -> list[str]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from detectors.subjects import ARROW, names
 from detectors.tables.calls import CALLS
-from detectors.windows import MINUTE_US, WINDOW_US
+from detectors.windows import EPOCH, MINUTE_US, WINDOW_US, us_of
 from streams.catalog import catalog
 from streams.landing.state import has
 from streams.notebooks.opened import Opened
@@ -19,7 +19,7 @@ from streams.report.corrected import MS, began, intervals
 from streams.report.damage import COLUMNS, Damage
 from streams.report.evidence import ENDED, Row, evidence
 from streams.report.explain import lines_of, uses_of
-from streams.report.found import EPOCH, Found, named, us_of
+from streams.report.found import Found, named
 from streams.report.sentences import sentence
 from streams.report.timeline import Entry
 

@@ -14,6 +14,7 @@ import duckdb
 from IPython.display import Markdown
 
 from detectors.detector import Detector, Settings
+from detectors.windows import EPOCH
 from streams.again import Landed, lateness_of
 from streams.catalog import all_detectors
 from streams.inventory import inventory
@@ -27,7 +28,7 @@ from streams.report.render import markdown
 from streams.said import said
 from streams.settings import CONFIG, load
 
-NO_SPAN = Span(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=1))
+NO_SPAN = Span(EPOCH, EPOCH + timedelta(minutes=1))
 
 
 @dataclass(frozen=True)

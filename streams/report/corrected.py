@@ -20,10 +20,9 @@ from detectors.corrected import SHAPE as INTERVALS
 from detectors.facts import facts_of, names_of
 from detectors.table import SPACE
 from detectors.tables.clocks import NEAR_US
-from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
+from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US, time_of, us_of
 from streams.landing.state import has
 from streams.report.evidence import Row, instant
-from streams.report.found import EPOCH, us_of
 from streams.report.sentences import stamp
 
 MS = timedelta(milliseconds=1)
@@ -208,7 +207,7 @@ def _read(
     if not has(con, "clocks"):
         return pl.DataFrame(schema=TABLE)
     until = until if before is None else min(until, us_of(before))
-    first, end = (instant(EPOCH + timedelta(microseconds=us)) for us in (since, until))
+    first, end = (instant(time_of(us)) for us in (since, until))
     where = f"environment = ? AND tenant = ? AND window_start >= {first} AND window_start < {end}"
     found = con.execute(f"SELECT {columns} FROM clocks WHERE {where}", list(space))
     shape = {d[0]: TABLE[d[0]] for d in found.description or ()}
@@ -222,4 +221,4 @@ def _max_drift_ppm(con: duckdb.DuckDBPyConnection) -> int:
 
 
 def _instant(us: int | None) -> datetime | None:
-    return None if us is None else EPOCH + timedelta(microseconds=us)
+    return None if us is None else time_of(us)

@@ -13,11 +13,11 @@ import duckdb
 from detectors.events import SCHEMA
 from detectors.subjects import ARROW, SLASH, names
 from detectors.tables.stamps import Y2001_US, Y2100_US
-from detectors.windows import AHEAD_US, DAY_US, GAP_US, HOUR_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS
+from detectors.windows import AHEAD_US, DAY_US, GAP_US, HOUR_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS, us_of
 from streams.again import lateness_of
 from streams.catalog import catalog
 from streams.landing.state import arrived, spell
-from streams.report.found import Filter, Found, is_time, us_of
+from streams.report.found import Filter, Found, is_time
 from streams.report.sentences import ahead
 
 Row = dict[str, Any]

@@ -16,14 +16,13 @@ import msgspec
 
 from detectors.events import STREAMS
 from detectors.finding import QUIET_US, SHADOW
-from detectors.windows import ORDERED_US
+from detectors.windows import ORDERED_US, time_of
 from streams.problems import Problem
 from streams.settings import span_us
 
 MINUTE = timedelta(minutes=1)
 Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST_TIME = EPOCH + timedelta(microseconds=ORDERED_US)
+FIRST_TIME = time_of(ORDERED_US)
 NO_TIME, NO_TIMES = "no time", "no times, only the order of the records"
 SHOWN_LEVELS = ("page", "warn", SHADOW)
 ORDER = "level, onset, detector, subject, finding_id"  # 'page' < 'warn'
@@ -212,15 +211,7 @@ def span_of(con: duckdb.DuckDBPyConnection, filled_by: str) -> Span:
         row = con.execute("SELECT epoch_us(min(onset)), epoch_us(max(last)) FROM findings").fetchall()[0]
     if row[0] is None:
         raise Problem("the state", "holds no rows, so nothing can be said", filled_by)
-    return Span(_instant(row[0]), _instant(row[1]))
-
-
-def _instant(us: int) -> datetime:
-    return EPOCH + timedelta(microseconds=us)
-
-
-def us_of(at: datetime) -> int:
-    return (at - EPOCH) // timedelta(microseconds=1)
+    return Span(time_of(row[0]), time_of(row[1]))
 
 
 def removed_before(con: duckdb.DuckDBPyConnection) -> tuple[datetime, str] | None:

@@ -8,10 +8,11 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
+from detectors.windows import EPOCH
 from streams.report import render
 from streams.report.answers import ENCODER, comma_separated
 from streams.report.corrected import MS
-from streams.report.found import EPOCH, MINUTE, Invoke, Sight, Span
+from streams.report.found import MINUTE, Invoke, Sight, Span
 from streams.report.sentences import count, stamp
 from streams.report.timeline import Entry, Timeline
 

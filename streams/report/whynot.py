@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -13,6 +13,7 @@ import polars as pl
 
 from detectors.detector import Detector
 from detectors.subjects import ARROW, SLASH, names
+from detectors.windows import time_of
 from streams.report.found import NO_TIMES, Filter, Found, Invoke, Sight, Span, is_time, named
 from streams.report.reach import cannot_say, reaches
 from streams.report.sentences import count
@@ -138,7 +139,7 @@ def _subject(d: Detector, row: Mapping[str, Any], found: Mapping[Who, Found], wh
 
 def _near(d: Detector, level: str, said: Mapping[str, Any]) -> Near:
     unit = next(t.unit for t in d.thresholds if t.name == said["by"])
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=said["window"])
+    at = time_of(said["window"])
     amount = said["amount"] if said["amount"] is not None else 0.0
     return Near(level, said["near"], said["by"], amount, said["wanted"], unit, at, said["certain"])
 

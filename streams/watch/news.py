@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,7 +23,7 @@ import polars as pl
 from detectors.engine import FINDING
 from detectors.finding import LEVELS
 from detectors.incidents import INCIDENT, OPEN, decoded, id_of, row_of
-from detectors.windows import LATENESS_US, MINUTE_US, WINDOW_US
+from detectors.windows import LATENESS_US, MINUTE_US, WINDOW_US, time_of
 from streams.inventory import Inventory
 from streams.live.canary import CANARY
 from streams.live.judge import PRODUCER
@@ -35,7 +35,6 @@ from streams.said import Word
 
 OLD_US = 10 * MINUTE_US
 Row = Mapping[str, Any]  # of NEWS, and under `told` the rows of its findings
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,4 +289,4 @@ def _listed(row: Row, every: Mapping[str, Row]) -> list[str]:
 
 
 def instant(window: int) -> datetime:
-    return EPOCH + timedelta(microseconds=window * WINDOW_US)
+    return time_of(window * WINDOW_US)

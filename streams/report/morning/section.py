@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 
 from detectors.finding import SHADOW
-from detectors.windows import NEVER
+from detectors.windows import NEVER, us_of
 from streams.report.evidence import During, instant, text
-from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span, us_of
+from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span
 from streams.report.reach import Reach, reach
 
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}

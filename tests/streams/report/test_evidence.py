@@ -8,9 +8,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from detectors.windows import us_of
 from streams.landing.state import open_readable, parts_of
 from streams.report.evidence import evidence, proven_by, rows_at
-from streams.report.found import Filter, Found, all_findings, span_of, us_of
+from streams.report.found import Filter, Found, all_findings, span_of
 from streams.report.timeline import timeline
 
 
