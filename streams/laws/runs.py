@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import msgspec
 import polars as pl
@@ -197,16 +198,17 @@ def slices(part: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
         yield int(number), rows
 
 
-def batches(parts: Sequence[pl.DataFrame], dice: random.Random) -> Iterator[pl.DataFrame]:
-    """Rows of one stream and slice, in any order: each partition's or all at once, whole or cut in two."""
-    for part in [pl.concat(parts)] if dice.random() < 0.5 else parts:
-        mixed = part.sample(fraction=1.0, shuffle=True, seed=dice.randrange(2**31))
-        cut = dice.randrange(len(mixed)) if dice.random() < 0.5 else 0
-        yield from (batch for batch in (mixed[:cut], mixed[cut:]) if len(batch))
+def batches(rows: pl.DataFrame, dice: random.Random) -> Iterator[pl.DataFrame]:
+    """Rows of one stream in any order, whole or cut into two or three."""
+    mixed = rows.sample(fraction=1.0, shuffle=True, seed=dice.randrange(2**31))
+    cuts = sorted(dice.randrange(len(mixed)) for _ in range(dice.randrange(3)))
+    for begin, end in pairwise([0, *cuts, len(mixed)]):
+        if begin < end:
+            yield mixed[begin:end]
 
 
 def sliced(case: Case, detectors: Sequence[Detector], seed: int, log: Log | None = None, often: float = 0.2) -> Result:
-    """Slice by slice; inside a slice rows in any order, over any number of producers, in any batches."""
+    """Slice by slice; between two closings rows in any order, over any number of producers, in any batches."""
     log = log or placed(case)
     dice = random.Random(seed)
     run, to = begin(case, detectors, log)
@@ -215,16 +217,27 @@ def sliced(case: Case, detectors: Sequence[Detector], seed: int, log: Log | None
         for part in parts:
             for number, rows in slices(part):
                 by_number.setdefault(number, {}).setdefault(stream, []).append(rows)
-    news: list[Partials] = []
+    since: dict[str, list[pl.DataFrame]] = {}
     for number in sorted(by_number):
         for stream, some in by_number[number].items():
-            news += [reduce(run.tables, stream, batch) for batch in batches(some, dice)]
-        if dice.random() < often:
+            since.setdefault(stream, []).extend(some)
+        if dice.random() < often or number == max(by_number):
+            news = [reduce(run.tables, s, b) for s, some in since.items() for b in batches(pl.concat(some), dice)]
             dice.shuffle(news)
             run.advance(news, final_before((number + 1) * SLICE_US, LATENESS_US))
-            news = []
-    run.advance(news, to)
+            since = {}
+    run.advance([], to)
     return run.result()
+
+
+def partials_of(tables: Sequence[Table], stream: str, part: pl.DataFrame) -> list[tuple[int, Partials]]:
+    """Of each slice of a partition, all measured at once as a worker does."""
+    rows = part.with_columns(slice=pl.col("arrived") // SLICE_US)
+    said: dict[int, Partials] = {n: {} for n in rows["slice"].unique(maintain_order=True)}
+    for of, frame in reduce(tables, stream, rows, ("slice",)).items():
+        for (number,), mine in frame.partition_by("slice", as_dict=True, include_key=False).items():
+            said[number][of] = mine
+    return list(said.items())
 
 
 Message = tuple[tuple[str, int], int, Partials]  # producer, number, rows
@@ -238,7 +251,7 @@ def restarted(case: Case, detectors: Sequence[Detector], seed: int, log: Log | N
     messages: dict[tuple[str, int], list[Message]] = {}
     for stream, parts in log.items():
         for p, part in enumerate(parts):
-            messages[stream, p] = [((stream, p), n, reduce(run.tables, stream, rows)) for n, rows in slices(part)]
+            messages[stream, p] = [((stream, p), *said) for said in partials_of(run.tables, stream, part)]
     end = 1 + max(m[-1][1] for m in messages.values() if m)
     at = dict.fromkeys(messages, 0)
     taken: dict[tuple[tuple[str, int], int], Partials] = {}
