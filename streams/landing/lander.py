@@ -6,7 +6,7 @@ the one before or the one after, and what is read again after it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -193,8 +193,7 @@ class Lander:
             if frames:
                 self._land_coverage(stream, pl.concat(frames))
                 self.rows[stream] += sum(map(len, frames))
-        counts = [c for t in rows for c in counted(t)]
-        if counts:
+        if counts := counted(rows):
             keys = ["stream", "source", "partition", "minute"]
             summed = pl.concat(counts).group_by(keys).agg(pl.col(NUMBERS).sum()).sort(keys)
             self._add("accounting", keys, NUMBERS, summed)
@@ -376,22 +375,34 @@ def _stream(taken: Taken) -> str:
     return taken.producer.partition("/")[0]
 
 
-def counted(taken: Taken) -> list[pl.DataFrame]:
-    """Rows by minute of arrival; what was rejected, empty or set aside has none, so its line has no minute."""
-    stream, _, partition = taken.producer.partition("/")
+def counted(taken: Iterable[Taken]) -> list[pl.DataFrame]:
+    """Rows by partition and minute of arrival; what was rejected, empty or set aside has no minute, nor has its line.
+
+    A partition's slices are counted together: each frame has a cost of its own, and a slice often has only a few rows.
+    """
+    by_producer: dict[str, list[Frames]] = {}
+    for t in taken:
+        by_producer.setdefault(t.producer, []).append(t.frames)
+    return [frame for producer, said in by_producer.items() for frame in _counted(producer, said)]
+
+
+def _counted(producer: str, said: Sequence[Frames]) -> Iterator[pl.DataFrame]:
+    stream, _, partition = producer.partition("/")
     who = [pl.lit(stream).alias("stream"), pl.lit(stream).alias("source")]
     number = pl.lit(int(partition), dtype=pl.Int64).alias("partition")
     frames = []
-    if "rows" in taken.frames:
+    if rows := [f["rows"].select("arrival", "fate") for f in said if "rows" in f]:
         minute = pl.col("arrival").dt.truncate("1m").alias("minute")
         fates = [(pl.col("fate") == f).sum().cast(pl.Int64).alias(f) for f in COUNTED]
-        frames.append(taken.frames["rows"].group_by(minute).agg(pl.len().cast(pl.Int64).alias("read"), *fates))
-    if "accounting" in taken.frames:
-        lost = taken.frames["accounting"].select(UNPLACED).sum()
+        frames.append(pl.concat(rows).group_by(minute).agg(pl.len().cast(pl.Int64).alias("read"), *fates))
+    if accounting := [f["accounting"].select(UNPLACED) for f in said if "accounting" in f]:
+        lost = pl.concat(accounting).sum()
         both = lost.select(
             pl.lit(None, dtype=INSTANT).alias("minute"), pl.sum_horizontal(pl.all()).alias("read"), pl.all()
         )
         frames.append(both.filter(pl.col("read") > 0))
-    every = [f.with_columns(pl.lit(0, pl.Int64).alias(n) for n in NUMBERS if n not in f.columns) for f in frames]
     columns = ["stream", "source", "partition", "minute", *NUMBERS]
-    return [f.with_columns(*who, number).select(columns) for f in every if len(f)]
+    for f in frames:
+        if len(f):
+            zeros = [pl.lit(0, pl.Int64).alias(n) for n in NUMBERS if n not in f.columns]
+            yield f.with_columns(*zeros, *who, number).select(columns)

@@ -306,7 +306,7 @@ def test_what_is_landed_adds_up_whatever_became_of_it() -> None:
         r.say(to)
     r.park(raised.value)
     said = [(head_of(o.key), unpack(o.value)) for o in r.say(to) if o.queue == EVENTS]
-    landed = pl.concat([c for head, frames in said for c in counted(Taken(head.producer, head.hi - 1, frames))])
+    landed = pl.concat(counted(Taken(head.producer, head.hi - 1, frames) for head, frames in said))
     sums = {n: v for n, v in landed.select(NUMBERS).sum().row(0, named=True).items() if v}
     parts = {"used": 9, "repeated": 1, "parked": 3, "tombstones": 1, "rejected": 1}
     assert sums == {"read": sum(parts.values()), **parts}
