@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from streams.cli import app
 from streams.landing import lander, state
 from streams.problems import Exit, Problem
 from streams.settings import load
-from tests.streams.tape import COMMAND, ROOT, beats, lines, storm
+from tests.streams.tape import COMMAND, ROOT, asynchealth, beats, lines, storm
 
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "detectors.md").read_text(), re.DOTALL | re.MULTILINE)
 TOML, PYTHON, MARKDOWN, CASES = (text for kind, text in BLOCKS if kind in ("toml", "python", "markdown"))
@@ -43,8 +45,15 @@ def refused(path: Path) -> str:
     return str(problem.value)
 
 
-def asynchealth(folder: Path, *arguments: str, **more: str) -> str:
-    """The real command in a folder, where it must end well."""
+def said(folder: Path, *arguments: str) -> str:
+    """By a command in a folder, where it must end well."""
+    done = asynchealth(*arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def said_by_itself(folder: Path, *arguments: str, **more: str) -> str:
+    """The same by a process of its own, with more folders to import from."""
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), *more.values()]), "PATH": os.environ["PATH"]}
     done = subprocess.run([*COMMAND, *arguments], cwd=folder, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -61,29 +70,29 @@ def recording(folder: Path) -> Path:
 # ---- where a shipped one is, theirs is too ----------
 
 
-def everywhere(folder: Path, **more: str) -> None:
+def everywhere(folder: Path, asked: Callable[..., str]) -> None:
     """The finding of `refusals` on every screen."""
     recording(folder)
-    assert "2 findings: 2 page, 0 warn" in asynchealth(folder, "replay", "requests.jsonl", **more)
-    rows = [json.loads(line) for line in asynchealth(folder, "findings", "--json", **more).splitlines()]
+    assert "2 findings: 2 page, 0 warn" in asked(folder, "replay", "requests.jsonl")
+    rows = [json.loads(line) for line in asked(folder, "findings", "--json").splitlines()]
     (mine,) = [r for r in rows if r["detector"] == "refusals"]
     assert (mine["subject"], mine["level"], mine["certainty"]) == ("gateway->payment", "page", "certain")
-    assert re.search(r"PAGE +certain .* refusals +gateway->payment", asynchealth(folder, "findings", **more))
-    assert "gateway->payment: refusals, 33.3% at 08:04 (page: 20%)" in asynchealth(folder, "report", **more)
-    told = asynchealth(folder, "explain", mine["finding_id"], **more)
+    assert re.search(r"PAGE +certain .* refusals +gateway->payment", asked(folder, "findings"))
+    assert "gateway->payment: refusals, 33.3% at 08:04 (page: 20%)" in asked(folder, "report")
+    told = asked(folder, "explain", mine["finding_id"])
     assert "rejected" in told and "Do now: asynchealth runbook refusals" in told
-    assert asynchealth(folder, "runbook", "refusals", **more).strip() == MARKDOWN.strip()
-    listed = asynchealth(folder, "detectors", **more)
+    assert asked(folder, "runbook", "refusals").strip() == MARKDOWN.strip()
+    listed = asked(folder, "detectors")
     assert "Share of attempts of an edge that the callee refused" in listed and "refusals.page_ratio = 0.2" in listed
-    answer = asynchealth(folder, "sql", "SELECT sum(refused) AS refused FROM answers", "--csv", **more)
+    answer = asked(folder, "sql", "SELECT sum(refused) AS refused FROM answers", "--csv")
     assert answer.split() == ["refused", "666"]
-    again = asynchealth(folder, "rebuild", "--set", "refusals.page_ratio=0.9", **more)
+    again = asked(folder, "rebuild", "--set", "refusals.page_ratio=0.9")
     assert "2 findings: 1 page, 1 warn" in again
 
 
 def test_the_documents_example_is_on_every_screen(tmp_path: Path) -> None:
     place(tmp_path, refusals=PYTHON)
-    everywhere(tmp_path)
+    everywhere(tmp_path, said)
 
 
 ANY_SUBJECT = '''"""Rows per node, whatever that is called."""
@@ -130,9 +139,9 @@ def test_the_live_system_finds_the_same(tmp_path: Path) -> None:
     """Worker and lander are processes of their own: `up` on the broker inside."""
     place(tmp_path, refusals=PYTHON)
     recording(tmp_path)
-    asynchealth(tmp_path, "replay", "requests.jsonl")
-    asynchealth(tmp_path, "up", "requests.jsonl", "--once", "--state", "live")
-    found = [asynchealth(tmp_path, "findings", "--json", *where).splitlines() for where in ([], ["--state", "live"])]
+    said(tmp_path, "replay", "requests.jsonl")
+    said_by_itself(tmp_path, "up", "requests.jsonl", "--once", "--state", "live")
+    found = [said(tmp_path, "findings", "--json", *where).splitlines() for where in ([], ["--state", "live"])]
     replayed, live = ({json.loads(line)["finding_id"]: json.loads(line) for line in some} for some in found)
     assert len(replayed) == 2
     assert live == replayed
@@ -150,7 +159,7 @@ def test_a_detector_of_an_installed_package_is_on_every_screen(tmp_path: Path) -
     }.items():
         (site / made).parent.mkdir(parents=True, exist_ok=True)
         (site / made).write_text(text)
-    everywhere(folder, site=str(site))
+    everywhere(folder, functools.partial(said_by_itself, site=str(site)))
 
 
 def test_thresholds_of_the_file_and_of_the_command_line_are_for_them_too(tmp_path: Path) -> None:
@@ -286,8 +295,7 @@ def test_a_line_that_names_no_folder_of_detectors_is_refused(line: str, said: st
 def test_an_error_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
     place(tmp_path, refusals="import nothing_of_this_name\n")
     for command in (["replay", "x"], ["detectors"], ["runbook", "refusals"], ["rebuild"], ["up"]):
-        environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-        done = subprocess.run([*COMMAND, *command], cwd=tmp_path, env=environment, capture_output=True, check=False)
+        done = asynchealth(*command, cwd=tmp_path)
         assert done.returncode == Exit.USAGE, command
         first, then = done.stderr.decode().splitlines()
         assert first.startswith(f"{tmp_path}/detectors/refusals.py, line 1: does not import: ModuleNotFoundError")

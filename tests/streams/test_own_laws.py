@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from streams.problems import Exit
-from tests.streams.tape import COMMAND, ROOT
+from tests.streams.tape import asynchealth
 from tests.streams.test_catalog import CASES, PYTHON, place
 
 LAWS = 6
 
 
 def checked(folder: Path, cases: str | None, *more: str, python: str = PYTHON) -> tuple[int, str]:
-    """Exit code and all that the real command said."""
+    """Exit code and all that the command said."""
     place(folder, refusals=python)
     if cases is not None:
         (folder / "detectors" / "cases").mkdir()
         (folder / "detectors" / "cases" / "refusals.py").write_text(cases)
-    command, home = [*COMMAND, "detectors", "check", *more], {"PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run(command, cwd=folder, env=home, capture_output=True, check=False)
+    done = asynchealth("detectors", "check", *more, cwd=folder)
     return done.returncode, (done.stdout + done.stderr).decode()
 
 

@@ -47,7 +47,7 @@ def ended_early(lossy: Result, whole: Result) -> list[tuple[str, ...]]:
 def lossy(detector: str, case: Case, seed: int, kills: float) -> tuple[Result, dict[tuple[str, int], list[int]]]:
     dice = random.Random(seed)
     parked = holes(case, dice)
-    chain = Chain(case, f"{detector}+pipeline", dice, queues=2, steps=(7, 100, 500), parked=parked)
+    chain = Chain(case, f"{detector}+pipeline", dice, queues=2, steps=(100, 500), parked=parked)
     return chain.run(kills, until(case)), parked
 
 
