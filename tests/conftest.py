@@ -40,22 +40,40 @@ def parsers_made_once() -> Iterator[None]:
         yield
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def demo_state(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """What `make demo` makes, seed 1. Workers of one session share it: the first makes it, the others wait."""
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """A folder by its name, to be read only. Workers of one session share it: the first makes it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_state(once: Once) -> Path:
+    """What `make demo` makes, seed 1; its tape is demo-tape beside it."""
     from detectors.detector import Settings
     from streams.chaos.fleet import make_hour, write_tape
     from streams.replay import replay
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    state = shared / "demo-state"
-    with (shared / "demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (state / "asynchealth.duckdb").exists():
-            write_tape(make_hour(1), shared / "demo-tape")
-            replay([str(shared / "demo-tape")], state, Settings())
-    return state
+    def make(folder: Path) -> None:
+        write_tape(make_hour(1), folder / "demo-tape")
+        replay([str(folder / "demo-tape")], folder / "demo-state", Settings())
+
+    return once("demo", make) / "demo-state"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from streams.landing.state import open_readable, spell
 from streams.replay import replay
 from streams.settings import fingerprint
 from tests.cases import Case, cases
+from tests.conftest import Once
 from tests.streams.report.states import of_case
 from tests.streams.tape import lines, storm
 
@@ -53,8 +54,8 @@ def test_the_demos_tables_give_the_findings_that_landed_however_they_are_cut(
 
 
 @pytest.mark.parametrize(("detector", "name", "case"), cases("fires_"), ids=lambda x: x if isinstance(x, str) else "")
-def test_every_case_that_fires_is_found_again_and_is_near(detector: str, name: str, case: Case, tmp_path: Path) -> None:
-    with landed(of_case(tmp_path, case)) as state:
+def test_every_case_that_fires_is_found_again_and_is_near(detector: str, name: str, case: Case, once: Once) -> None:
+    with landed(once(f"{detector}-{name}", lambda folder: of_case(folder, case)) / "state") as state:
         found = state.found(case.settings)
         near = state.near(case.settings)
         if not len(state.con.execute("FROM findings").fetchall()):

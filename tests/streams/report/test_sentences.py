@@ -16,6 +16,7 @@ from streams.report.found import Found, all_findings
 from streams.report.sentences import SENTENCES, amount, duration, sentence
 from tests.cases import Case, cases, partitions
 from tests.cases.clock_drift import beats
+from tests.conftest import Once
 from tests.streams.report.states import of_case
 
 FIRING = cases("fires_")
@@ -65,14 +66,14 @@ def test_a_clock_off_by_whole_hours_is_told_to_be_one_of_another_zone_where_its_
 
 
 @pytest.mark.parametrize(("detector", "name", "case"), FIRING, ids=[f"{d}-{n}" for d, n, _ in FIRING])
-def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str, case: Case, tmp_path: Path) -> None:
-    state = of_case(tmp_path, case)
+def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str, case: Case, once: Once) -> None:
+    state = once(f"{detector}-{name}", lambda folder: of_case(folder, case)) / "state"
     found = list(found_in(state))
     assert detector in {f.detector for f in found}, "nothing fired, so nothing was read"
     for command in (["report"], ["report", "--json"], ["findings"], *(["explain", f.finding_id] for f in found)):
         result = CliRunner().invoke(app, [*command, "--state", str(state)])
         assert result.exit_code == 0, (command, result.exception)
-        shown = QUERY.sub("", result.output.replace(str(tmp_path), ""))
+        shown = QUERY.sub("", result.output.replace(str(state.parent), ""))
         assert not INNER_WORDS.search(shown), shown
     for asked in {tuple(asked) for f in found for asked in about(f)}:
         for command in (["findings", "--json"], ["report", "--json"]):
