@@ -6,10 +6,12 @@ polars and Arrow schemas and the DuckDB DDL. A column keeps the name under which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from operator import attrgetter
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import polars as pl
@@ -38,7 +40,7 @@ Number = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)]
 Millis = Annotated[float, Meta(ge=0, le=MAX_MS)]
 
 
-class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What every event may carry. environment and tenant prefix every key; weight > 1 stands for sampled-away rows.
 
     A null means the default: many loggers write one for whatever they do not know.
@@ -244,16 +246,38 @@ class Decoded:
     tombstones: int = 0
 
 
-def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) -> Decoded:
+def decode_json(stream: str, records: Sequence[bytes], first_offset: int = 0) -> Decoded:
     """One record is one event, a list of events, or null. A bad event becomes a reject and stops nothing.
 
     tombstones: records that hold no event at all, nor anything that is wrong.
     """
+    events, place, bad, tombstones = _one_each(stream, records, first_offset) or _each(stream, records, first_offset)
+    good, rejects = conform(stream, _columns(stream, events).with_columns(place))
+    return Decoded(good, pl.concat([pl.DataFrame(bad, schema=REJECTS, orient="row"), rejects]), tombstones)
+
+
+_Bad = tuple[int, int, str, str, str]
+_Read = tuple[list[Any], pl.DataFrame, list[_Bad], int]  # events, their offset and sub, what is bad, tombstones
+
+
+def _one_each(stream: str, records: Sequence[bytes], first_offset: int) -> _Read | None:
+    """Where every record is one event, as nearly everywhere: quicker than to look at what each of them is."""
+    try:
+        events = list(map(_DECODERS[stream].decode, records))
+    except UNREADABLE:
+        return None
+    if {*map(type, events)} - {STREAMS[stream]}:
+        return None
+    offset = pl.int_range(first_offset, first_offset + len(events), dtype=pl.Int64, eager=True)
+    return events, pl.DataFrame({"offset": offset}).with_columns(sub=pl.lit(0, pl.Int64)), [], 0
+
+
+def _each(stream: str, records: Sequence[bytes], first_offset: int) -> _Read:
     decoder: msgspec.json.Decoder[Any] = _DECODERS[stream]
     events: list[Any] = []
     offsets: list[int] = []
     subs: list[int] = []
-    bad: list[tuple[int, int, str, str, str]] = []
+    bad: list[_Bad] = []
     tombstones = 0
     for offset, record in enumerate(records, first_offset):
         wrong: Sequence[Any] = ()
@@ -274,11 +298,8 @@ def decode_json(stream: str, records: Iterable[bytes], first_offset: int = 0) ->
             events.append(event)
             offsets.append(offset)
             subs.append(0)
-    frame = _columns(stream, events).with_columns(
-        offset=pl.Series(offsets, dtype=pl.Int64), sub=pl.Series(subs, dtype=pl.Int64)
-    )
-    good, rejects = conform(stream, frame)
-    return Decoded(good, pl.concat([pl.DataFrame(bad, schema=REJECTS, orient="row"), rejects]), tombstones)
+    place = pl.DataFrame({"offset": offsets, "sub": subs}, schema={"offset": pl.Int64, "sub": pl.Int64})
+    return events, place, bad, tombstones
 
 
 def _sift(stream: str, record: bytes, error: Exception) -> tuple[list[Any], list[int], list[tuple[int, str, str, str]]]:
@@ -384,7 +405,7 @@ def _columns(stream: str, events: list[Any]) -> pl.DataFrame:
     """Structs to columns; times stay text here, so that every format takes the same path to µs."""
     columns = {}
     for name, dtype in SCHEMA[stream].items():
-        values = [getattr(e, name) for e in events]
+        values = list(map(attrgetter(name), events))
         if dtype == INSTANT:
             columns[name] = pl.Series(name, [_text(v) for v in values], dtype=pl.String)
         elif dtype == CLOCK:
@@ -411,32 +432,51 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     A row is rejected for its first bad field: a required value missing, a value of the wrong type or out of range, a
     time without zone. Columns outside the schema are dropped.
     """
-    values, faults = [], []
-    for field in fields(stream):
-        raw = pl.col(field.name) if field.name in frame.columns else pl.lit(None, dtype=pl.String)
-        raw_type = frame.schema.get(field.name, pl.String())
-        value = _cast(field, raw, raw_type)
-        if (stream, field.name) == ("heartbeats", "timestamp"):
-            server_time = pl.col("server_time") if "server_time" in frame.columns else pl.lit(None, dtype=pl.String)
-            received = instant(server_time, frame.schema.get("server_time", pl.String()))
-            value = pl.when(raw.is_null()).then(received).otherwise(value)
-        values.append(_filled(field, value).alias(field.name))
-        if field.required or field.name in frame.columns:
-            faults += [(field.name, wrong, words) for wrong, words in _faults(field, raw, raw_type, value)]
-    typed = frame.select(
-        "offset", "sub", *values, pl.any_horizontal(pl.lit(False), *(w for _, w, _ in faults)).alias(BAD)
-    )
+    plan = _plan(stream, tuple(frame.schema.items()))
+    known = frame.with_columns(plan.read)
+    wrong = [w for _, w, _ in plan.faults]
+    typed = known.select("offset", "sub", *plan.values, pl.any_horizontal(pl.lit(False), *wrong).alias(BAD))
     bad = typed[BAD].fill_null(False)
     if not bad.any():
         return typed.drop(BAD), pl.DataFrame(schema=REJECTS)
     why = pl.coalesce(
         pl.when(wrong).then(pl.struct(reason=pl.lit(words), field=pl.lit(name), raw=_shown(frame, name)))
-        for name, wrong, words in faults
+        for name, wrong, words in plan.faults
     )
-    rejects = frame.filter(bad).select("offset", "sub", why.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
+    rejects = known.filter(bad).select("offset", "sub", why.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
     return typed.filter(~bad).drop(BAD), rejects
 
 
+class _Plan(NamedTuple):
+    """read: values that have to be made of others. values: the events' columns. faults: field, where, words."""
+
+    read: list[pl.Expr]
+    values: list[pl.Expr]
+    faults: list[tuple[str, pl.Expr, str]]
+
+
+@lru_cache
+def _plan(stream: str, shape: tuple[tuple[str, pl.DataType], ...]) -> _Plan:
+    """For columns of one shape; to make it costs as much as a thousand rows."""
+    types, plan = dict(shape), _Plan([], [], [])
+    for field in fields(stream):
+        raw = pl.col(field.name) if field.name in types else pl.lit(None, dtype=pl.String)
+        raw_type = types.get(field.name, pl.String())
+        value = _cast(field, raw, raw_type)
+        if (stream, field.name) == ("heartbeats", "timestamp"):
+            server_time = pl.col("server_time") if "server_time" in types else pl.lit(None, dtype=pl.String)
+            received = instant(server_time, types.get("server_time", pl.String()))
+            value = pl.when(raw.is_null()).then(received).otherwise(value)
+        if value is not raw:  # it is asked for twice
+            plan.read.append(value.alias(READ + field.name))
+            value = pl.col(READ + field.name)
+        plan.values.append(_filled(field, value).alias(field.name))
+        if field.required or field.name in types:
+            plan.faults.extend((field.name, *fault) for fault in _faults(field, raw, raw_type, value))
+    return plan
+
+
+READ = "as read: "
 BAD = "is bad"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,6 +115,8 @@ def worker(
     metrics_address: MetricsAddress = "127.0.0.1",
 ) -> None:
     """Read the logs in Kafka and judge them, alone or with other workers. Exit code 70: start it again."""
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # of small frames threads wait for each other; cores take workers
+
     from streams.catalog import all_detectors
     from streams.live.connect import connection
     from streams.live.worker import Worker, serve

@@ -109,8 +109,7 @@ class System:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        if self.parts.played:
-            os.environ.setdefault("POLARS_MAX_THREADS", "1")  # many small frames: threads would wait for each other
+        os.environ.setdefault("POLARS_MAX_THREADS", "1")  # as in `asynchealth worker`
         try:
             self._start(ROLES)
             yield

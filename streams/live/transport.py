@@ -28,14 +28,14 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import faust
 from aiokafka.consumer import fetcher
 from aiokafka.errors import IllegalStateError, KafkaError
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
+from faust.types import TP, ConsumerMessage
 
 from detectors.engine import UNEXPECTED
 
@@ -47,6 +47,15 @@ CHATTY = ("", ".conn", ".consumer.fetcher", ".consumer.group_coordinator", ".pro
 CHUNKS_AHEAD = 4  # per agent; what is fetched beyond waits in aiokafka, which then fetches no more
 
 
+class Record(Protocol):
+    """What a client unpacks, of which this much is used. timestamp: ms."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Records of one partition as they were fetched; begin ≤ their offsets < end, which may be more than they are."""
@@ -54,7 +63,7 @@ class Chunk:
     tp: TP
     begin: int
     end: int
-    records: Sequence[ConsumerRecord]
+    records: Sequence[Record]
 
 
 class Held(NamedTuple):
@@ -84,10 +93,17 @@ def fits(chunk: Chunk, position: int) -> Literal["next", "old", "gap"]:
     return "old" if chunk.end <= position else "next"
 
 
-# ---- fetch positions ----
+# ---- what is fetched ----
 
 
-class Fetched(list[Any]):
+def _as_unpacked(_self: Any, _tp: TopicPartition, record: Record) -> Record:
+    return record
+
+
+fetcher.PartitionRecords._consumer_record = _as_unpacked  # eleven fields for each cost as much as to unpack it
+
+
+class Fetched(list[Record]):
     """The records of one fetch with the positions where it began and ended."""
 
     begin: int
@@ -196,9 +212,14 @@ class Consumer(driver.Consumer):
                 return
             if active is None or tp in active:
                 assert isinstance(records, Fetched)
-                message: Any = self._to_message(tp, records[-1])
-                message.value = Chunk(tp, records.begin, records.end, list(records))
-                yield tp, message
+                yield tp, self._message(Chunk(tp, records.begin, records.end, records))
+
+    def _message(self, chunk: Chunk) -> ConsumerMessage:
+        """Faust passes it on by the offset of its last record."""
+        last, value = chunk.records[-1], cast(Any, chunk)
+        where = (*chunk.tp, last.offset, last.timestamp / 1_000, 0)
+        generation = self.app.consumer_generation_id
+        return ConsumerMessage(*where, None, None, value, None, tp=chunk.tp, generation_id=generation)
 
     async def perform_seek(self) -> None:
         tps = sorted(self.assignment())
