@@ -20,8 +20,9 @@ setup: .venv/installed  ## .venv with everything and .venv/bin/asynchealth
 
 demo: setup  ## an hour of a simulated fleet through the live system, and replayed: both give the morning report below
 	@$(BIN)/asynchealth chaos fleet demo-tape
-	@$(BIN)/asynchealth up demo-tape --state demo-live
-	@$(BIN)/asynchealth replay demo-tape --state demo-state --fresh
+	@mkdir -p demo-state
+	@$(BIN)/asynchealth replay demo-tape --state demo-state --fresh > demo-state/replay.txt & \
+		$(BIN)/asynchealth up demo-tape --state demo-live && wait $$! && cat demo-state/replay.txt
 	@$(BIN)/asynchealth report --state demo-live | sed 's/demo-live/demo-state/g' > demo-live/report.txt
 	@$(BIN)/asynchealth report --state demo-state > demo-state/report.txt
 	@diff demo-live/report.txt demo-state/report.txt && echo 'The live system reports what replay reports, line for line:'

@@ -50,6 +50,16 @@ def _is_there(con: duckdb.DuckDBPyConnection, name: str) -> bool:
     return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall())
 
 
+def before_now(hour: Mapping[str, pl.DataFrame], hours: int) -> dict[str, pl.DataFrame]:
+    """The hour from which so many, one after the other, end now."""
+    moved_us = (time.time_ns() // 1_000 - hours * HOUR_US - _begin_us(hour)) // WINDOW_US * WINDOW_US
+    return {n: f.with_columns(pl.col("window") + moved_us) for n, f in hour.items()}
+
+
+def _begin_us(hour: Mapping[str, pl.DataFrame]) -> int:
+    return min(int(f["window"].min()) for f in hour.values())  # type: ignore[arg-type]
+
+
 def by_window(hour: Mapping[str, pl.DataFrame]) -> dict[int, bytes]:
     """The body that match says of each window."""
     frames: dict[int, dict[str, pl.DataFrame]] = {}
@@ -69,7 +79,7 @@ def landed(folder: Path, hour: Mapping[str, pl.DataFrame], hours: int) -> Lander
     state.prepare(con)
     mine = Lander(folder, con, DETECTORS, ["requests/0"], 1)
     place, offset = Place("tables", 0), 0
-    first = min(int(f["window"].min()) for f in hour.values()) // WINDOW_US  # type: ignore[arg-type]
+    first = _begin_us(hour) // WINDOW_US
     for number in range(hours):
         step = number * HOUR_US
         shifted = by_window({n: f.with_columns(pl.col("window") + step) for n, f in hour.items()})

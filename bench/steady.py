@@ -1,8 +1,8 @@
-"""python -m bench.steady [--minutes 10] [--rate 20000]: a worker and a lander on a real Kafka that runs on and on.
+"""python -m bench.steady [--minutes 10] [--rate 20000] [--hours 24]: a worker and a lander on a real Kafka, on and on.
 
-A steady stream of requests, each of the time when it is sent; then nothing at all, on 24 partitions. Of the first: from
-"a window is final" (its end and the lateness have passed) to "its findings are in the readable file", memory over the
-minutes, and CPU. Of the second: what it costs to be at rest.
+A steady stream of requests, each of the time when it is sent; the same into a state that holds the tables of the hours
+before; then nothing at all, on 24 partitions. Of the streams: from "a window is final" (its end and the lateness have
+passed) to "its findings are in the readable file", memory over the minutes, and CPU. Of the last: what rest costs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from confluent_kafka import Producer
 
 from bench import tape
 from bench.cpu import cpu_s, memory_mb
+from bench.day import before_now, landed, measured
 from bench.live import ended_now
 from detectors.windows import LATENESS_US, WINDOW_US
 from streams.landing.state import open_readable
@@ -35,7 +36,8 @@ from tests.kafka import Broker
 LOOK_S, SEND_S, WEIGH_S = 0.1, 0.1, 10.0
 SETTLE_S = 90.0  # the first windows wait for consumers that join, and imports
 BUSY, IDLE = 2, 6  # partitions of each of four streams
-IDLE_MINUTES = 2.0
+FEW_MINUTES = 2.0  # are enough for what does not grow
+FLEETS = 2  # of which a day's tables are
 
 
 @dataclass
@@ -123,7 +125,17 @@ def running(folder: Path, partitions: int) -> Iterator[tuple[str, list[Watched]]
         broker.kill()
 
 
-def busy(folder: Path, rate: int, minutes: float) -> None:
+def hold_hours(folder: Path, hours: int) -> None:
+    """A state that a lander on another Kafka left just now."""
+    folder.mkdir()
+    mine = landed(folder / "state", before_now(measured(folder, FLEETS), hours), hours)
+    mine.con.execute("DELETE FROM positions")
+    mine.con.close()
+
+
+def busy(folder: Path, rate: int, minutes: float, hours: int = 0) -> None:
+    if hours:
+        hold_hours(folder, hours)
     with running(folder, BUSY) as (bootstrap, processes):
         seconds = minutes * 60 + SETTLE_S
         producer = multiprocessing.get_context("spawn").Process(target=produce, args=(bootstrap, rate, seconds))
@@ -131,7 +143,8 @@ def busy(folder: Path, rate: int, minutes: float) -> None:
         took = np.array(readable_after(folder / "state", processes, seconds))
         used = {p.name: p.used_s / (minutes * 60) for p in processes}
         producer.join()
-    print(f"## {rate:,} requests a second for {minutes:g} minutes\n")
+    before = f", after {hours} hours of {FLEETS} fleets" if hours else ""
+    print(f"\n## {rate:,} requests a second for {minutes:g} minutes{before}\n")
     p50, p99 = np.percentile(took, [50, 99])
     print(
         f"From final to readable: p50 {p50:.1f} s, p99 {p99:.1f} s, longest {took.max():.1f} s ({len(took)} windows).\n"
@@ -153,10 +166,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--hours", type=int, default=24)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="asynchealth-bench-") as made:
+        few = min(wanted.minutes, FEW_MINUTES)
         busy(Path(made) / "busy", wanted.rate, wanted.minutes)
-        idle(Path(made) / "idle", min(wanted.minutes, IDLE_MINUTES))
+        busy(Path(made) / "day", wanted.rate, few, wanted.hours)
+        idle(Path(made) / "idle", few)
 
 
 if __name__ == "__main__":

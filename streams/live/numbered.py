@@ -100,7 +100,7 @@ def _print(frames: Mapping[str, pl.DataFrame]) -> int:
     said = xxhash.xxh3_64()
     for name, frame in sorted(frames.items()):
         said.update(name.encode())
-        said.update(frame.to_struct().hash().to_numpy().tobytes())
+        said.update(frame.hash_rows().to_numpy().tobytes())
     return said.intdigest()
 
 

@@ -51,8 +51,8 @@ from streams.sources.decode import Reading
 from streams.watch.metrics import COUNTED, WORKER, Meter
 
 TRIES = 3  # to measure a slice; then it is set aside
-TICK_S, PLAYED_TICK_S = 1.0, 0.25
-SAY_S = 0.5
+TICK_S, SAY_S = 1.0, 0.5
+PLAYED_S = 0.25  # in place of both: a player waits for what is said of what it played
 RECALL_MS = 1_000
 
 
@@ -95,8 +95,8 @@ class Worker:
         where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
         then = f"nothing is lost, findings come later. Next: asynchealth lag {where}; one more worker takes its share"
         self.pace = Pace(0, then)
-        self.app.timer(PLAYED_TICK_S if self.played else TICK_S)(fatal(self._tick))
-        self.app.timer(SAY_S)(fatal(self._say))
+        self.app.timer(PLAYED_S if self.played else TICK_S)(fatal(self._tick))
+        self.app.timer(PLAYED_S if self.played else SAY_S)(fatal(self._say))
         self.app.timer(TICK_S)(self._beat)
         self.app.on_before_shutdown.connect(self._end)
 
