@@ -433,18 +433,19 @@ def conform(stream: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     time without zone. Columns outside the schema are dropped.
     """
     plan = _plan(stream, tuple(frame.schema.items()))
-    known = frame.with_columns(plan.read)
-    wrong = [w for _, w, _ in plan.faults]
-    typed = known.select("offset", "sub", *plan.values, pl.any_horizontal(pl.lit(False), *wrong).alias(BAD))
-    bad = typed[BAD].fill_null(False)
+    known = frame.lazy().with_columns(plan.read)
+    wrong = pl.any_horizontal(pl.lit(False), *(w for _, w, _ in plan.faults)).fill_null(False)
+    typed = known.select("offset", "sub", *plan.values, wrong.alias(BAD)).collect()
+    bad = typed.drop_in_place(BAD)
     if not bad.any():
-        return typed.drop(BAD), pl.DataFrame(schema=REJECTS)
+        return typed, pl.DataFrame(schema=REJECTS)
     why = pl.coalesce(
         pl.when(wrong).then(pl.struct(reason=pl.lit(words), field=pl.lit(name), raw=_shown(frame, name)))
         for name, wrong, words in plan.faults
     )
-    rejects = known.filter(bad).select("offset", "sub", why.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
-    return typed.filter(~bad).drop(BAD), rejects
+    among = known.collect().filter(bad)
+    rejects = among.select("offset", "sub", why.alias("why")).unnest("why").cast(REJECTS)  # type: ignore[arg-type]
+    return typed.filter(~bad), rejects
 
 
 class _Plan(NamedTuple):

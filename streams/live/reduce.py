@@ -19,7 +19,7 @@ from detectors.engine import INSTANT, UNEXPECTED, key_hash, reduce
 from detectors.events import LANDED, REJECTS
 from detectors.table import Meet, Table
 from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
-from detectors.windows import FATES, LATENESS_US, SLICE_US, coordinate, place
+from detectors.windows import FATES, LATENESS_US, SLICE_US, coordinate, place_lazy
 from streams.landing.lake import EVENT_ID
 from streams.live import canary
 from streams.live.canary import CANARY
@@ -212,13 +212,15 @@ class Reducer:
                 "stray": some.clock_us < some.arrived_us,  # it was promised that none would come
             }
         )
-        rows = self._placed(decoded.events.rename({"offset": "at"}).drop("arrival").join(at, on="at", how="left"))
-        rejects = decoded.rejects.rename({"offset": "at"}).join(at.select("at", "record", "slice"), on="at", how="left")
-        rejects = rejects.drop("at").rename({"record": "offset"}).select(*REJECTS, "slice")
+        events, bad = (f.lazy().rename({"offset": "at"}) for f in (decoded.events, decoded.rejects))
+        among = at.lazy()
+        placed = self._placed(events.drop("arrival").join(among, on="at", how="left"))
+        numbered = bad.join(among.select("at", "slice", offset="record"), on="at", how="left").select(*REJECTS, "slice")
+        rows, rejects = pl.collect_all([placed, numbered])  # at once: a query costs more than a thousand rows
         empty = decode.empty(decoded, len(some.values))
         return Pending(some.offset, some.slice, some.before_us, empty, rows, rejects)
 
-    def _placed(self, events: pl.DataFrame) -> pl.DataFrame:
+    def _placed(self, events: pl.LazyFrame) -> pl.LazyFrame:
         named = events.drop("at").rename({"record": "offset"})
         rows = named.with_columns(
             arrival=pl.col("arrival").cast(INSTANT),
@@ -229,7 +231,7 @@ class Reducer:
         )
         apart = pl.when("stray").then(pl.lit("stray")).when(canary.ours(self.stream)).then(pl.lit(canary.FATE))
         fate = apart.otherwise("fate").alias("fate")
-        return place(rows, self.stream, self.lateness_us).with_columns(fate).drop("stray")
+        return place_lazy(rows, self.stream, self.lateness_us).with_columns(fate).drop("stray")
 
     def promise(self, us: int) -> None:
         """The log has been read to its end, and the brokers' clock was past this then: what is before it is complete.
@@ -406,16 +408,19 @@ class Reducer:
         if rows.is_empty():
             return spread
         by_name = {t.name: t for t in tables}
-        for (name, i), frame in reduce(by_name.values(), self.stream, rows, ("slice",)).items():
-            table = by_name[name]
-            meets = isinstance(table.sources[i], Meet)
-            order = ["coord"] if meets else table.full_key
-            hashed = pl.col("hash") if meets else key_hash(table.key)
-            placed = frame.sort("slice", *order).with_columns(queue=hashed % self.queues)
-            parts = placed.partition_by("slice", "queue", as_dict=True, maintain_order=True, include_key=False)
+        partials = reduce(by_name.values(), self.stream, rows, ("slice",))
+        placed = pl.collect_all([self._queued(by_name[name], i, f.lazy()) for (name, i), f in partials.items()])
+        for (name, i), frame in zip(partials, placed, strict=True):
+            parts = frame.partition_by("slice", "queue", as_dict=True, maintain_order=True, include_key=False)
             for (number, queue), part in parts.items():
                 spread.setdefault(number, {}).setdefault(int(queue), {})[f"{name}/{i}"] = part
         return spread
+
+    def _queued(self, table: Table, source: int, frame: pl.LazyFrame) -> pl.LazyFrame:
+        meets = isinstance(table.sources[source], Meet)
+        order = ["coord"] if meets else table.full_key
+        hashed = pl.col("hash") if meets else key_hash(table.key)
+        return frame.sort("slice", *order).with_columns(queue=hashed % self.queues)
 
     def done(self, to: int) -> None:
         """All messages of slices before `to` are acknowledged."""
