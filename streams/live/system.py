@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -79,6 +80,16 @@ def land(parts: Parts) -> None:
 
 
 ROLES: Mapping[str, Callable[[Parts], None]] = {"worker": work, "lander": land}
+FOR_GOOD = (Exit.USAGE, Exit.NOTHING, Exit.STATE)  # a new process would end in the same way
+
+
+def run_as(role: str, parts: Parts) -> None:
+    """A child's process. What ends it is said as a command says it, and with its exit code."""
+    try:
+        ROLES[role](parts)
+    except Problem as problem:
+        sys.stderr.write(f"{problem}\n")
+        sys.exit(problem.code)
 
 
 def _with_parent() -> None:
@@ -130,16 +141,15 @@ class System:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for name in names:
-                child = spawn.Process(target=ROLES[name], args=(self.parts,), name=name)
-                child.start()
-                self.children[name] = child
+                self.children[name] = spawn.Process(target=run_as, args=(name, self.parts), name=name)
+                self.children[name].start()
         finally:
             signal.signal(signal.SIGINT, before)
 
     def _again(self, child: BaseProcess) -> None:
         now = time.monotonic()
         times = self.ended[child.name] = [t for t in self.ended[child.name] if t > now - RESTARTS_S] + [now]
-        if len(times) > RESTARTS or child.exitcode == Exit.STATE:
+        if len(times) > RESTARTS or child.exitcode in FOR_GOOD:
             raise self._ended(child)
         self.say(f"The {child.name} ended with {child.exitcode} and is started again where its commits end.")
         self._start([child.name])
@@ -154,7 +164,8 @@ class System:
 
     def _ended(self, child: BaseProcess) -> Problem:
         then = f"read what it said above; what was landed before is in {self.parts.folder}"
-        return Problem(child.name, f"ended with {child.exitcode}", then, Exit.STATE)
+        code = Exit(child.exitcode) if child.exitcode in FOR_GOOD else Exit.STATE
+        return Problem(child.name, f"ended with {child.exitcode}", then, code)
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Until it holds; children that end meanwhile are begun again."""

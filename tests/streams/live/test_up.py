@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +25,7 @@ from detectors.windows import MINUTE_US
 from streams.landing.state import begin_anew
 from streams.live.follow import Follower
 from streams.live.play import Player, last_us, read_tape
-from streams.live.system import RESTARTS, ROLES, Parts, System, land
+from streams.live.system import RESTARTS, ROLES, Parts, System, run_as
 from streams.live.up import QUEUES, broker_inside, finish, fitting, play_through
 from streams.problems import Exit, Problem
 from streams.replay import rebuild
@@ -30,7 +33,20 @@ from streams.said import ACKS
 from streams.sources.files import READABLE
 from tests.streams.report.test_queries import COLUMNS
 from tests.streams.report.test_sql_shut_in import PLAYBOOK
-from tests.streams.tape import COMMAND, ROOT, T0, asynchealth, beats, contents, differing, lines, request, storm, write
+from tests.streams.tape import (
+    COMMAND,
+    ROOT,
+    T0,
+    asked,
+    asynchealth,
+    beats,
+    contents,
+    differing,
+    lines,
+    request,
+    storm,
+    write,
+)
 
 PATIENCE_S = 60
 
@@ -94,8 +110,8 @@ def runs(pid: int) -> bool:
         return False
 
 
-def waited(until: object) -> bool:
-    end = time.monotonic() + PATIENCE_S
+def waited(until: object, patience_s: float = PATIENCE_S) -> bool:
+    end = time.monotonic() + patience_s
     assert callable(until)
     while time.monotonic() < end and not until():
         time.sleep(0.2)
@@ -184,7 +200,7 @@ def kill_the_lander(system: System) -> None:
 
 def begin_a_lander(system: System) -> None:
     spawn = multiprocessing.get_context("spawn")
-    system.children["lander"] = spawn.Process(target=land, args=(system.parts,), name="lander")
+    system.children["lander"] = spawn.Process(target=run_as, args=("lander", system.parts), name="lander")
     system.children["lander"].start()
 
 
@@ -247,6 +263,74 @@ def test_a_child_that_ends_each_time_ends_all_with_a_word(tmp_path: Path) -> Non
                 system.pause(0)
     assert len(said) == RESTARTS
     assert not any(child.is_alive() for child in system.children.values())
+
+
+def test_what_ends_the_lander_is_said_as_a_command_says_it_and_not_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live, said = tmp_path / "live", list[str]()
+    live.mkdir()
+    write(live / "landing.duckdb", b"no database")
+    sources = dict.fromkeys(STREAMS, 1)
+    with broker_inside(sources) as at:
+        system = System(Parts(at, Settings(), live, sources, QUEUES, "up", played=True), silent, said.append)
+        with pytest.raises(Problem, match="lander: ended with 4") as ended, system.running():
+            system.wait(lambda: False)
+    assert ended.value.code == Exit.STATE and said == []
+    shown = capfd.readouterr().err
+    assert f"{live / 'landing.duckdb'}: " in shown and "\nNext: fuser " in shown and "Traceback" not in shown
+
+
+def test_a_worker_that_is_killed_when_the_broker_inside_has_let_go_of_what_it_needs_ends_all_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    """Of the hour that its successor reads again the broker has the last 5 MiB of each partition."""
+    dice, folder = random.Random(1), tmp_path / "tape"
+    folder.mkdir()
+    for p in range(2):
+        rows = [
+            request(i, timestamp=T0 + i / 50, arrival=T0 + i / 50 + 1, idempotency_key=key(dice))
+            for i in range(50 * LONG_S)
+        ]
+        write(folder / f"requests-{p}.jsonl", lines(rows))
+    live, said = tmp_path / "live", tmp_path / "said"
+    up = begun(str(folder), "--state", str(live), said=said)
+    try:
+        late = 2 * 50 * LONG_S * 3 // 4
+        assert waited(lambda: rows_read(live) > late, 5 * PATIENCE_S), said.read_text()
+        os.kill(worker_of(up.pid, live), signal.SIGKILL)
+        assert up.wait(2 * PATIENCE_S) == Exit.STATE, said.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    text = said.read_text()
+    assert "The worker ended with -9 and is started again" in text
+    assert re.search(r"ah\.slices/[01]: begins at .* as the broker inside keeps 5 MiB of a partition", text), text
+    assert "worker: ended with 4" in text and "Traceback" not in text
+
+
+LONG_S = 360
+
+
+def key(dice: random.Random) -> str:
+    """Nothing that can be compressed much."""
+    return base64.b85encode(dice.randbytes(300)).decode()
+
+
+def rows_read(live: Path) -> int:
+    if not (live / READABLE).exists():
+        return 0
+    return int(asked(live, "SELECT coalesce(sum(read), 0) FROM accounting")[0][0])
+
+
+def worker_of(up: int, live: Path) -> int:
+    """The process that is no lander, which has its database open."""
+    spawned = [p for p in children(up) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    lander = [
+        p for p in spawned if any(f.resolve() == live / "landing.duckdb" for f in Path(f"/proc/{p}/fd").iterdir())
+    ]
+    assert (len(spawned), len(lander)) == (2, 1)
+    return next(p for p in spawned if p not in lander)
 
 
 def test_a_state_that_came_otherwise_is_refused_and_kept(tape: Path, tmp_path: Path) -> None:
