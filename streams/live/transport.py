@@ -306,14 +306,21 @@ def raw(app_: App, *names: str) -> Any:
     )
 
 
-def fatal(work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Faust starts an agent that raised again behind the chunk it was given, which is lost: end the process instead."""
+def fatal(app_: App, work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Faust starts an agent that raised again behind the chunk it was given, which is lost: end the process instead.
+
+    One that ends already closes its clients, with work still under way: that fails, is not committed, and a successor
+    does it again.
+    """
 
     @functools.wraps(work)
     async def guarded(*given: Any) -> None:
         try:
             await work(*given)
-        except UNEXPECTED:  # whatever it is, only a new process reads those records again
+        except UNEXPECTED as error:  # whatever it is, only a new process reads those records again
+            if app_.should_stop:
+                app_.log.info("left to a successor: %r", error)
+                return
             traceback.print_exc(file=sys.__stderr__)  # Faust takes the other one into its log
             os._exit(FAILED)
 

@@ -95,13 +95,13 @@ class Worker:
         where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
         then = f"nothing is lost, findings come later. Next: asynchealth lag {where}; one more worker takes its share"
         self.pace = Pace(0, then)
-        self.app.timer(PLAYED_S if self.played else TICK_S)(fatal(self._tick))
-        self.app.timer(PLAYED_S if self.played else SAY_S)(fatal(self._say))
+        self.app.timer(PLAYED_S if self.played else TICK_S)(fatal(self.app, self._tick))
+        self.app.timer(PLAYED_S if self.played else SAY_S)(fatal(self.app, self._say))
         self.app.timer(TICK_S)(self._beat)
         self.app.on_before_shutdown.connect(self._end)
 
     def _agent(self, name: str, topic: Any) -> None:
-        self.app.agent(topic, name=name)(fatal(self._read))
+        self.app.agent(topic, name=name)(fatal(self.app, self._read))
 
     async def _end(self, *_: Any, **__: Any) -> None:
         await self.clock.stop()

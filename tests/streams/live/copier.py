@@ -63,12 +63,11 @@ def worker(bootstrap: str, group: str, topic: str, folder: Path) -> App:
     )
     made.store = store
 
-    @made.agent(raw(made, topic))
-    @fatal
     async def copy(stream: Any) -> None:
         async for chunk in stream:
             await take(made, store, chunk)
 
+    made.agent(raw(made, topic), name="copy")(fatal(made, copy))
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.transport import AGAIN_S, FAILED, Chunk, Seldom, fits
+from streams.live.transport import AGAIN_S, FAILED, Chunk, Seldom, app, fatal, fits
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -211,3 +212,20 @@ def test_an_error_in_an_agent_ends_the_process_and_its_record_comes_again(work: 
             assert worker.wait(PATIENCE_S) == FAILED
             assert worker.stderr and b"a record that nobody can take" in worker.stderr.read()
     assert max(work.taken()[0]) == 9
+
+
+def test_what_fails_while_its_clients_are_closing_is_left_to_a_successor(tmp_path: Path) -> None:
+    """As a commit of a timer that is under way when the consumer's thread has ended."""
+    tried = []
+
+    async def commit() -> None:
+        tried.append(1)
+        raise RuntimeError("Event loop is closed")
+
+    async def ending() -> None:
+        made = app("ending", "127.0.0.1:1", tmp_path)
+        await made.stop()
+        await fatal(made, commit)()
+
+    asyncio.run(ending())
+    assert tried == [1]  # and this process is still here
