@@ -143,8 +143,10 @@ class Detector:
         return all(t.by_order for t in self.tables)
 
     @cached_property
-    def relies_on(self) -> frozenset[str]:
+    def blinded_by(self) -> frozenset[str]:
         """The streams and tables whose loss makes it blind."""
+        if self.over_loss == "told":
+            return frozenset()
         return frozenset({s.stream for t in self.tables for s in t.sources} | {t.name for t in self.tables})
 
     def reach(self, hole_us: int) -> int:

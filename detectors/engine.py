@@ -30,7 +30,7 @@ from detectors.finding import (
     one_a_subject,
 )
 from detectors.table import SPACE, Meet, Rows, Table, company, hashed
-from detectors.windows import HOUR_US
+from detectors.windows import HOUR_US, STRAY
 
 Place = tuple[str, int]  # a table's name and which of its sources
 Partials = dict[Place, pl.DataFrame]
@@ -59,12 +59,14 @@ def reduce(tables: Iterable[Table], stream: str, rows: pl.DataFrame, by: Sequenc
 
     by: columns of the rows that keep apart what would else be added up.
     """
+    stray = rows["fate"] == STRAY
+    measured = rows.filter(~stray) if stray.any() else rows
     plans: dict[Place, pl.LazyFrame] = {}
     for table in tables:
         for i, source in enumerate(table.sources):
             if source.stream != stream:
                 continue
-            chosen = table.select(source, rows.lazy())
+            chosen = table.select(source, (rows if table.strays else measured).lazy())
             if isinstance(source, Meet):
                 plans[table.name, i] = chosen.select(*source.kept, *by, hash=key_hash(source.on))
             else:
@@ -230,7 +232,7 @@ def judge(
     changes, episodes = {}, dict(state.episodes)
     for detector in detectors:
         before = episodes.get(detector.name, Episodes())
-        blind = [(h.lo, h.hi + detector.reach(h.hi - h.lo)) for h in holes if h.of in detector.relies_on]
+        blind = [(h.lo, h.hi + detector.reach(h.hi - h.lo)) for h in holes if h.of in detector.blinded_by]
         try:
             judged = _assessed(detector, history, lo, to, heard_us, settings)
         except UNEXPECTED as error:
@@ -238,9 +240,8 @@ def judge(
                 raise
             failed(detector.name, error)
             judged, blind = NOTHING, [*blind, (lo, to)]
-        over = detector.over_loss
-        blind = [] if over == "told" else blind
-        episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to, blind, over == "fires")
+        fires = detector.over_loss == "fires"
+        episodes[detector.name], changes[detector.name] = fold(before, judged, lo, to, blind, fires)
     needed = {t.name: 0 for d in detectors for t in d.tables}
     for d in detectors:
         for t in d.tables:

@@ -132,12 +132,14 @@ class Meet(Rows):
 class Table:
     """clock: event (used and implausible rows, by event time) or arrival (all rows, by arrival). Windows of 10 s.
 
-    by_order: whether it also reads rows that have no time, of which only the order is known.
+    by_order: whether it also reads rows that have no time, of which only the order is known. strays: and those that
+    landed in a slice that was complete already.
     """
 
     name: str
     clock: str = "event"
     by_order: bool = False
+    strays: bool = False
     key: tuple[str, ...]
     columns: dict[str, Column] | None = None
     sources: tuple[Rows, ...]

@@ -28,6 +28,7 @@ SUSPECT_SHARE = 0.01  # and implausible while all such stretches together hold l
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FATES = ("used", "late", "implausible")
+STRAY = "stray"  # live only: a row that landed in a slice of which it was said that it is complete
 PARTITION_BITS, OFFSET_BITS, SUB_BITS = 10, 40, 11  # and 2 for the stream: 63 in all
 NEVER = 2**62
 ORDERED_US = 2**OFFSET_BITS  # below it, as a time: the number of a record of which only the order is known

@@ -16,6 +16,7 @@ import polars as pl
 from detectors.detector import Detector, Settings
 from detectors.engine import (
     INSTANT,
+    Hole,
     Judged,
     JudgeState,
     MatchState,
@@ -29,7 +30,7 @@ from detectors.engine import (
 )
 from detectors.events import COORDINATES, PLACED, SCHEMA, STREAMS
 from detectors.table import Meet, Table
-from detectors.windows import MINUTE_US, NEVER, WINDOW_US, event_time, final_before, place
+from detectors.windows import MINUTE_US, NEVER, STRAY, WINDOW_US, event_time, final_before, place
 from streams.landing import lake, state
 from streams.landing.horizon import Segments
 from streams.landing.lake import Part
@@ -57,6 +58,7 @@ class Analysis:
 
     Of windows since ≤ w < until, where the lake does not hold all rows of the others. heard_us: arrivals are known up
     to here; else to the last one. land: where a table goes, with the first window that is not final after it.
+    told, holes: what the rows do not tell, since it is about those that are lost.
     """
 
     folder: Path
@@ -69,6 +71,8 @@ class Analysis:
     until: int = NEVER
     heard_us: int | None = None
     land: Callable[[dict[str, pl.DataFrame], int], None] | None = None
+    told: Partials = field(default_factory=dict)
+    holes: Sequence[Hole] = ()
     judged: JudgeState = field(default_factory=JudgeState)
     closed: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounting: list[pl.DataFrame] = field(default_factory=list)
@@ -106,7 +110,7 @@ class Analysis:
         """The tables of windows that became final, many windows at once."""
         last = max((p.last_arrival for p in ordered), default=0)
         heard = last if self.heard_us is None else self.heard_us
-        matched, waiting, rows, last_row = MatchState(), list[Partials](), 0, 0
+        matched, waiting, rows, last_row = MatchState(open=self.told), list[Partials](), 0, 0
         for part, later, (latest, partials) in zip(ordered, [*ordered, None][1:], reduced, strict=True):
             last_row = max(last_row, latest)
             waiting.append(partials)
@@ -127,13 +131,15 @@ class Analysis:
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[Final, Judged]]:
         for f in joined(final):
-            judged, self.judged = judge(self.detectors, self.judged, f.tables, f.lo, f.to, f.heard_us, self.settings)
+            given = (f.tables, f.lo, f.to, f.heard_us, self.settings, self.holes)
+            judged, self.judged = judge(self.detectors, self.judged, *given)
             yield f, judged
 
     def _rows(self, part: Part, columns: list[str]) -> pl.DataFrame:
         raw = lake.read(self.folder, part, columns)
-        again = raw["fate"] == "repeated"
-        rows = place(raw, part.stream, self.lateness_us)
+        again, stray = raw["fate"] == "repeated", raw["fate"] == STRAY
+        fate = pl.when(stray).then(pl.lit(STRAY)).otherwise("fate").alias("fate")
+        rows = place(raw, part.stream, self.lateness_us).with_columns(fate)
         fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate")
         minute = pl.when(pl.col("told").is_not_null()).then(pl.col("arrival").dt.truncate("1m")).alias("minute")
         counts = rows.select("partition", minute, pl.lit(1).alias("read"), *((fate == f).alias(f) for f in COUNTED))

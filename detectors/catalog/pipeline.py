@@ -8,9 +8,13 @@ Kinds:
   is unknown. Rows whose stamp can't be true are not among them: their delay is not known. Warn.
 - parked: records of a slice that could not be measured three times over, as where a table of one's own raises on one of
   them. They were set aside; which, say first_offset and last_offset, why, says the table rejects. Live only. Page.
+- stray: rows that came for a time that was closed already, since their partition had been read to its end and the
+  brokers' clock was past it: they are in no table. Live only; a replay of the same log has them. Warn at any.
+- copies: parts of 2 s that two processes said differently, of the last six windows. The first copy counts. Workers with
+  other maps, other private fields or other versions side by side; else a fault of ours. Live only. Warn at any.
 - deleted: records that the log had no more when we came to read them, as after a long standstill. Live only. Page.
-Formula: value is the number of such rows; late_share divides it by all rows but the implausible ones.
-Facts: step_back_s (the largest of the window), late_share, first_offset and last_offset (of what is lost).
+Formula: value is the number of such rows, records or copies; late_share divides it by all but the implausible.
+Facts: step_back_s and behind_s (the largest of the window), late_share, first_offset and last_offset (of what is lost).
 False alarms: a shipper that delivers its backlog after an outage is late for a while.
 Misses: what was never recorded; recordings without arrivals know neither order nor delay.
 Source: T. Akidau et al., "The dataflow model", VLDB 2015 (lateness); the design of Kafka's LogAppendTime, KIP-32.
@@ -23,8 +27,8 @@ from polars import col
 
 from detectors.detector import Detector, Threshold, View, complete, trailing
 from detectors.table import SPACE
-from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
-from detectors.windows import MINUTE_US, S_PER_US
+from detectors.tables.accounts import ACCOUNTS, DELETED, DIFFERING, PARKED
+from detectors.windows import MINUTE_US, S_PER_US, STRAY
 
 MIN_VOLUME = 100
 WHO = [*SPACE, "subject"]
@@ -32,7 +36,13 @@ PARTITION = pl.concat_str("stream", pl.lit("/"), "partition")
 
 
 def assess(view: View) -> pl.DataFrame:
-    found = [_append_back(view), _late_share(view), *(_lost(view, kind) for kind in (PARKED, DELETED))]
+    found = [
+        _behind(view, "append_back", "stepped", "step_back_us", "step_back_s", "stepped_proof"),
+        _behind(view, STRAY, STRAY, "stray_back_us", "behind_s", "stray_proof"),
+        _late_share(view),
+        _copies(view),
+        *(_lost(view, kind) for kind in (PARKED, DELETED)),
+    ]
     return pl.concat([complete(f) for f in found], how="diagonal")
 
 
@@ -52,20 +62,25 @@ def _lost(view: View, kind: str) -> pl.DataFrame:
     )
 
 
-def _append_back(view: View) -> pl.DataFrame:
-    rows = view.rows.with_columns(subject=PARTITION, proof="stepped_proof")
-    steps = (
-        rows.filter(col("stepped") > 0)
-        .group_by(*WHO, "window")
-        .agg(step_back_s=col("step_back_us").max() * S_PER_US)
-        .sort("window")
-    )
+def _behind(view: View, kind: str, of: str, back_us: str, fact: str, proof: str) -> pl.DataFrame:
+    """Rows of the last minute whose append time came behind, and by how much."""
+    rows = view.rows.filter(col(of) > 0).with_columns(subject=PARTITION, proof=proof)
+    most = rows.group_by(*WHO, "window").agg((col(back_us).max() * S_PER_US).alias(fact)).sort("window")
     return (
-        trailing(view, rows.filter(col("stepped") > 0), col("subject"), ("stepped",), "stepped", MINUTE_US)
+        trailing(view, rows, col("subject"), (of,), of, MINUTE_US)
         .sort("window")
-        .join_asof(steps, on="window", by=WHO, check_sortedness=False)
-        .with_columns(kind=pl.lit("append_back"), value=col("stepped").cast(pl.Float64))
-        .drop("stepped", "before_stepped")
+        .join_asof(most, on="window", by=WHO, check_sortedness=False)
+        .with_columns(kind=pl.lit(kind), value=col(of).cast(pl.Float64))
+        .drop(of, f"before_{of}")
+    )
+
+
+def _copies(view: View) -> pl.DataFrame:
+    rows = view.rows.filter(col(DIFFERING) > 0)
+    return (
+        trailing(view, rows, PARTITION, (DIFFERING,), DIFFERING, MINUTE_US)
+        .with_columns(kind=pl.lit("copies"), value=col(DIFFERING).cast(pl.Float64))
+        .drop(DIFFERING, f"before_{DIFFERING}")
     )
 
 
@@ -92,6 +107,8 @@ pipeline = Detector(
     unknown_when="fewer than pipeline.min_volume rows in ten minutes",
     thresholds=(
         Threshold("stepped_rows", "warn", 0, "rows", 0, 1e9, kind="append_back"),
+        Threshold("stray_rows", "warn", 0, "rows", 0, 1e9, kind=STRAY),
+        Threshold("differing_copies", "warn", 0, "copies", 0, 1e9, kind="copies"),
         Threshold("parked_records", "page", 0, "records", 0, 1e9, kind=PARKED),
         Threshold("deleted_records", "page", 0, "records", 0, 1e12, kind=DELETED),
         Threshold("late_share", "warn", 0.10, "of the rows", 0, 1, of="late_share", kind="late_share"),

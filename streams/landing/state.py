@@ -29,7 +29,7 @@ from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
 from streams.sources.files import READABLE, Known
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 RECENT = "recent"  # the schema of what a lander has not moved to the lake yet
 HIDDEN = {"rejects": " EXCLUDE (arrival)"}
 LANDING = "landing.duckdb"  # what a lander writes, where a state is fed live
@@ -58,7 +58,9 @@ CREATE TABLE accounting (
     parked BIGINT NOT NULL DEFAULT 0);
 CREATE TABLE coverage (stream VARCHAR NOT NULL, field VARCHAR NOT NULL, rows BIGINT NOT NULL, filled BIGINT NOT NULL);
 CREATE TABLE detectors (
-    name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL);
+    name VARCHAR NOT NULL, version BIGINT NOT NULL, state VARCHAR NOT NULL, missing VARCHAR[] NOT NULL,
+    blinded_by VARCHAR[] NOT NULL);
+CREATE TABLE lost (what VARCHAR NOT NULL, since TIMESTAMPTZ NOT NULL, until TIMESTAMPTZ NOT NULL);
 CREATE TABLE settings (config VARCHAR NOT NULL, name VARCHAR NOT NULL, value VARCHAR NOT NULL);
 CREATE TABLE removed (why VARCHAR NOT NULL, before TIMESTAMPTZ NOT NULL, rows BIGINT NOT NULL);
 CREATE TABLE runs (
@@ -356,8 +358,11 @@ def land_settings(con: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, ...]
 def land_sight(con: duckdb.DuckDBPyConnection, detectors: Sequence[Detector], covered: Filled) -> list[Seen]:
     """Which detectors run on the fields that are filled and the tables that were measured."""
     every = [seen(d, covered, lambda table: has(con, table)) for d in detectors]
-    versions = [d.version for d in detectors]
-    land_rows(con, "detectors", [(s.detector, v, s.state, [*s.missing]) for s, v in zip(every, versions, strict=True)])
+    rows = [
+        (s.detector, d.version, s.state, [*s.missing], sorted(d.blinded_by))
+        for s, d in zip(every, detectors, strict=True)
+    ]
+    land_rows(con, "detectors", rows)
     return every
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import polars as pl
@@ -17,6 +17,7 @@ from detectors.engine import INSTANT, Hole, Judged, JudgeState, finding, finding
 from detectors.finding import Episode, Episodes, Key, named
 from detectors.incidents import Memory, change, decoded, encoded, fold, news
 from detectors.table import Table
+from detectors.tables.accounts import ACCOUNTS
 from detectors.windows import LATENESS_US, NEVER, WINDOW_US
 from streams.live.apart import Apart
 from streams.live.canary import CANARY
@@ -26,6 +27,7 @@ from streams.live.step import Step
 from streams.settings import fingerprint, rows_of
 
 PRODUCER = "judge"
+SLICES = "ah.slices"  # whose partitions those read that say tables
 MOST_WINDOWS = 4_320  # that are judged at once; twelve hours
 
 
@@ -79,6 +81,7 @@ class Judge(Step):
     ends_us: where a recording that is played ends, since what is silent after its end is not silent.
     """
 
+    number_us: ClassVar[int] = WINDOW_US
     queues: Sequence[str]
     detectors: Sequence[Detector]
     settings: Settings
@@ -111,6 +114,9 @@ class Judge(Step):
         offset, number = super().saved()
         return offset, f"{number} {self.state_at}"
 
+    def _partition(self, producer: str) -> tuple[str, int]:
+        return SLICES, int(producer)
+
     def _needed(self) -> int:
         past = max((d.past_us for d in self.detectors), default=0)
         return max(0, self.next - -(-past // WINDOW_US))
@@ -128,6 +134,8 @@ class Judge(Step):
         self.apart.tell(
             "table", news.keys() - self.tables.keys(), "measured by a worker, read by no detector of this one"
         )
+        if ACCOUNTS.name in self.tables and len(copies := self.differing(to)):
+            news.setdefault(ACCOUNTS.name, []).append(copies)
         merged = {n: t.merge(pl.concat(news[n])) for n, t in self.tables.items() if n in news}
         lo_us = self.next * WINDOW_US
         before, now = pl.col("window") < lo_us, pl.col("window") >= lo_us

@@ -19,7 +19,7 @@ import xxhash
 
 from detectors.windows import WINDOW_US
 
-PROTOCOL = 4  # 1: bodies as IPC files; 2: no canaries, nothing of what was lost, of who was called; 3: no incidents
+PROTOCOL = 5  # 1: bodies as IPC files; 2: no canaries, no losses, no callees; 3: no incidents; 4: no strays
 PART_BYTES = 900_000  # a broker takes a message of 1 MiB, unless it is told otherwise
 
 Kind = Literal["rows", "empty", "lost", "state"]  # state: how the producer stands before hi, of which the last counts
@@ -135,7 +135,11 @@ class Ranges:
         return next((b for a, b in self.ranges if a <= lo < b), lo)
 
     def overlaps(self, lo: int, hi: int) -> bool:
-        return any(max(a, lo) < min(b, hi) for a, b in self.ranges)
+        return bool(self.between(lo, hi))
+
+    def between(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """Those of its numbers that lie there."""
+        return [(max(a, lo), min(b, hi)) for a, b in self.ranges if max(a, lo) < min(b, hi)]
 
     def inside(self, lo: int, hi: int) -> list[int]:
         """The edges of ranges that lie between two numbers."""
@@ -143,6 +147,13 @@ class Ranges:
 
     def forget(self, below: int) -> None:
         self.ranges = [(max(a, below), b) for a, b in self.ranges if b > below]
+
+
+class Differing(NamedTuple):
+    """A copy of this number, of which the first copy said something else."""
+
+    producer: str
+    number: int
 
 
 class Taken(NamedTuple):
@@ -167,6 +178,7 @@ class Reader:
     cover: dict[str, Ranges] = field(init=False)
     lost: dict[str, Ranges] = field(init=False)
     lost_of: dict[str, Ranges] = field(default_factory=dict)  # by what was lost, of all producers
+    differing: list[Differing] = field(default_factory=list)  # those that are not told yet
     state: Taken | None = None  # of a producer that says how it stands, the last: what was open before its number
     _fresh: list[Taken] = field(default_factory=list)
     _prints: dict[str, dict[int, int]] = field(init=False)  # by producer and number
@@ -231,6 +243,7 @@ class Reader:
         few = range(head.lo, last) if last - head.lo < len(prints) else prints
         if (known and prints.get(last) != now) or any(head.lo <= n < last and n in prints for n in few):
             self.unequal += 1
+            self.differing.append(Differing(head.producer, last))
         elif now is not None:
             prints[last] = now
 
@@ -283,6 +296,7 @@ class Reader:
             ranges.forget(self.floor)
 
     def _forget_prints(self, below: Mapping[str, int]) -> None:
+        self.differing = [d for d in self.differing if d.number >= below[d.producer]]
         self._prints = {p: {n: v for n, v in some.items() if n >= below[p]} for p, some in self._prints.items()}
 
     def restart(self, position: int) -> int:

@@ -19,7 +19,7 @@ from detectors.engine import INSTANT, UNEXPECTED, key_hash, reduce
 from detectors.events import LANDED, REJECTS
 from detectors.table import Meet, Table
 from detectors.tables.accounts import ACCOUNTS, DELETED, PARKED
-from detectors.windows import FATES, LATENESS_US, SLICE_US, coordinate, place_lazy
+from detectors.windows import FATES, LATENESS_US, SLICE_US, STRAY, coordinate, place_lazy
 from streams.landing.lake import EVENT_ID
 from streams.live import canary
 from streams.live.canary import CANARY
@@ -29,7 +29,8 @@ from streams.sources.decode import Reading
 
 Ints = npt.NDArray[np.int64]
 EVENTS = -1  # the queue of rows, rejects and counts; the others are numbered from 0
-APART = ("stray", "repeated", canary.FATE)  # the fates of rows that no table of a detector reads
+UNREAD = ("repeated", canary.FATE)  # the fates of rows that no table of a detector reads
+APART = (STRAY, *UNREAD)
 COUNTS = ("messages", "tombstones", "undecodable", "parked", "events", "rejected", *APART, *FATES)
 
 
@@ -229,7 +230,7 @@ class Reducer:
             topic=pl.lit(self.stream),
             partition=pl.lit(self.partition, dtype=pl.Int64),
         )
-        apart = pl.when("stray").then(pl.lit("stray")).when(canary.ours(self.stream)).then(pl.lit(canary.FATE))
+        apart = pl.when("stray").then(pl.lit(STRAY)).when(canary.ours(self.stream)).then(pl.lit(canary.FATE))
         fate = apart.otherwise("fate").alias("fate")
         return place_lazy(rows, self.stream, self.lateness_us).with_columns(fate).drop("stray")
 
@@ -342,7 +343,7 @@ class Reducer:
         messages = pl.DataFrame({n: np.concatenate([getattr(p, n) for p in mine]) for n in ("slice", "tombstone")})
         messages = messages.filter(among).with_columns(parked=pl.col("slice").is_in(list(self.parked)))
         whole = rows.filter(pl.col("slice") >= lost)
-        of_detectors = self._spread(self.tables, whole.filter(~pl.col("fate").is_in(APART)))
+        of_detectors = self._spread(self.tables, whole.filter(~pl.col("fate").is_in(UNREAD)))
         of_canaries = self._spread([CANARY], whole.filter(pl.col("fate") == canary.FATE))
         for some in (of_detectors, of_canaries):
             for number, queues in some.items():

@@ -194,6 +194,11 @@ def _pipeline(f: Found) -> str:
     if f.kind in ("parked", "deleted"):
         which = f"{count(f.count, 'record')} (offsets {f.facts['first_offset']} to {f.facts['last_offset']})"
         return f"{which} {'set aside: measuring raised' if f.kind == 'parked' else 'deleted before they were read'}"
+    if f.kind == "stray":
+        late = duration(f.facts["behind_s"])
+        return f"{count(f.count, 'row')} came up to {late} after their time was closed: not judged"
+    if f.kind == "copies":
+        return f"workers said {count(f.count, 'part')} of 2 s in two ways: the first of each counts"
     return f"append time stepped back by {duration(f.facts['step_back_s'])}, {count(f.count, 'row')}"
 
 

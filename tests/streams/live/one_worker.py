@@ -1,6 +1,7 @@
 """python -m tests.streams.live.one_worker BOOTSTRAP PREFIX PARTITIONS ENDS_US FOLDER [SOURCES]: a worker of a tape.
 
 SOURCES: the partitions of each stream as JSON, where they are not PARTITIONS. DIES_AFTER=n: see Mortal.
+COMMIT_S: between two commits; AHEAD_S: by which its clock is wrong.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ if __name__ == "__main__":
         f"{prefix}work",
         bootstrap,
         mine / "faust",
-        broker_commit_interval=0.3,
+        broker_commit_interval=float(os.environ.get("COMMIT_S", "0.3")),
         broker_session_timeout=6.0,
         broker_heartbeat_interval=0.5,
         broker_rebalance_timeout=8.0,

@@ -107,7 +107,7 @@ def test_what_is_still_needed_is_read_again_after_a_restart() -> None:
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        (b'{"protocol":1,"producer":"a"}', "written by protocol 1, this version reads 4"),
+        (b'{"protocol":1,"producer":"a"}', "written by protocol 1, this version reads 5"),
         (b"garbage", "no asynchealth wrote"),
         (None, "no asynchealth wrote"),
         (messages(Head(producer="z", lo=0, hi=1, kind="empty"))[0][0], "producer 'z' is none of this epoch's 1"),

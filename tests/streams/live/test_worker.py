@@ -75,11 +75,12 @@ class Play:
     detectors: Sequence[Detector] = field(default_factory=lambda: everything()[1])
     stderr: int | None = None  # of workers; None: where ours goes
 
-    def worker(self, dies_after: int = 0, ahead_s: int = 0) -> subprocess.Popen[bytes]:
+    def worker(self, dies_after: int = 0, ahead_s: int = 0, commit_s: float = 0.3) -> subprocess.Popen[bytes]:
         end = str(last_arrival(self.case))
         arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
         command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
-        more = {"DIES_AFTER": str(dies_after), "AHEAD_S": str(ahead_s), "CONFIG": str(self.folder / CONFIG)}
+        more = {"DIES_AFTER": str(dies_after), "AHEAD_S": str(ahead_s), "COMMIT_S": str(commit_s)}
+        more["CONFIG"] = str(self.folder / CONFIG)
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **more}, stderr=self.stderr)
 
     def lander(self) -> subprocess.Popen[bytes]:
@@ -112,7 +113,8 @@ class Play:
         same = found.equals(expected.findings.select(columns))
         return [n for n in wanted if wanted[n] != count[n]] + ([] if same else ["findings"])
 
-    def produce(self) -> None:
+    def produce(self, case: Case | None = None) -> None:
+        """Topics, and all records; or those of another case, as of the first hours."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         wanted = topics(PARTITIONS, self.prefix)
         create(admin, [t for t in wanted if not t.source])
@@ -120,15 +122,19 @@ class Play:
         sources = [NewTopic(t.name, t.partitions, 1, config=keep) for t in wanted if t.source]
         for future in admin.create_topics(sources).values():
             future.result()
+        self.send(case or self.case)
+
+    def send(self, case: Case) -> None:
+        """All its records, and a tick that says so."""
         ordered = {"enable.idempotence": True}  # else what is sent again may come twice, and behind what followed it
         producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20, **ordered})
-        for stream, parts in self.case.streams.items():
+        for stream, parts in case.streams.items():
             for p, part in enumerate(parts):
                 stamps = part["arrival"].dt.epoch("ms").to_list()
                 for stamp, value in zip(stamps, encode_json(stream, part.drop("arrival", "offset")), strict=True):
                     producer.produce(self.prefix + stream, value, partition=p, timestamp=stamp)
                     producer.poll(0)
-        producer.produce(f"{self.prefix}ah.ticks", tick(until(self.case)))
+        producer.produce(f"{self.prefix}ah.ticks", tick(until(case)))
         assert producer.flush(PATIENCE_S) == 0
 
     def log(self, topic: str, partition: int = 0) -> list[tuple[bytes, bytes]]:
@@ -138,8 +144,9 @@ class Play:
         heads = [head_of(key) for key, _ in self.log("findings")]
         return max((h.hi for h in heads if h.kind == "state"), default=0)
 
-    def wait(self) -> None:
-        end = (until(self.case) - 30_000_000) // 10_000_000
+    def wait(self, until_us: int = 0) -> None:
+        """Until all is judged that is final at a time: when the tape has ended, unless another is given."""
+        end = ((until_us or until(self.case)) - 30_000_000) // 10_000_000
         for _ in range(PATIENCE_S):
             if self.judged() >= end:
                 return
