@@ -6,7 +6,7 @@ the one before or the one after, and what is read again after it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,14 +20,14 @@ import polars as pl
 from detectors.detector import Detector
 from detectors.events import INSTANT, STREAMS
 from detectors.table import Table
-from detectors.windows import DAY_US, HOUR_US, LATENESS_US, NEVER, SLICE_US, WINDOW_US
+from detectors.windows import DAY_US, HOUR_US, LATENESS_US, NEVER, SLICE_US, WINDOW_US, time_of
 from streams.coverage import filled_fields
 from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.live.apart import Apart
 from streams.live.canary import CANARY
 from streams.live.judge import PRODUCER, judged_with
-from streams.live.numbered import Frames, Reader, Taken
+from streams.live.numbered import Frames, Ranges, Reader, Taken
 from streams.settings import Limits
 
 COMPARED = HOUR_US // SLICE_US  # of rows said again, the numbers whose copies are compared
@@ -135,11 +135,13 @@ class Lander:
         to = windows.upto(self.window)
         tables = windows.below(to)
         changes, judge = self._findings()
+        lost = {what: ranges.between(self.window, to) for what, ranges in windows.lost_of.items()}
         windows.forget(to)
         fresh = self._write(rows)
         with transaction(self.con):
             self._land_rows(rows, fresh)
             self._land_tables(tables)
+            self._land_lost(lost)
             if judge:
                 self._land_findings(changes, judge)
             self._land_numbers(to)
@@ -225,6 +227,16 @@ class Lander:
         for name in sorted(frames.keys() & self.tables.keys()):
             some = frames[name]
             state.land_table(self.con, name, self.tables[name].merge(pl.concat(some)), state.RECENT)
+
+    def _land_lost(self, lost: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+        """The windows in which something was not there to be measured: each stretch is one row, however it was said."""
+        for what in sorted(w for w, ranges in lost.items() if ranges):
+            known = "SELECT epoch_us(since), epoch_us(until) FROM lost WHERE what = ?"
+            whole = Ranges([(since, until) for since, until in self.con.execute(known, [what]).fetchall()])
+            for lo, hi in lost[what]:
+                whole.add(lo * WINDOW_US, hi * WINDOW_US)
+            self.con.execute("DELETE FROM lost WHERE what = ?", [what])
+            state.land_rows(self.con, "lost", [(what, time_of(lo), time_of(hi)) for lo, hi in whole.ranges])
 
     def _land_findings(self, changes: Sequence[Taken], judge: Frames) -> None:
         told = [t.frames["changes"] for t in changes if "changes" in t.frames]
@@ -343,7 +355,7 @@ class Lander:
             known = self.con.execute("SELECT rows FROM removed WHERE why = ?", [why]).fetchall()
             self.con.execute("DELETE FROM removed WHERE why = ?", [why])
             state.land_rows(self.con, "removed", [(why, before, rows + sum(n for (n,) in known))])
-            for statement in BY_DAY:
+            for statement in (*BY_DAY, "DELETE FROM lost WHERE until <= $1"):
                 self.con.execute(statement, [before])
             self.con.execute("INSERT INTO accounting BY NAME FROM days")
         return rows

@@ -14,7 +14,7 @@ import polars as pl
 from detectors.engine import IN_STATE_US, Horizon, Place
 from detectors.table import Meet, Table
 from detectors.windows import WINDOW_US
-from streams.live.numbered import Frames, Reader
+from streams.live.numbered import Frames, Ranges, Reader
 
 
 def spans_us(tables: Sequence[Table]) -> Mapping[Place, int]:
@@ -53,10 +53,6 @@ def place_of(name: str) -> Place:
     return table, int(source)
 
 
-class Forgotten(Exception):
-    """What a queue kept of windows that later ones may still meet is gone."""
-
-
 @dataclass
 class Recall:
     """The horizon of a queue as it stood before the window `next`: feed it the whole log of the queue's keys."""
@@ -84,8 +80,7 @@ class Recall:
             if place in self.spans_us:
                 self.horizon.keep(place, pl.concat(parts), self.next * WINDOW_US - self.spans_us[place])
 
-    def done(self) -> None:
-        """All is read. Raises Forgotten where a window is missing."""
+    def forgotten(self) -> Ranges:
+        """Once all is read: the windows of which there is nothing, and which later ones may still look back on."""
         (cover,) = self.reader.cover.values()
-        if missing := cover.missing(self.first, self.next):
-            raise Forgotten(f"queue {self.queue} has nothing of the windows {missing[0][0]} to {missing[-1][1] - 1}")
+        return Ranges(cover.missing(self.first, self.next))

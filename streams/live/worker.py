@@ -32,12 +32,12 @@ from faust.types import TP
 from detectors.detector import Detector, Settings
 from detectors.events import STREAMS
 from detectors.table import Table
-from detectors.windows import NEVER, SLICE_US
+from detectors.windows import NEVER, SLICE_US, WINDOW_US, time_of
 from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
-from streams.live.numbered import Head, head_of
+from streams.live.numbered import Head, Ranges, head_of
 from streams.live.pace import Pace
 from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
 from streams.live.remember import Recall
@@ -143,9 +143,9 @@ class Worker:
             home = self.folder / f"horizon-{tp.partition}"
             shutil.rmtree(home, ignore_errors=True)  # it is filled again from what is read again
             number, horizon = int(held.metadata or 0), Segments(home)
-            if number:
-                await self._recall(Recall(tp.partition, number, self.tables, horizon))
-            return Matcher(tp.partition, self.producers, self.tables, horizon, position, number)
+            recall = Recall(tp.partition, number, self.tables, horizon)
+            forgotten = await self._recall(recall) if number else Ranges()
+            return Matcher(tp.partition, self.producers, self.tables, horizon, position, number, forgotten=forgotten)
         number, state_at = map(int, (held.metadata or "0 -1").split())
         before = await self._left(state_at) if state_at >= 0 else Left()
         queues = [str(q) for q in range(self.partitions)]
@@ -162,8 +162,8 @@ class Worker:
         print(gone, file=sys.__stderr__, flush=True)
         os._exit(gone.code)
 
-    async def _recall(self, recall: Recall) -> None:
-        """From all that the queue said it kept."""
+    async def _recall(self, recall: Recall) -> Ranges:
+        """From all that the queue said it kept: the windows of which that is gone."""
         tp = TopicPartition(self.names.keys, recall.queue)
         consumer = AIOKafkaConsumer(**self.connection.aiokafka(), enable_auto_commit=False)
         await consumer.start()
@@ -176,7 +176,16 @@ class Worker:
                     recall.feed((r.offset, r.key, r.value) for r in records)
         finally:
             await consumer.stop()
-        recall.done()
+        if (forgotten := recall.forgotten()).ranges:
+            print(self._forgot(tp, forgotten), file=sys.__stderr__, flush=True)
+        return forgotten
+
+    def _forgot(self, tp: TopicPartition, forgotten: Ranges) -> Problem:
+        first, end = forgotten.ranges[0][0], forgotten.ranges[-1][1]
+        since, until = (f"{time_of(w * WINDOW_US):%Y-%m-%d %H:%M:%S}" for w in (first, end))
+        reason = f"has not all keys from {since} to {until} UTC: what looks back on them is unknown, the rest goes on"
+        then = f"asynchealth topics check --broker {self.connection.broker}"
+        return Problem(f"{tp.topic}/{tp.partition}", reason, then)
 
     async def _left(self, offset: int) -> Left:
         """The state that begins at an offset of the topic of findings; its parts may have others' messages between."""

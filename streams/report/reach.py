@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
 import duckdb
@@ -14,7 +15,7 @@ import duckdb
 from detectors.catalog import clock_skew, heartbeat_loss, idempotency_cache, timeout_budget, timeout_ratio
 from detectors.clocks import MAX_ONE_WAY_DELAY_US
 from detectors.subjects import EDGE
-from detectors.windows import HOUR_US, MINUTE_US, WINDOW_US
+from detectors.windows import EPOCH, HOUR_US, MINUTE_US, WINDOW_US
 from streams.landing.state import has
 from streams.report.evidence import During, instant, lake, text
 from streams.report.found import Filter, Sight, named
@@ -287,4 +288,19 @@ def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: 
         said += [f"clock_skew {side.lower()} ({why.removeprefix('unknown ')})" for side, why in sides]
     if "concurrent_writers" in seeing and not compared(con):
         said.append(f"concurrent_writers ({NOT_COMPARED})")
-    return said
+    return [*said, *lost(con, wanted)]
+
+
+LOST = """
+SELECT name, min(since), max(until), list(DISTINCT what ORDER BY what)
+FROM (SELECT name, unnest(blinded_by) AS what FROM detectors WHERE state <> 'blind') JOIN lost USING (what)
+WHERE until > $since AND since < $until GROUP BY name ORDER BY name
+"""
+
+
+def lost(con: duckdb.DuckDBPyConnection, wanted: Filter) -> Iterator[str]:
+    """Of each detector when something that it reads was not there to be measured."""
+    span = {"since": wanted.since or EPOCH, "until": wanted.until or datetime.max.replace(tzinfo=UTC)}
+    for name, since, until, what in con.execute(LOST, span).fetchall():
+        times = f"{since:%Y-%m-%d %H:%M:%S} and {until:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"{name} between {times} (of {' and '.join(what)} a part was lost)"

@@ -19,6 +19,7 @@ from streams.report.morning.keys import keys
 from streams.report.morning.races import races
 from streams.report.morning.section import Section, Source
 from streams.report.morning.storms import storms
+from streams.report.reach import lost
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Report:
     doubled_key: str
     used: Sequence[str] = ()  # settings that are not the default
     removed: tuple[datetime, str] | None = None
+    lost: Sequence[str] = ()  # detectors, and when something that they read was not there
 
     @property
     def data(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class Report:
             "accounting": self.totals,
             "judged_with": list(self.used),
             "rows_since": self.removed[0] if self.removed else None,
+            "cannot_say": list(self.lost),
         }
 
     def _told(self, s: Section) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def gather(
         doubled[0][0] if doubled else "",
         judged_with(con, source.found),
         removed_before(con),
+        [*lost(con, wanted)],
     )
 
 

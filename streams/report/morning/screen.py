@@ -98,6 +98,7 @@ def notes(report: Report, invoke: Invoke) -> Iterator[str]:
     if report.removed:
         before, why = report.removed
         yield f"Rows before {before:%Y-%m-%d %H:%M} UTC were removed by {why}; what was found in them stays."
+    yield from (f"Cannot say: {line}" for line in report.lost)
     if report.used:
         yield f"Judged with {', '.join(report.used)}"
     if totals["late"] > MUCH_LATE * max(1, totals["read"]):

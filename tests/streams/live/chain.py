@@ -92,8 +92,8 @@ class Chain:
         offset, metadata = self.committed.get(queue, (0, "0"))
         recall = Recall(queue, int(metadata), self.tables, Memory())
         recall.feed((i, *message) for i, message in enumerate(self.kept[queue]))
-        recall.done()
-        return Matcher(queue, self.producers, self.tables, recall.horizon, offset, int(metadata))
+        given = (self.producers, self.tables, recall.horizon, offset, int(metadata))
+        return Matcher(queue, *given, forgotten=recall.forgotten())
 
     def _judge(self) -> Judge:
         offset, metadata = self.committed.get("judge", (0, "0 -1"))

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from streams.live.numbered import Reader
+from streams.live.numbered import Ranges, Reader
 from streams.live.reduce import Point, Reducer
 from streams.live.remember import Recall
 from tests.cases import Case, cases
@@ -36,7 +36,7 @@ def broken(patch: pytest.MonkeyPatch, mutant: str) -> None:
             patch.setattr(Reducer, "saved", lambda self: Point(self.position, self.next, self.clock_us))
         case "a queue's successor remembers nothing":
             patch.setattr(Recall, "feed", lambda self, messages: None)
-            patch.setattr(Recall, "done", lambda self: None)
+            patch.setattr(Recall, "forgotten", lambda self: Ranges())
         case _:
             raise ValueError(mutant)
 
