@@ -2,7 +2,8 @@
 
 Rows, rejects and counts stay, and so do the numbers that were taken: a lander goes on where the last one ended. Tables
 and findings are made anew for the windows of which all rows are in the lake; what was landed of later ones stays, and
-so does what was found before the first row that is left. It is made aside and switched with one rename.
+so does what was found before the first row that is left. What of the log was lost stays lost; what only the windows
+lacked is measured now. It is made aside and switched with one rename.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ import duckdb
 import polars as pl
 
 from detectors.detector import Settings
+from detectors.engine import Hole, Partials
 from detectors.events import STREAMS
-from detectors.windows import AHEAD_US, HOUR_US, LATENESS_US, SLICE_US, WINDOW_US
+from detectors.table import SPACE
+from detectors.tables.accounts import ACCOUNTS, DELETED, DIFFERING, PARKED
+from detectors.windows import AHEAD_US, HOUR_US, LATENESS_US, SLICE_US, WINDOW_US, time_of
 from streams.analysis import Analysis
 from streams.catalog import all_detectors
 from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.landing.publish import publish
+from streams.live import differing
 from streams.outcome import Outcome, outcome
 from streams.problems import Exit, Problem
 from streams.progress import Progress
 from streams.settings import rows_of
 
+MEASURED = """
+UPDATE lost SET since = greatest(since, $until) WHERE since >= $since AND NOT list_contains($streams, what)
+"""
 CLOSED = "SELECT min(hi) FROM (SELECT min_by(hi, lo) AS hi FROM taken WHERE NOT lost GROUP BY producer)"
 
 
@@ -108,7 +116,7 @@ class Again:
         heard = min(self.ends_us, self.until + LATENESS_US)
         analysis = Analysis(
             self.folder, detectors, self.settings, LATENESS_US, self.con, self.bar,
-            self.since, self.until, heard, self._land,
+            self.since, self.until, heard, self._land, self._told(), self._holes(),
         )  # fmt: skip
         self.bar.begin("judging", sum(p.rows for p in self.rows))
         before = state.recent(self.con)
@@ -122,6 +130,8 @@ class Again:
         state.land_incidents(self.con, self.settings)
         state.land_settings(self.con, rows_of(self.settings))
         self.con.execute("UPDATE landed SET rebuilt = ?", [self.until // WINDOW_US])
+        self.con.execute(MEASURED, {"since": time_of(self.since), "until": time_of(self.until), "streams": [*STREAMS]})
+        self.con.execute("DELETE FROM lost WHERE since >= until")
         self.con.execute("DELETE FROM lake_parts WHERE path IN (SELECT unnest(?))", [[p.path for p in self.tables]])
         lake.replaced(self.folder, self.tables)
         state.land_rows(self.con, "lake_parts", self.fresh)
@@ -131,6 +141,21 @@ class Again:
         covered = {(s, f): [n, filled] for s, f, n, filled in self.con.execute("FROM coverage").fetchall()}
         self.con.execute("DELETE FROM detectors")
         return outcome(self.con, [], state.land_sight(self.con, detectors, covered))
+
+    def _told(self) -> Partials:
+        """What the accounts have of records that were lost and of copies that differ, which are no rows of the lake."""
+        if not state.has(self.con, ACCOUNTS.name):
+            return {}
+        names = [*ACCOUNTS.key, *SPACE, PARKED, DELETED, DIFFERING, "lost_first", "lost_last"]
+        window, columns = "epoch_us(window_start)", ", ".join(f'"{n}"' for n in names)
+        within = f"{window} BETWEEN {self.since} AND {self.until - 1} AND {PARKED} + {DELETED} + {DIFFERING} > 0"
+        told = self.con.sql(f'SELECT {window} AS "window", {columns} FROM accounts WHERE {within}').pl()
+        return {(ACCOUNTS.name, 0): differing.completed(told)} if len(told) else {}
+
+    def _holes(self) -> list[Hole]:
+        """Where rows of a stream were lost."""
+        lost = self.con.execute("SELECT epoch_us(since), epoch_us(until), what FROM lost ORDER BY ALL").fetchall()
+        return [Hole(*row) for row in lost if row[2] in STREAMS]
 
     def _land(self, final: dict[str, pl.DataFrame], to: int) -> None:
         """As a lander does: of tables, whole hours that are not young go to the lake."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import polars as pl
 import pytest
 
 from detectors.detector import Settings
-from detectors.windows import AHEAD_US, DAY_US, MINUTE_US, WINDOW_US
+from detectors.windows import AHEAD_US, DAY_US, MINUTE_US, SLICE_US, WINDOW_US
 from streams import rejudge
 from streams.landing import lake, lander, state, tables
 from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
 from streams.settings import Limits
+from tests.cases import Case
 from tests.streams.landing import pieces
 from tests.streams.landing.pieces import fed, published, unlike
-from tests.streams.live.chain import Chain
+from tests.streams.live.chain import Chain, until
 from tests.streams.tape import contents
 
 pytestmark = pytest.mark.xdist_group("lander")  # they share one recording
@@ -99,6 +101,20 @@ def test_a_lander_goes_on_with_what_was_judged_by_other_thresholds(
     _, _, rebuilt = boundaries(tmp_path)
     after = pl.col("onset").cast(pl.Int64) >= rebuilt * WINDOW_US
     assert set(replayed["findings"].filter(after)["finding_id"]) <= set(findings["finding_id"])
+
+
+def test_what_was_set_aside_is_so_still_when_the_rest_is_judged_again(case: Case, tmp_path: Path) -> None:
+    """As is what was unknown because of it: the rows alone would not tell."""
+    number = case.streams["requests"][0]["arrival"].cast(pl.Int64)[len(case.streams["requests"][0]) // 2] // SLICE_US
+    parked = {("requests", 0): range(number, number + 10)}
+    chain = Chain(case, "", random.Random(3), queues=pieces.QUEUES, first=0, steps=(2_000,), parked=parked)
+    chain.run(0, until(case))
+    fed(tmp_path, chain, dict.fromkeys(("events", "tables", "findings"), 1.0))
+    before = contents(tmp_path)
+    ours = before["findings"].filter(pl.col("detector") == "pipeline", pl.col("kind") == "parked")
+    assert len(ours) and before["lost"]["what"].to_list() == ["requests"]
+    rebuild(tmp_path, Settings())
+    assert unlike(contents(tmp_path), before) == ["landed"]
 
 
 def test_a_state_that_a_lander_holds_is_not_judged_again(live: Path) -> None:
