@@ -6,7 +6,6 @@ import json
 import random
 import re
 import signal
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +24,11 @@ from streams.live.reduce import EVENTS, Out
 from streams.live.ticks import tick
 from streams.replay import rebuild
 from streams.settings import CONFIG
-from streams.sources.files import READABLE
 from tests.cases import Case
 from tests.cases.timeout_ratio import fires_one_in_five
 from tests.harness import Result, one_pass
 from tests.streams.live.chain import Chain, until
-from tests.streams.live.test_worker import PATIENCE_S, Play, workers
+from tests.streams.live.test_worker import PATIENCE_S, Play, landing, workers
 from tests.streams.tape import asked, asynchealth
 
 STRAYS, BEHIND_S = 3, 20
@@ -50,20 +48,8 @@ def others(result: Result) -> Result:
 
 
 def landed(play: Play, rows: int) -> Path:
-    """A state that a lander made, which was ended once it had so many rows and all that was judged."""
-    lander, folder = play.lander(), play.folder / "state"
-    for _ in range(PATIENCE_S):
-        time.sleep(1)
-        if not (folder / READABLE).exists():
-            continue
-        ((read, judged),) = asked(
-            folder, "SELECT (SELECT coalesce(sum(read), 0)::BIGINT FROM accounting) AS r, judged FROM landed"
-        )
-        if (read, judged) == (rows, play.judged()):
-            break
-    lander.terminate()
-    assert lander.wait(PATIENCE_S) == 0
-    return folder
+    with landing(play, rows):
+        return play.folder / "state"
 
 
 def ours(folder: Path, kind: str) -> list[dict[str, Any]]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,12 +13,11 @@ from detectors.detector import Settings
 from detectors.events import encode_json
 from streams.problems import Exit
 from streams.replay import rebuild
-from streams.sources.files import READABLE
 from tests.cases import Case
 from tests.streams.landing.pieces import LIVE_ONLY, published, unlike
 from tests.streams.live.chain import until
 from tests.streams.live.test_ourselves import calls
-from tests.streams.live.test_worker import PATIENCE_S, Play, workers
+from tests.streams.live.test_worker import Play, landing, workers
 from tests.streams.tape import asked, asynchealth, contents
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -48,27 +42,6 @@ def rows(case: Case) -> int:
     return sum(len(p) for parts in case.streams.values() for p in parts)
 
 
-@contextmanager
-def lander(play: Play, case: Case) -> Iterator[subprocess.Popen[bytes]]:
-    """One that has landed all of the case in the block, and ends with it as it should."""
-    running, folder = play.lander(), play.folder / "state"
-    try:
-        how_far = "SELECT (SELECT coalesce(sum(read), 0)::BIGINT FROM accounting), judged, next_window FROM landed"
-        for _ in range(PATIENCE_S):
-            judged = play.judged()
-            if (folder / READABLE).exists() and asked(folder, how_far) == [(rows(case), judged, judged)]:
-                break
-            time.sleep(1)
-        else:
-            raise AssertionError(f"landed {asked(folder, how_far)}")
-        yield running
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=PATIENCE_S)
-        assert running.returncode == 0, said
-    finally:
-        running.kill()
-
-
 def hours_of(folder: Path) -> dict[str, list[int]]:
     """The hours of the parts of each stream and table."""
     found = asked(folder, "SELECT stream, first_arrival // 3_600_000_000 FROM lake_parts ORDER BY ALL")
@@ -84,7 +57,7 @@ def test_it_is_refused_while_a_lander_runs_and_changes_nothing_but_by_whom_it_wa
     play.produce(first)
     with workers(play, 1):
         play.wait(until(first))
-        with lander(play, first) as running:
+        with landing(play, rows(first)) as running:
             refused = asynchealth("rebuild", "--state", folder)
             assert refused.returncode == Exit.STATE
             assert f"locked by another asynchealth (process {running.pid})" in refused.stderr.decode()
@@ -95,7 +68,7 @@ def test_it_is_refused_while_a_lander_runs_and_changes_nothing_but_by_whom_it_wa
         assert unlike(contents(folder), before) == ["landed"]
         play.send(second)
         play.wait()
-        with lander(play, whole):
+        with landing(play, rows(whole)):
             pass
     before, of = contents(folder), hours_of(folder)
     hours = sorted(set(of["requests"]))
@@ -110,6 +83,6 @@ def test_it_is_refused_while_a_lander_runs_and_changes_nothing_but_by_whom_it_wa
     done = asynchealth("replay", *sorted(tmp_path.glob("requests-*.jsonl")), "--state", tmp_path / "replayed")
     assert done.returncode == 0, done.stderr
     assert unlike(published(folder), contents(tmp_path / "replayed")) == []
-    with lander(play, whole):
+    with landing(play, rows(whole)):
         pass
     assert set(unlike(contents(folder), after)) <= LIVE_ONLY

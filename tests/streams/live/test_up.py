@@ -49,6 +49,7 @@ from tests.streams.tape import (
 )
 
 PATIENCE_S = 60
+STILL_S = 15
 
 
 def silent(_line: str = "") -> None:
@@ -141,6 +142,27 @@ def test_a_played_tape_is_reported_as_replay_reports_it(tape: Path, tmp_path: Pa
     assert len(ours["requests"]) == 8_001
     shared = {name: frame for name, frame in ours.items() if name in theirs}
     assert differing(shared, theirs, but=["source"]) == []  # which is a topic, not a file
+
+
+def test_one_that_stood_still_with_all_its_processes_goes_on_where_it_was(tape: Path, tmp_path: Path) -> None:
+    live, said = tmp_path / "live", tmp_path / "said"
+    up = begun(str(tape), "--once", "--state", str(live), said=said)
+    try:
+        assert waited((live / "landing.duckdb").exists), said.read_text()
+        every = [up.pid, *children(up.pid)]
+        assert len(every) >= 3
+        for how in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in every:
+                os.kill(pid, how)
+            time.sleep(STILL_S if how == signal.SIGSTOP else 0)
+        assert up.wait(2 * PATIENCE_S) == 0, said.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    asynchealth("replay", str(tape), "--state", tmp_path / "replayed")
+    ours, theirs = contents(live), contents(tmp_path / "replayed")
+    shared = {name: frame for name, frame in ours.items() if name in theirs}
+    assert len(ours["requests"]) == 8_001 and differing(shared, theirs, but=["source"]) == []
 
 
 def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from tests.cases.timeout_ratio import fires_one_in_five
 from tests.harness import Result, everything, one_pass
 from tests.streams.live.chain import Chain, last_arrival, until
 from tests.streams.live.logs import copies, read_log, taken
-from tests.streams.tape import ROOT
+from tests.streams.tape import ROOT, asked
 
 pytestmark = pytest.mark.xdist_group("kafka")
 PARTITIONS = 2
@@ -196,6 +196,29 @@ def workers(play: Play, n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
         for w in running:
             w.kill()
             w.wait()
+
+
+@contextmanager
+def landing(play: Play, rows: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A lander that has landed so many rows and all that was judged, and ends with the block as it should."""
+    lander, folder = play.lander(), play.folder / "state"
+    wanted = (rows, *[play.judged()] * 2)
+    how_far = "SELECT (SELECT coalesce(sum(read), 0)::BIGINT FROM accounting), judged, next_window FROM landed"
+    try:
+        found: list[Any] = []
+        for _ in range(PATIENCE_S):
+            time.sleep(1)
+            runs = (folder / "lock").exists() and (folder / "lock").read_text() == str(lander.pid)
+            if runs and (folder / READABLE).exists() and (found := asked(folder, how_far)) == [wanted]:
+                break
+        assert found == [wanted]
+        yield lander
+        lander.send_signal(signal.SIGINT)
+        _, said = lander.communicate(timeout=PATIENCE_S)
+        assert lander.returncode == 0, said
+    finally:
+        lander.kill()
+        lander.wait()
 
 
 @pytest.fixture(scope="module")
