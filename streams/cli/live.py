@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from streams.problems import Exit, Problem
 
 if TYPE_CHECKING:
     from streams.live.connect import Connection
+    from streams.live.grow import Grown, Growth
     from streams.live.topics import Topic
 
 Broker = Annotated[str, typer.Option("--broker", help="host:port of Kafka; several with commas between them.")]
@@ -33,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(topics, name="topics")
     topics.command()(create)
     topics.command()(check)
+    topics.command()(grow)
     app.command()(worker)
     app.command()(land)
     app.command()(lag)
@@ -70,7 +73,7 @@ def check(
     at = connection(broker, kafka)
     wanted = kafka_topics.topics(partitions, prefix, [s.name for s in sources(prefix)])
     client = kafka_topics.admin(at)
-    faults = kafka_topics.faults(client, wanted, at.broker, stamped=stamped)
+    faults = kafka_topics.faults(client, wanted, at.broker, stamped=stamped) or growth(at, prefix).problems()
     for fault in faults:
         typer.echo(str(fault), err=True)
     if faults:
@@ -81,12 +84,56 @@ def check(
     typer.echo(f"All {len(wanted)} topics are as they must be.")
 
 
+def grow(
+    broker: Broker = "",
+    kafka: Security = [],  # noqa: B006
+    partitions: Annotated[int, typer.Option(min=0, help="Of each source; one that has as many keeps them.")] = 0,
+    prefix: Prefix = "",
+) -> None:
+    """Give the sources more partitions, or take in those that somebody added to them, while no worker runs.
+
+    Services go on writing meanwhile: nothing is lost or counted twice. The topics of asynchealth stay as they are.
+    """
+    from streams.live.connect import connection
+
+    at = connection(broker, kafka)
+    usable(at, prefix)
+    grown = growth(at, prefix).grow(partitions)
+    for topic, (before, now) in grown.counts.items():
+        typer.echo(f"{topic:<16}  {now:>3} partition{'s' if now > 1 else ' '}  {now - before or 'none'} made")
+    for line in _joined(grown):
+        typer.echo(line)
+    typer.echo(f"Next: {program()} worker {at.options(prefix)}")
+
+
+def _joined(grown: Grown) -> Iterator[str]:
+    from streams.report.lag import spelled
+
+    if not grown.joined:
+        yield "No partition waits for being taken in."
+        return
+    by_topic: dict[str, list[int]] = {}
+    for one in grown.joined:
+        by_topic.setdefault(one.topic, []).append(one.partition)
+    names = " ".join(spelled(topic, numbers) for topic, numbers in by_topic.items())
+    yield f"Taken in: {names}. They count from {grown.since:%Y-%m-%d %H:%M:%S} UTC on."
+    if strays := sum(one.strays for one in grown.joined):
+        yield f"{strays:,} records came into them before: they land and are counted as stray, in no table."
+
+
+def growth(at: Connection, prefix: str) -> Growth:
+    from streams.live.grow import Growth
+    from streams.sources.named import sources
+
+    return Growth(at, prefix, {s.reading.stream: s.name for s in sources(prefix)})
+
+
 def _line(topic: Topic) -> str:
     kept = f"kept {topic.keep_ms // 3_600_000:>3} h" if not topic.source else "of your services"
     return f"{topic.name:<16}  {topic.partitions:>3} partition{'s' if topic.partitions > 1 else ' '}  {kept}"
 
 
-def partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
+def usable(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     """Of each stream and of what is spread by key, on topics that are as they must be."""
     from streams.live import topics as kafka_topics
     from streams.sources.named import sources
@@ -97,7 +144,7 @@ def partitions(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     given = sources(prefix)
     if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix, [s.name for s in given]), at.broker):
         first = str(faults[0]).splitlines()[0]
-        then = f"asynchealth topics check --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
+        then = f"asynchealth topics check {at.options(prefix)}"
         raise Problem(first, f"the first of {len(faults)} faults of the topics", then)
     return {s.reading.stream: there[s.name] for s in given}, queues
 
@@ -130,7 +177,9 @@ def worker(
         answer(meter, metrics_address, metrics)
     detectors = all_detectors()
     settings = load(detectors, set_)
-    counts, queues = partitions(at, prefix)
+    counts, queues = usable(at, prefix)
+    for problem in growth(at, prefix).problems():
+        raise problem
     made = partial(Worker, sources=counts, readings=dict(sources(prefix)), meter=meter)
     serve(at, prefix, lambda app, home: made(app, at, queues, detectors, settings, home, prefix), folder)
 
@@ -155,7 +204,7 @@ def land(
     meter = Meter(LANDER)
     if metrics is not None:
         answer(meter, metrics_address, metrics)
-    counts, queues = partitions(at, prefix)
+    counts, queues = usable(at, prefix)
     detectors = all_detectors()
     run(Landing(state, at, detectors, counts, queues, prefix, invoked(), keep, meter=meter))
 
@@ -185,7 +234,6 @@ def lag(
     if json:
         give([ENCODER.encode(found).decode()])
     else:
-        where = f" --broker {at.broker}" + (f" --prefix {prefix}" if prefix else "")
-        say(screen(found, where, lambda command: with_state(command, state or STATE)), ascii_only)
+        say(screen(found, f" {at.options(prefix)}", lambda command: with_state(command, state or STATE)), ascii_only)
     if max_lag_s is not None and (found.worst_s is None or found.worst_s > max_lag_s):
         raise typer.Exit(Exit.FOUND)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.live import Broker, Prefix, partitions
+from streams.cli.live import Broker, Prefix, growth, usable
 from streams.cli.look import say
 from streams.cli.work import STATE, Security, Sets, State, invoked, with_state
 from streams.problems import Problem
@@ -73,7 +73,9 @@ def _on_kafka(screen: Screen, broker: str, kafka: list[str], prefix: str, settin
 
     at = connection(broker, kafka)
     made = topics.create(topics.admin(at), topics.topics(prefix=prefix))
-    sources, queues = partitions(at, prefix)
+    sources, queues = usable(at, prefix)
+    for problem in growth(at, prefix).problems():
+        raise problem
     typer.echo(f"{at.broker}: {len(made)} topics made. Look from another terminal:")
     typer.echo(f"  {with_state('findings', screen.state)}")
     on_kafka(at, Parts(at, settings, screen.state, sources, queues, invoked(), prefix), typer.echo, screen.show)

@@ -62,6 +62,10 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __repr__(self) -> str:
         return f"Connection({self.broker}, {self.protocol}, {self.mechanism or 'nobody signs in'})"
 
+    def options(self, prefix: str = "") -> str:
+        """Of a command that goes to this installation."""
+        return f"--broker {self.broker}" + (f" --prefix {prefix}" if prefix else "")
+
     @property
     def protocol(self) -> str:
         return ("SASL_" if self.mechanism else "") + ("SSL" if self.tls else "PLAINTEXT")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ NOT_YET = (  # of a Kafka, or a topic, that has just begun
     *(KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION),
 )
 THEN = "grant Describe on the topics and the group to this user; is a broker away?"
+ADDED = "added while workers ran, waits for topics grow"
 HELD_US = 30 * SECOND_US  # a partition that was read until longer ago holds all the others
 
 
@@ -90,6 +92,15 @@ class Facts:
     landed: Landed | None = None
 
 
+def added(sources: Sequence[Partition], tables: Sequence[Partition]) -> list[Partition]:
+    """The source partitions without which windows were said. A worker commits each before it says anything of it, and
+    no window is said before all are; so one that nobody has committed was not there for those that said the windows.
+    """
+    said = any(p.end or not p.leader for p in tables)
+    begun = said and any(p.committed >= 0 for p in sources)
+    return [p for p in sources if begun and p.committed < 0]
+
+
 class Log(msgspec.Struct, frozen=True):
     """One partition of what services wrote."""
 
@@ -125,7 +136,8 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 def lag(facts: Facts) -> Lag:
-    logs = [_log(p, facts.now_us) for p in facts.sources]
+    fresh = added(facts.sources, facts.tables)
+    logs = [_log(p, facts.now_us, ADDED if p in fresh else "") for p in facts.sources]
     complete = min((p.next for p in facts.sources), default=0) * SLICE_US
     merged, judged = (min((p.next for p in parts), default=0) for parts in (facts.slices, facts.tables))
     steps = [
@@ -154,11 +166,12 @@ def lag(facts: Facts) -> Lag:
     )
 
 
-def _log(p: Partition, now_us: int) -> Log:
+def _log(p: Partition, now_us: int, blind: str) -> Log:
     until = p.next * SLICE_US
-    blind = "" if p.leader else "no broker leads it"
-    if p.leader and not p.metadata:
-        blind = "nobody has read it yet"
+    if not p.leader:
+        blind = "no broker leads it"
+    elif not p.metadata:
+        blind = blind or "nobody has read it yet"
     return Log(
         topic=p.topic,
         partition=p.number,
@@ -192,15 +205,11 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None, s
     client = admin(connection)
     ours = names(prefix)
     sources = sources or [prefix + stream for stream in STREAMS]
-    try:
-        there = _there(client, [*sources, ours.slices, ours.tables, ours.events, ours.findings], connection.broker)
-        known = {(p.topic, p.number): p for p in answered(lambda: [*_offsets(client, there)])}
-        members = _members(client, group(prefix))
-        _know_commits(connection, group(prefix), known)
+    with telling(connection.broker):
+        topics = [*sources, ours.slices, ours.tables, ours.events, ours.findings]
+        known = standing(client, connection, topics, prefix)
+        members = members_of(client, group(prefix))
         ticked_us = answered(lambda: _last_tick(client, ours.ticks))
-    except KafkaException as error:
-        why = error.args[0].str() or error.args[0].name()
-        raise Problem(connection.broker, f"Kafka does not tell: {why}", THEN) from None
     for member in members:
         for place in ((topic, n) for topic, numbers in member.owns.items() for n in numbers):
             if place in known:
@@ -219,6 +228,27 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None, s
         members=members,
         landed=landed(state, prefix) if state else None,
     )
+
+
+@contextmanager
+def telling(broker: str) -> Iterator[None]:
+    """What Kafka does not answer is a problem."""
+    try:
+        yield
+    except KafkaException as error:
+        why = error.args[0].str() or error.args[0].name()
+        raise Problem(broker, f"Kafka does not tell: {why}", THEN) from None
+
+
+def standing(
+    client: AdminClient, connection: Connection, topics: Sequence[str], prefix: str
+) -> dict[tuple[str, int], Partition]:
+    """By topic and number: what each log holds, and what the workers committed."""
+    there = _there(client, topics, connection.broker)
+    known = {(p.topic, p.number): p for p in answered(lambda: [*_offsets(client, there)])}
+    answered(lambda: _described(client, group(prefix)))  # kafka-python does not wait for a coordinator
+    _know_commits(connection, group(prefix), known)
+    return known
 
 
 def _there(client: AdminClient, topics: Sequence[str], broker: str) -> list[Partition]:
@@ -267,7 +297,7 @@ def _know_commits(connection: Connection, group: str, known: dict[tuple[str, int
             known[key] = replace(known[key], committed=point.offset, metadata=point.metadata or "")
 
 
-def _members(client: AdminClient, group: str) -> list[Member]:
+def members_of(client: AdminClient, group: str) -> list[Member]:
     described = answered(lambda: _described(client, group))
     if described.state == ConsumerGroupState.DEAD:
         return []

@@ -26,6 +26,7 @@ from streams.landing import lake, state
 from streams.landing.lander import Lander
 from streams.landing.publish import publish
 from streams.live.connect import Connection
+from streams.live.numbered import OtherProtocol
 from streams.live.topics import names
 from streams.problems import Exit, Problem, disk_full
 from streams.settings import Limits
@@ -214,4 +215,8 @@ def run(landing: Landing) -> None:
     """Until it is told to stop; one signal ends it cleanly."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, landing.stop)
-    landing.run()
+    try:
+        landing.run()
+    except OtherProtocol as error:
+        then = f"asynchealth land {landing.connection.options(landing.prefix)} --state {landing.folder}, again"
+        raise Problem("what workers say", str(error), then, Exit.STATE) from None

@@ -44,7 +44,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="protocol", tag=
 
 
 class OtherProtocol(Exception):
-    """A message that another version wrote: to guess at it would be worse than to stop."""
+    """A message that another version or epoch wrote: to guess at it would be worse than to stop."""
 
 
 _HEADS = msgspec.json.Decoder(Head)
@@ -195,7 +195,8 @@ class Reader:
         """One message as it was read. Raises OtherProtocol where it can't be understood."""
         head = head_of(key)
         if head.producer not in self.cover:
-            raise OtherProtocol(f"producer {head.producer!r} is none of this epoch's {len(self.producers)}")
+            known = f"none of this epoch's {len(self.producers)}"
+            raise OtherProtocol(f"producer {head.producer!r} is {known}: after topics grow, start this process again")
         if head.hi <= self.floor:
             self.copies += head.part == 0
             return

@@ -7,7 +7,7 @@ because retention goes by the stamp, and a producer whose clock is wrong must no
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -53,7 +53,8 @@ def names(prefix: str = "") -> Names:
 
 
 def topics(partitions: int = PARTITIONS, prefix: str = "", sources: Sequence[str] = ()) -> list[Topic]:
-    """partitions: of each source and of what is spread by key, hence the most workers that can share the work.
+    """partitions: of each source and of what is spread by key, hence the most workers that can share the work. Sources
+    may have more (grow.py).
 
     sources: the topic of each stream, if not the prefix and the stream.
     """
@@ -101,14 +102,14 @@ def create(client: AdminClient, wanted: Sequence[Topic]) -> list[str]:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else did meanwhile
                 then = "ask who runs Kafka for the right to create topics, or to create this one"
                 raise Problem(f"topic {name}", f"Kafka did not make it: {error.args[0].str()}", then) from None
-    _shown(client, made)
+    wait_for(client, dict.fromkeys(made, 1))
     return made
 
 
-def _shown(client: AdminClient, made: Sequence[str]) -> None:
-    """The controller answers before the brokers know: who asked them at once would be told that a topic is missing."""
+def wait_for(client: AdminClient, counts: Mapping[str, int]) -> None:
+    """The controller answers before the brokers know: who asked them at once would be told of fewer partitions."""
     until = time.monotonic() + WAIT_S
-    while missing := set(made) - partitions(client).keys():
+    while missing := [t for t, n in counts.items() if partitions(client).get(t, 0) < n]:
         if time.monotonic() > until:
             raise Problem(
                 ", ".join(sorted(missing)), "made, but the brokers do not show it yet", "asynchealth topics check"

@@ -25,7 +25,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
@@ -42,6 +42,7 @@ from detectors.engine import UNEXPECTED
 FAILED = 70  # the exit code of a process that an agent's error ended: a supervisor starts it again
 BATCH_BYTES = 512 << 10  # what goes out together; a broker takes 1 MiB
 FETCH_WAIT_MS = 100  # a broker that waits for a quiet partition meanwhile gets no request for a busy one
+METADATA_MS = 5_000  # as often it looks whether topics have more partitions
 AGAIN_S = 10.0
 CHATTY = ("", ".conn", ".consumer.fetcher", ".consumer.group_coordinator", ".producer.sender")  # aiokafka's loggers
 CHUNKS_AHEAD = 4  # per agent; what is fetched beyond waits in aiokafka, which then fetches no more
@@ -161,6 +162,11 @@ class Thread(driver.AIOKafkaConsumerThread):
         none = OffsetAndMetadata(-1, "")
         last = {tp: committed.get(p) or none for tp, p in zip(tps, plain, strict=True)}
         return {tp: Held(c.offset, c.metadata, starts[TopicPartition(*tp)]) for tp, c in last.items()}
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """The partitions of each topic as the brokers say now: what this client has heard may be old."""
+        known = await self.call_thread(self._ensure_consumer()._client.fetch_all_metadata)
+        return {topic: len(known.partitions_for_topic(topic) or ()) for topic in topics}
 
     async def seek_all(self, positions: Mapping[TP, int]) -> None:
         async def seek() -> None:
@@ -289,6 +295,7 @@ def app(name: str, bootstrap: str, folder: Path, **settings: Any) -> App:
         web_enabled=False,
         stream_buffer_maxsize=CHUNKS_AHEAD,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_MS,
         producer_acks=-1,
         producer_compression_type="zstd",
         producer_max_batch_size=BATCH_BYTES,

@@ -84,6 +84,7 @@ class Worker:
         hidden = private()
         self.readings = self.readings or {self.prefix + stream: Reading(stream, None, hidden) for stream in STREAMS}
         counts = {stream: self.sources.get(stream, self.partitions) for stream in STREAMS}
+        self.counts = {topic: counts[reading.stream] for topic, reading in self.readings.items()}
         self.producers = [f"{stream}/{p}" for stream, n in counts.items() for p in range(n)]
         self.out = {name: raw(self.app, name) for name in self.names}
         self.app.store = self
@@ -92,9 +93,9 @@ class Worker:
         self._agent("judge", self.out[self.names.tables])
         at = Played(self.connection, self.names.ticks) if self.played else None
         self.clock: Clock = at or Asked(self._acknowledged_tick)
-        where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
-        then = f"nothing is lost, findings come later. Next: asynchealth lag {where}; one more worker takes its share"
-        self.pace = Pace(0, then)
+        self.where = self.connection.options(self.prefix)
+        look = f"asynchealth lag {self.where}; one more worker takes its share"
+        self.pace = Pace(0, f"nothing is lost, findings come later. Next: {look}")
         self.app.timer(PLAYED_S if self.played else TICK_S)(fatal(self.app, self._tick))
         self.app.timer(PLAYED_S if self.played else SAY_S)(fatal(self.app, self._say))
         self.app.timer(TICK_S)(self._beat)
@@ -109,6 +110,11 @@ class Worker:
     # ---- the store ----
 
     async def assigned(self, held: Mapping[TP, Held]) -> Mapping[TP, int]:
+        """Whoever begins to merge must know all sources: one that was added is told by no message behind `held`."""
+        now = await self._consumer.thread.counts(self.counts)
+        for topic, count in self.counts.items():
+            if now[topic] > count:
+                self._end_now(not_taken_in(topic, count, now[topic], self.where))
         self.stages = {tp: stage for tp, stage in self.stages.items() if tp in held}
         for tp, known in held.items():
             if tp not in self.stages:
@@ -158,9 +164,12 @@ class Worker:
         if self.played:
             reason += ", as the broker inside keeps 5 MiB of a partition"
             then = "begin again: asynchealth up, or asynchealth replay PATH…"
-        gone = Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE)
-        print(gone, file=sys.__stderr__, flush=True)
-        os._exit(gone.code)
+        self._end_now(Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE))
+
+    def _end_now(self, why: Problem) -> NoReturn:
+        """What no new process would mend."""
+        print(why, file=sys.__stderr__, flush=True)
+        os._exit(why.code)
 
     async def _recall(self, recall: Recall) -> Ranges:
         """From all that the queue said it kept: the windows of which that is gone."""
@@ -252,10 +261,8 @@ class Worker:
         if times >= TRIES:
             stage.park(poison)
             return
-        await self._publish_slices(stage, poison.number)
-        point = self._point(stage)
-        if point is not None and not self.app.rebalancing:
-            await self._consumer.thread.commit_points({tp: point})
+        await self._publish_slices(tp, stage, poison.number)
+        await self._committed(tp, stage)
         raise poison
 
     async def _say(self) -> None:
@@ -282,13 +289,14 @@ class Worker:
         """All that are complete."""
         while True:
             try:
-                await self._publish_slices(stage, stage.closable())
+                await self._publish_slices(tp, stage, stage.closable())
                 return
             except Poisoned as poison:
                 await self._poisoned(tp, stage, poison)
 
-    async def _publish_slices(self, stage: Reducer, to: int) -> None:
-        if to <= stage.next:
+    async def _publish_slices(self, tp: TP, stage: Reducer, to: int) -> None:
+        """A partition of which nothing was said yet is committed first: by that others know it from one added later."""
+        if to <= stage.next or not (stage.next or await self._committed(tp, stage)):
             return
         said, before = stage.say(to), stage.next
         await asyncio.gather(
@@ -367,11 +375,15 @@ class Worker:
         stage.promise(us)
         if (stage.promised, stage.promised_at) == before:
             return True
-        point = self._point(stage)
-        if point is None or (not self.app.rebalancing and await self._consumer.thread.commit_points({tp: point})):
+        if await self._committed(tp, stage):
             return True
         stage.promised, stage.promised_at = before
         return False
+
+    async def _committed(self, tp: TP, stage: Reducer) -> bool:
+        """Now, where there is something to commit."""
+        point = self._point(stage)
+        return point is None or (not self.app.rebalancing and await self._consumer.thread.commit_points({tp: point}))
 
     async def _acknowledged_tick(self) -> Any:
         (tick,) = await self._publish(self.names.ticks, [(0, Out(0, b"", b""))])
@@ -404,6 +416,13 @@ def serve(connection: Connection, prefix: str, work: Make, folder: Path | None =
         options = ["--quiet", "worker", "-l", "error", "--without-web"]
         sys.argv = [sys.argv[0], *options]  # Faust's own command line runs the app
         made.main()
+
+
+def not_taken_in(topic: str, count: int, now: int, where: str) -> Problem:
+    """Without the partitions that were added, findings would be wrong; with them some windows were said already."""
+    reason = f"has {now} partitions now, {count} are read: findings wait for the others, and nothing is lost"
+    then = f"stop all workers, then asynchealth topics grow {where}"
+    return Problem(f"topic {topic}", reason, then, Exit.STATE)
 
 
 def group(prefix: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from streams.live.lag import Lag, Log
+from streams.live.lag import ADDED, Lag, Log
 from streams.report.found import Invoke
 from streams.report.sentences import count
 
@@ -77,6 +77,8 @@ def _workers(lag: Lag) -> str:
 
 
 def _next(lag: Lag, where: str, invoke: Invoke) -> str:
+    if any(p.blind == ADDED for p in lag.logs):
+        return f"asynchealth topics grow{where}"
     if not lag.workers:
         return f"asynchealth worker{where}"
     if any(p.blind and p.owner for p in lag.logs):

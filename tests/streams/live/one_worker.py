@@ -21,7 +21,7 @@ from streams.catalog import all_detectors
 from streams.live.connect import Connection
 from streams.live.reduce import Out
 from streams.live.transport import app
-from streams.live.worker import Worker
+from streams.live.worker import Worker, group
 from streams.settings import CONFIG
 
 
@@ -46,7 +46,7 @@ if __name__ == "__main__":
     sources = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     mine = Path(folder) / str(os.getpid())
     made = app(
-        f"{prefix}work",
+        group(prefix),
         bootstrap,
         mine / "faust",
         broker_commit_interval=float(os.environ.get("COMMIT_S", "0.3")),

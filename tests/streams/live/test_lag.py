@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from detectors.events import STREAMS
 from detectors.windows import SECOND_US, SLICE_US, WINDOW_US
 from streams.live.connect import Connection
-from streams.live.lag import Facts, Landed, Member, Partition, answered, facts, lag
+from streams.live.lag import Facts, Landed, Member, Partition, added, answered, facts, lag
 from streams.live.reduce import Point
 from streams.live.topics import admin, create, names, topics
 from streams.live.worker import group
@@ -53,7 +53,7 @@ def known(**changes: Any) -> Facts:
 
 
 def stuck() -> Facts:
-    """heartbeats/1 has been read until ten minutes ago; write_log/0 has no broker, signals/1 nobody has read."""
+    """heartbeats/1 has been read until ten minutes ago; write_log/0 has no broker, signals/1 is new."""
     made = known()
     changed = {
         ("heartbeats", 1): replace(log("heartbeats", 1, 10 * MINUTE_US, unread=900), begin=300),
@@ -91,6 +91,14 @@ def test_the_worst_is_the_oldest_of_all_that_waits_and_unknown_where_somebody_is
     assert lag(replace(known(), sources=held)).worst_s == 420
     assert lag(stuck()).worst_s is None
     assert lag(never()).worst_s is None
+
+
+def test_a_partition_that_nobody_committed_was_added_once_windows_were_said_and_others_were_committed() -> None:
+    sources, tables = [log("requests", 0), Partition("requests", 1)], [later("ah.tables", 0)]
+    assert [p.number for p in added(sources, tables)] == [1]
+    assert added(sources, [Partition("ah.tables", 0)]) == []  # nothing was said without it
+    assert added(sources[:1], tables) == []
+    assert added(sources[1:], tables) == []  # all that was committed has expired: it begins anew
 
 
 def test_numbers_and_spans_are_short() -> None:

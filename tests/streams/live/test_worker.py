@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,11 @@ class Play:
     detectors: Sequence[Detector] = field(default_factory=lambda: everything()[1])
     stderr: int | None = None  # of workers; None: where ours goes
 
-    def worker(self, dies_after: int = 0, ahead_s: int = 0, commit_s: float = 0.3) -> subprocess.Popen[bytes]:
+    def worker(
+        self, dies_after: int = 0, ahead_s: int = 0, commit_s: float = 0.3, sources: Mapping[str, int] | None = None
+    ) -> subprocess.Popen[bytes]:
         end = str(last_arrival(self.case))
-        arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder)]
+        arguments = [self.bootstrap, self.prefix, str(PARTITIONS), end, str(self.folder), json.dumps(sources or {})]
         command = [sys.executable, "-m", "tests.streams.live.one_worker", *arguments]
         more = {"DIES_AFTER": str(dies_after), "AHEAD_S": str(ahead_s), "COMMIT_S": str(commit_s)}
         more["CONFIG"] = str(self.folder / CONFIG)
@@ -115,6 +118,10 @@ class Play:
 
     def produce(self, case: Case | None = None) -> None:
         """Topics, and all records; or those of another case, as of the first hours."""
+        self.make()
+        self.send(case or self.case)
+
+    def make(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         wanted = topics(PARTITIONS, self.prefix)
         create(admin, [t for t in wanted if not t.source])
@@ -122,19 +129,20 @@ class Play:
         sources = [NewTopic(t.name, t.partitions, 1, config=keep) for t in wanted if t.source]
         for future in admin.create_topics(sources).values():
             future.result()
-        self.send(case or self.case)
 
-    def send(self, case: Case) -> None:
-        """All its records, and a tick that says so."""
+    def send(self, case: Case, before_us: int = 0, since_us: int = 0) -> None:
+        """What of it arrived then, or all of it, and the promise that it is all."""
+        before_us = before_us or until(case)
         ordered = {"enable.idempotence": True}  # else what is sent again may come twice, and behind what followed it
         producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20, **ordered})
         for stream, parts in case.streams.items():
             for p, part in enumerate(parts):
-                stamps = part["arrival"].dt.epoch("ms").to_list()
-                for stamp, value in zip(stamps, encode_json(stream, part.drop("arrival", "offset")), strict=True):
+                some = part.filter(pl.col("arrival").cast(pl.Int64).is_between(since_us, before_us, closed="left"))
+                stamps = some["arrival"].dt.epoch("ms").to_list()
+                for stamp, value in zip(stamps, encode_json(stream, some.drop("arrival", "offset")), strict=True):
                     producer.produce(self.prefix + stream, value, partition=p, timestamp=stamp)
                     producer.poll(0)
-        producer.produce(f"{self.prefix}ah.ticks", tick(until(case)))
+        producer.produce(f"{self.prefix}ah.ticks", tick(before_us))
         assert producer.flush(PATIENCE_S) == 0
 
     def log(self, topic: str, partition: int = 0) -> list[tuple[bytes, bytes]]:
