@@ -16,13 +16,21 @@ each is 1.1 or more: what reaches the callee of one call at the top; through nam
 most retries), goodput (share of attempts that succeeded), wanted_per_min (first attempts), calm_per_min, surge_per_min
 (those of the calm ten minutes, of minutes that have any, and of the minute with most), guessed (how many are such equal
 calls).
+Facts of the backoff, from the table backoffs: waits_ms (median time from the end of an attempt to the next of the same
+request, of each retry_count from 1 on, 10 and more as one, that at least 10 retries have), backoff (their course:
+`immediate`, all at most 10 ms; `fixed`; `linear`, `exponential`, or `growing` where they fit neither or are only two;
+they may stay at a cap, and a first that is immediate tells nothing of the others), jitter (whether the tenth longest
+wait is more than 1.25 times the tenth shortest and 2 ms, of the retry_count with most). Unknown where less than half of
+the minute's retries can be told the wait of, backoff also where waits are of one retry_count, or go up and down.
 False alarms: a batch client that is restarted and repeats its work; an edge that always retries more than 100 times a
 minute, when the recording begins: one possible finding, which stays open and never pages (raise its warn_per_min).
 Misses: retries that nobody counts where calls have no payload_hash either: use timeout_ratio to see what they would
 answer to; a storm that grows so slowly that no minute has twice the share of the hour before; metastable, where the
-load had been high for an hour, or where it was a slow callee that began it.
+load had been high for an hour, or where it was a slow callee that began it; a backoff that only some of an edge's
+callers have: different fixed waits look like jitter.
 Source: the operators' playbook, 4.1; N. Bronson et al., "Metastable failures in distributed systems", HotOS 2021; for
-layers: B. Beyer et al., "Site Reliability Engineering", O'Reilly 2016, chapter 22.
+layers: B. Beyer et al., "Site Reliability Engineering", O'Reilly 2016, chapter 22; for backoff and jitter: M. Brooker,
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
 from __future__ import annotations
@@ -33,10 +41,12 @@ import numpy as np
 import polars as pl
 from polars import col
 
+from detectors.backoff import FACTS, backoffs
 from detectors.detector import Detector, Threshold, View, one_side, trailing
 from detectors.past import WHO, Past, past
 from detectors.subjects import UNTOLD, edge
 from detectors.table import SPACE
+from detectors.tables.backoffs import BACKOFFS
 from detectors.tables.calls import CALLS
 from detectors.tables.repeats import REPEATS
 from detectors.windows import HOUR_US, MINUTE_US
@@ -77,9 +87,11 @@ def with_repeats(calls: pl.DataFrame, repeats: pl.DataFrame | None) -> pl.DataFr
 def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     seen = trailing(view, rows, col("subject"), SUMS, "retries", MINUTE_US, MINUTE_US + HOUR_US)
     warn = view.settings.threshold(NAME, WARN, "edge")
-    many = seen.filter(col("retries") > warn).select("window", *WHO)
+    many = seen.filter(col("retries") > warn).select("window", *WHO, "retries")
     share = col("retries") / col("attempts")
-    storms = seen.join(compared(past(rows, SUMS, ENDS), many), on=["window", *WHO], how="left").select(
+    told = compared(past(rows, SUMS, ENDS), many.drop("retries"))
+    told = _with_backoffs(told, view.also.get(BACKOFFS.name), rows, many)
+    storms = seen.join(told, on=["window", *WHO], how="left").select(
         pl.exclude("ok", "^calm_.*$", "surge", "led", "^before_(ok|guessed)$"),
         wanted_per_min=FIRSTS,
         calm_per_min="calm_wanted",
@@ -101,6 +113,17 @@ def _of_side(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     )
     both = pl.concat([storms.with_columns(kind=pl.lit("")), stuck.select(*storms.columns, "kind")])
     return both.drop("retries", "before_retries", "before_attempts", "stuck", "led_per_min")
+
+
+def _with_backoffs(
+    points: pl.DataFrame, waited: pl.DataFrame | None, rows: pl.DataFrame, many: pl.DataFrame
+) -> pl.DataFrame:
+    """Points with the facts of the backoff of the minute that they end, null where it can't be told."""
+    if waited is None or points.is_empty():
+        return points.with_columns(pl.lit(None, dtype=t).alias(n) for n, t in FACTS.items())
+    mine = rows.select("window", *SPACE, *ENDS, "side", "subject")
+    told = waited.join(mine, on=["window", *SPACE, *ENDS, "side"], nulls_equal=True)
+    return points.join(backoffs(told, many), on=["window", *WHO], how="left")
 
 
 def compared(before: Past, points: pl.DataFrame) -> pl.DataFrame:
@@ -174,7 +197,7 @@ def _sums(before: Past, at: pl.DataFrame) -> list[pl.Series]:
 retry_storm = Detector(
     name=NAME,
     reads=CALLS,
-    also=(REPEATS,),
+    also=(REPEATS, BACKOFFS),
     assess=assess,
     subject_kind="edge",
     thresholds=(
@@ -189,6 +212,7 @@ retry_storm = Detector(
     needs=("retry_count or payload_hash",),
     lacks=(
         ("retry_count", "retries are told from equal calls after a failed one: possible, so it never pages"),
+        ("request_id", "how long callers wait before they retry is unknown"),
         ("caller", "all callers of a service are one"),
     ),
 )

@@ -7,7 +7,7 @@ detector that has none here, as users' own, gets its value, unit and subject.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -180,7 +180,33 @@ def _retry_storm(f: Found) -> str:
     many = f"{often} at {f.peak_at:%H:%M}, {f.facts['share']:.1%} of {f.facts['attempts']:,} attempts"
     through, times = [n or UNTOLD for n in f.facts.get("through") or []], f.facts.get("layers")
     above = f"; x{times:.1f} over {' -> '.join(through)}" if len(through) > 2 else ""
-    return f"{many}{above}" + ("; told from equal calls after a failed one" if f.facts.get("guessed") else "")
+    return f"{many}{above}{_waits(f)}" + (
+        "; told from equal calls after a failed one" if f.facts.get("guessed") else ""
+    )
+
+
+def _waits(f: Found) -> str:
+    """What callers should change about their waits, as far as anybody can say; nothing where these grow with jitter."""
+    waits_ms, spread, course = (f.facts.get(n) for n in ("waits_ms", "jitter", "backoff"))
+    match course:
+        case _ if not waits_ms:
+            return ""
+        case "immediate":
+            return "; retried at once: add exponential backoff with jitter"
+        case "fixed" if spread:
+            return f"; retried after about {milliseconds(waits_ms[-1])} each time: let the backoff grow"
+        case "fixed":
+            return f"; retried after a fixed {milliseconds(waits_ms[-1])}: add exponential backoff with jitter"
+        case _ if spread:
+            return ""
+        case None:
+            return f"; retried after {_each(waits_ms)} without jitter: add it"
+        case _:
+            return f"; {course} backoff of {_each(waits_ms)} without jitter: add it"
+
+
+def _each(waits_ms: Sequence[int]) -> str:
+    return ", ".join(map(milliseconds, waits_ms))
 
 
 def _ordering(f: Found) -> str:

@@ -102,6 +102,36 @@ def fires_metastable_where_the_load_is_back_and_success_is_not() -> Case:
     return Case({"requests": partitions("requests", rows)}, expect)
 
 
+def waiting(waits_s: tuple[float, ...], spread: float = 0.0, per_s: int = 8, **also: object) -> list[dict[str, object]]:
+    """Calls of which, for two minutes, each fails until its last try, and waits so long before each of them; spread is
+    the share of a wait by which one may be shorter, from call to call."""
+    rows = []
+    for i in range(per_s * 400):
+        start, tries = i / per_s, 1 + (len(waits_s) if 200 <= i / per_s < 320 else 0)
+        for attempt in range(tries):
+            call = {"caller": "gateway", "service_name": "payment", "node_id": f"gateway-{i % 3}", "side": "client"}
+            end = start + 0.02
+            seen = {
+                "timestamp": at(start),
+                "arrival": at(end + 0.5),
+                "status": "ok" if attempt == tries - 1 else "error",
+            }
+            tried = {"request_id": f"r{i}", "retry_count": attempt, "duration_ms": 20.0}
+            rows.append({**call, **seen, **tried, **also})
+            start = end + (waits_s[attempt] * (1 - spread * (i * 7 % 64) / 64) if attempt < tries - 1 else 0)
+    return sorted(rows, key=lambda r: str(r["arrival"]))
+
+
+def fires_with_exponential_backoff_and_full_jitter_over_windows() -> Case:
+    rows = waiting((2.0, 4.0, 8.0), spread=1.0)
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "page")}))
+
+
+def fires_with_a_fixed_wait_between_attempts() -> Case:
+    rows = waiting((0.1, 0.1))
+    return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "page")}))
+
+
 def fires_on_calls_that_repeat_what_was_refused_where_nobody_counts_retries() -> Case:
     rows = _uncounted(range(200, 320))
     return Case({"requests": partitions("requests", rows)}, frozenset({("gateway->payment", "", "warn")}))

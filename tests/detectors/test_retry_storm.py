@@ -12,7 +12,7 @@ import pytest
 from detectors.detector import Settings
 from detectors.events import MAX_WEIGHT
 from tests.cases import Case, at, partitions
-from tests.cases.retry_storm import overloaded
+from tests.cases.retry_storm import overloaded, waiting
 from tests.harness import one_pass
 
 
@@ -147,6 +147,69 @@ def test_calls_a_minute_of_the_calm_are_those_of_an_edge_that_is_silent_in_most_
     bursts = [(60 * m, 60 * m + 10, 30, 100 if m < 15 else 2) for m in range(20)]
     (one,) = found(*(stretch(*b) for b in bursts)).iter_rows(named=True)
     assert json.loads(one["facts"])["calm_per_min"] == 297
+
+
+# ---- backoff ---------------------------------------------------------------------------------------------------------
+
+
+def backoff(rows: list[dict[str, object]]) -> tuple[str | None, bool | None, list[int] | None]:
+    (one,) = found(rows).filter(pl.col("kind") == "").iter_rows(named=True)
+    facts = json.loads(one["facts"])
+    return facts["backoff"], facts["jitter"], facts["waits_ms"]
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "shape", "waits_ms"),
+    [
+        ((0.0, 0.0), "immediate", [0, 0]),
+        ((0.1, 0.1), "fixed", [100, 100]),
+        ((0.1, 0.2), "growing", [100, 200]),
+        ((0.1, 0.2, 0.3), "linear", [100, 200, 300]),
+        ((0.1, 0.2, 0.4), "exponential", [100, 200, 400]),
+        ((0.0, 0.1, 0.2, 0.4, 0.4), "exponential", [0, 100, 200, 400, 400]),
+        ((0.1,), None, [100]),
+        ((0.4, 0.1), None, [400, 100]),
+    ],
+)
+def test_the_course_of_the_waits_between_attempts_is_told(
+    waits_s: tuple[float, ...], shape: str | None, waits_ms: list[int]
+) -> None:
+    assert backoff(waiting(waits_s)) == (shape, False, waits_ms)
+
+
+def test_jitter_is_told_from_the_spread_and_takes_no_course_away() -> None:
+    assert backoff(waiting((1.0, 2.0, 4.0), spread=1.0))[:2] == ("exponential", True)
+    assert backoff(waiting((1.0, 1.0, 1.0), spread=0.5))[:2] == ("fixed", True)
+    assert backoff(waiting((1.0, 1.0, 1.0), spread=0.1))[:2] == ("fixed", False)
+
+
+@pytest.mark.parametrize("name", ["request_id", "retry_count", "duration_ms", "status"])
+def test_waits_are_unknown_where_the_attempt_before_is_not_told(name: str) -> None:
+    """Without status only first attempts are unknown, and two retries of three are known."""
+    told = waiting((0.1, 0.1, 0.1), payload_hash="same")
+    assert backoff(told)[0] == "fixed"
+    rows = [{**r, name: None} for r in told]
+    if name == "retry_count":  # then what is equal to a call that was refused is taken for a retry
+        rows = [{**r, "status": "rejected" if r["status"] == "error" else r["status"]} for r in rows]
+    if name == "status":
+        assert backoff(rows) == ("fixed", False, [100, 100])
+    else:
+        assert backoff(rows) == (None, None, None)
+
+
+def test_waits_of_less_than_half_of_the_retries_are_not_said_of_all() -> None:
+    def some(one_in: int) -> list[dict[str, object]]:
+        return [r if int(str(r["request_id"])[1:]) % one_in == 0 else r | {"request_id": None} for r in told]
+
+    told = waiting((0.1, 0.1))
+    assert backoff(some(2)) == ("fixed", False, [100, 100])
+    assert backoff(some(3)) == (None, None, None)
+
+
+def test_server_lines_tell_the_waits_only_where_no_client_line_does() -> None:
+    client, server = waiting((0.1, 0.1)), waiting((0.4, 0.4), side="server")
+    assert backoff(server) == ("fixed", False, [400, 400])
+    assert backoff(client + server) == ("fixed", False, [100, 100])
 
 
 # ---- metastable ------------------------------------------------------------------------------------------------------

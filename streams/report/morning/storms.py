@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from streams.landing.state import has
 from streams.report.evidence import in_episode, in_space, lake, of_edge
 from streams.report.found import Found
@@ -31,7 +33,13 @@ def storms(s: Source) -> Section:
         percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
         lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
     every = [*found, *timeouts]
-    return Section(*head, level(found), str(len(found)), lines, every, {"storms": storms}, "Backoff multiplier 2→3")
+    return Section(*head, level(found), str(len(found)), lines, every, {"storms": storms}, _action(found))
+
+
+def _action(found: Sequence[Found]) -> str:
+    """A multiplier changes nothing where waits do not grow at all."""
+    flat = any(f.facts.get("backoff") in ("immediate", "fixed") for f in found)
+    return "Exponential backoff with jitter" if flat else "Backoff multiplier 2→3"
 
 
 def _told(s: Source) -> bool:

@@ -117,7 +117,8 @@ def test_each_line_that_unlocks_does_unlock_what_it_says(nginx: Path) -> None:
 
 def test_a_detector_may_run_in_one_source_and_be_blind_in_another(tmp_path: Path) -> None:
     (tmp_path / "access.json").write_bytes(access())
-    (tmp_path / "requests.jsonl").write_bytes(lines(storm(400)))
+    rows = [{**row, "request_id": f"r{i}"} for i, row in enumerate(storm(400))]
+    (tmp_path / "requests.jsonl").write_bytes(lines(rows))
     asynchealth("replay", "access.json", "requests.jsonl", "--state", "state", cwd=tmp_path)
     (found,) = told(tmp_path / "state", "doctor")
     by_source = {s["source"]: s["detectors"] for s in found["sources"]}

@@ -14,7 +14,7 @@ from streams.cli import app
 from streams.landing.state import open_readable
 from streams.report.found import Found, all_findings
 from streams.report.sentences import SENTENCES, amount, duration, sentence
-from tests.cases import Case, cases, partitions
+from tests.cases import Case, cases, partitions, retry_storm
 from tests.cases.clock_drift import beats
 from tests.conftest import Once
 from tests.streams.report.states import of_case
@@ -82,6 +82,30 @@ def test_every_firing_case_can_be_read_on_every_screen(detector: str, name: str,
     for f in found:
         assert sentence(f).endswith(")") and f.level in sentence(f)
         assert CliRunner().invoke(app, ["findings", f.finding_id, "--csv", "--state", str(state)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "spread", "said"),
+    [
+        ((0.0, 0.0), 0.0, "; retried at once: add exponential backoff with jitter"),
+        ((0.1, 0.1), 0.0, "; retried after a fixed 100 ms: add exponential backoff with jitter"),
+        ((1.0, 1.0), 0.8, "; retried after about 610 ms each time: let the backoff grow"),
+        ((0.1,), 0.0, "; retried after 100 ms without jitter: add it"),
+        ((0.1, 0.2, 0.4), 0.0, "; exponential backoff of 100 ms, 200 ms, 400 ms without jitter: add it"),
+        ((0.1, 0.2, 0.4), 1.0, ""),
+    ],
+)
+def test_of_a_storm_it_is_said_what_callers_should_change_about_their_waits(
+    waits_s: tuple[float, ...], spread: float, said: str, tmp_path: Path
+) -> None:
+    rows = retry_storm.waiting(waits_s, spread)
+    state = of_case(tmp_path, Case({"requests": partitions("requests", rows)}, frozenset()))
+    (f,) = [f for f in found_in(state) if f.detector == "retry_storm" and not f.kind]
+    assert re.search(r"of [\d,]+ attempts(.*) \(\w+: \d+ retries/min\)$", sentence(f)).group(1) == said  # type: ignore[union-attr]
+    flat = said.startswith("; retried at once") or "fixed" in said or "let the backoff grow" in said
+    report = CliRunner().invoke(app, ["report", "--state", str(state)]).output
+    assert ("Exponential backoff with jitter" in report) is flat
+    assert ("Backoff multiplier 2→3" in report) is not flat
 
 
 def test_a_share_of_rows_has_a_limit_that_is_one(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Failed attempts and retries enter, how long each retry was waited for leaves: a histogram per edge and retry number.
+
+waited_us is the time from the end of the attempt before of the same request to the start of the retry, both by the one
+clock that stamped them, and rounded down to one of 16 steps of each doubling. A retry that began before that end waited
+for nothing. No row for a retry of which the attempt before, its duration or the request is not told: nobody can say.
+"""
+
+import numpy as np
+import polars as pl
+from polars import col
+
+from detectors.table import SPACE, Ints, Meet, Sum, Table
+from detectors.windows import MINUTE_US
+
+WITHIN_US = MINUTE_US
+STEP_BITS = 5  # the first bit of a number and four more: 16 steps
+MOST_RETRIES = 10  # later ones are counted with the tenth
+
+START_US = col("timestamp").cast(pl.Int64)
+END_US = START_US + (col("duration_ms") * 1000).round().cast(pl.Int64)
+
+
+def match_backoffs(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of each retry: the last row before it that is the attempt before of the same request."""
+    placed = rows.with_columns(at=pl.int_range(pl.len()))
+    before = placed.select("group", "at", col("retry_count") + 1, ended_us="end_us", since="window")
+    pairs = (
+        placed.filter("now", col("retry_count") > 0)
+        .join_asof(before.drop_nulls("ended_us"), on="at", by=["group", "retry_count"], check_sortedness=False)
+        .filter(col("window") - col("since") <= WITHIN_US)
+    )
+    return pairs.select(
+        *("window", *SPACE, "caller", "service_name", "side", "weight"),
+        retry_count=col("retry_count").clip(upper_bound=MOST_RETRIES).cast(pl.Int64),
+        waited_us=pl.Series(stepped((pairs["start_us"] - pairs["ended_us"]).clip(0).to_numpy())),
+    )
+
+
+def stepped(us: Ints) -> Ints:
+    """Rounded down to STEP_BITS bits, which is off by less than a sixteenth."""
+    low = np.maximum(np.frexp(us.astype(np.float64))[1] - STEP_BITS, 0)
+    steps: Ints = us >> low << low
+    return steps
+
+
+def middle(step_us: int) -> int:
+    """Of the waits that are one step."""
+    return step_us + (1 << max(step_us.bit_length() - STEP_BITS, 0)) // 2
+
+
+BACKOFFS = Table(
+    name="backoffs",
+    key=("caller", "service_name", "side", "retry_count", "waited_us"),
+    sources=(
+        Meet(
+            stream="requests",
+            where=col("request_id").is_not_null()
+            & ((col("retry_count") > 0) | ((col("retry_count") == 0) & (col("status") != "ok"))),
+            project={"start_us": START_US, "end_us": END_US},
+            on=("caller", "service_name", "side", "node_id", "request_id"),
+            carry=("retry_count", "start_us", "end_us"),
+            back_us=WITHIN_US,
+            match=match_backoffs,
+        ),
+    ),
+    columns={"retries": Sum()},
+)
