@@ -73,7 +73,8 @@ def _links(view: View) -> pl.DataFrame:
     """What was heard of each link (node, observer), at the windows of the view where that may be news.
 
     These are all from a beat on until too few gaps of the past hour are left to know an interval by: nothing changes
-    then, until the next beat. A goodbye stands beside what is news of the node's other links for an hour.
+    then, until the next beat. A goodbye stands beside what is news of the node's other links for an hour; when that is
+    over, what the other links know is news.
     goodbye_us: null unless it was the last word.
     """
     rows = view.rows.sort(*LINK, "window")
@@ -83,7 +84,8 @@ def _links(view: View) -> pl.DataFrame:
     needed = np.concatenate([np.full(GAPS_NEEDED, -LINK_SPAN), place])[: len(place)]  # the oldest row still needed
     informed = np.maximum(needed + hour, place) + 1
     known = np.minimum(np.append(place[1:], NEVER), place + hour + 1)
-    end = np.where(_speaks_for_others(rows), known, np.minimum(known, informed)) - link * LINK_SPAN
+    speaks, spoken_for = _goodbyes(rows)
+    end = np.where(spoken_for, known, np.minimum(known, informed)) - link * LINK_SPAN
     begin = np.maximum(index, view.lo // WINDOW_US)
     count = np.maximum(np.minimum(end, view.to // WINDOW_US) - begin, 0)
     last = np.repeat(np.arange(len(rows)), count)
@@ -100,16 +102,26 @@ def _links(view: View) -> pl.DataFrame:
     )
     news = at < (informed - link * LINK_SPAN)[last]
     if not news.all():  # else, as in a fleet with one observer, it would cost as much as all the rest
-        points = points.with_columns(news=pl.Series(news)).filter(col("news").any().over(NODE)).drop("news")
+        forgotten = rows.filter(speaks).select(*NODE[:-1], col("window") + HOUR_US + WINDOW_US).unique()
+        points = (
+            points.with_columns(news=pl.Series(news), speaks=pl.Series(speaks[last]))
+            .join(forgotten.with_columns(over=pl.lit(True)), on=NODE, how="left")
+            .filter((col("news").any().over(NODE) & (col("news") | col("speaks"))) | col("over"))
+            .drop("news", "speaks", "over")
+        )
     heard = rows.group_by(*OBSERVER, "window").agg(observer_last_us=col("last_us").max()).sort("window")
     heard = heard.with_columns(col("observer_last_us").cum_max().over(OBSERVER))
     return points.sort("window").join_asof(heard, on="window", by=OBSERVER, check_sortedness=False)
 
 
-def _speaks_for_others(rows: pl.DataFrame) -> np.typing.NDArray[np.bool_]:
-    """Where a goodbye may matter to what another observer says of the node."""
-    several = col("observer").n_unique().over(*SPACE, "node_id") > 1
-    return rows.select(LAST_WORD.is_not_null() & several).to_series().to_numpy()
+def _goodbyes(rows: pl.DataFrame) -> tuple[np.typing.NDArray[np.bool_], np.typing.NDArray[np.bool_]]:
+    """Where a goodbye may matter to what another observer says of the node; where the node has one that does."""
+    node = (*SPACE, "node_id")
+    speaks = LAST_WORD.is_not_null() & (col("observer").n_unique().over(node) > 1)
+    both = (
+        rows.select(speaks=speaks).with_columns(rows.select(node)).select("speaks", of=col("speaks").any().over(node))
+    )
+    return both["speaks"].to_numpy(), both["of"].to_numpy()
 
 
 def _interval_us(rows: pl.DataFrame, first: Ints, last: Ints) -> pl.Series:

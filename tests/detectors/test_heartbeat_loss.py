@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -113,24 +114,22 @@ def test_it_says_what_a_plain_loop_says_in_any_batches(rows: list[Row], data: st
     cuts = [c for c in cuts if c <= to]
     parts = pl.concat(judged(beats, a, b, heard) for a, b in pairwise(cuts))
     assert parts.sort(KEY).equals(whole)
-    got = {
-        n: [
-            (r["window"], None if r["unknown"] else r["value"])
-            for r in whole.iter_rows(named=True)
-            if r["subject"] == n
-        ]
-        for n in "abc"
-    }
     sampled = [first + i * WINDOW_US for i in data.draw(st.lists(st.integers(0, 1200), min_size=8, max_size=8))]
-    for w in [v for v in sampled if v < to]:
-        for node in "abc":
+    agrees(rows, whole, [w for w in sampled if w < to], heard)
+
+
+def agrees(rows: list[Row], whole: pl.DataFrame, at_windows: Iterable[int], heard_us: int) -> None:
+    """What was said last of each node is what the loop says of it."""
+    for node in "abc":
+        told = whole.filter(subject=node).select("window", pl.when(~pl.col("unknown")).then("value")).rows()
+        for w in at_windows:
             links = []
             for o in "op":
                 mine = [r for r in rows if r["node_id"] == node and r["observer"] == o]
-                links.append(link_at(mine, [r for r in rows if r["observer"] == o], w, heard))
+                links.append(link_at(mine, [r for r in rows if r["observer"] == o], w, heard_us))
             known = [k for k in links if k]
             if known:  # what was said last still holds
-                assert [value for window, value in got[node] if window <= w][-1] == node_at(known)
+                assert [value for window, value in told if window <= w][-1] == node_at(known)
 
 
 # ---- edges -----------------------------------------------------------------------------------------------------------
@@ -170,6 +169,18 @@ def test_a_goodbye_to_one_observer_counts_for_the_others() -> None:
     rows.append(beat("a", 147, "o", role="leaving"))
     others = [beat("b", i * 5 + 1, "p") for i in range(100)]
     assert {v for w, v in values([*OTHERS, *others, *rows], 50).items() if w > 20} == {(0.0, False)}
+
+
+def test_a_goodbye_that_is_forgotten_leaves_what_the_others_know_which_may_be_nothing() -> None:
+    """o heard the goodbye; p heard the node once more, and too little to know an interval: first 0, then unknown."""
+    rows = [beat("a", i * 5, "o", role="leaving" if i == 30 else None) for i in range(31)]
+    rows += [beat("a", 140, "p"), beat("a", 172, "p")]
+    seen = values([*OTHERS, *rows], 500)
+    assert seen[17] == (0.0, False)
+    after = {w: v for w, v in seen.items() if w > 15 + HOUR}
+    assert after == {16 + HOUR: (0.0, True)}, "said once, and it holds"
+    whole = judged(table([*OTHERS, *rows]), T0_US, ago(500), ago(500))
+    agrees([*OTHERS, *rows], whole, map(ago, range(500)), ago(500))
 
 
 def test_where_arrivals_are_not_told_silence_is_unknown() -> None:
