@@ -9,5 +9,8 @@ WITH recent AS (
 SELECT greatest(0, max(-least_ms)) AS max_ahead_ms,
        count(*) FILTER (-least_ms > 100) AS nodes_ahead_over_100ms,
        greatest(0, max(least_ms)) AS slowest_ms,
-       count(*) AS nodes
+       count(*) AS nodes,
+       environment, tenant
 FROM recent
+GROUP BY environment, tenant
+ORDER BY max_ahead_ms DESC, environment, tenant

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from streams.catalog import catalog, runbook_of
 from streams.cli import app
 from streams.problems import Problem
+from streams.report.library import queries
 from tests.cases import T0, cases, retry_storm
 from tests.streams.report.states import of_case, of_rows
+from tests.streams.report.test_morning import calls
 from tests.streams.report.test_sql_shut_in import PLAYBOOK
 
 COLUMNS = {
@@ -51,6 +53,45 @@ def test_every_query_of_a_runbook_runs_as_it_stands(name: str, query: str, demo_
     """What a person fills in is in capitals; a time can't be anything."""
     columns, _ = asked(demo_state, query.replace('\\"', '"').replace("'SINCE'", "'2026-01-26 08:10'"))
     assert columns
+
+
+WHEN = re.compile(
+    r"(timestamp|arrival|window_start|minute) >=? ('SINCE'|\(SELECT (max|min)\()|ORDER BY timestamp DESC LIMIT"
+)
+WHATEVER_ITS_TIME = {
+    "idempotency_key = 'KEY'": "a key's earlier use may lie a day back",
+    "trace_id = 'T'": "a trace is short",
+    "FROM write_log WHERE node_id = 'N'": "the records of `ordering` may have no time",
+    "FROM rejects": "what can't be read has no time",
+    "FROM findings": "each is said with its time",
+    "FROM accounting": "all that was read is what it counts",
+}
+SHIPPED = [(q.name, q.text) for q in queries().values()]
+
+
+@pytest.mark.parametrize(("name", "query"), [*QUERIES, *SHIPPED])
+def test_a_query_names_its_time_or_the_one_thing_that_it_is_about(name: str, query: str) -> None:
+    assert WHEN.search(query) or any(what in query for what in WHATEVER_ITS_TIME), name
+
+
+def test_each_exception_is_needed() -> None:
+    timeless = [q for _, q in [*QUERIES, *SHIPPED] if not WHEN.search(q)]
+    assert all(any(what in q for q in timeless) for what in WHATEVER_ITS_TIME)
+
+
+@pytest.mark.parametrize("name", [n for n, q in SHIPPED if "FROM rejects" not in q and "FROM accounting" not in q])
+def test_a_shipped_query_tells_two_tenants_with_equal_names_apart(name: str, demo_state: Path) -> None:
+    """Of accounting and rejects there is one for all: a source may hold several."""
+    columns, rows = asked(demo_state, f"@{name}")
+    assert columns[-2:] == ["environment", "tenant"] and rows
+
+
+def test_edges_of_one_name_are_each_tenants_own(tmp_path: Path) -> None:
+    rows = [*calls(100, tenant="blue", status="timeout"), *calls(50, tenant="red")]
+    state = of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"]))
+    columns, told = asked(state, "@timeouts_by_edge")
+    picked = [[row[columns.index(n)] for n in ("tenant", "edge", "attempts", "timeouts")] for row in told]
+    assert picked == [["blue", "gateway->payment", 100, 100], ["red", "gateway->payment", 50, 0]]
 
 
 def heartbeats(offset: timedelta) -> list[dict[str, Any]]:
