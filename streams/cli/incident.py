@@ -99,8 +99,15 @@ def silence(
         raise Problem("silence", "an incident or a detector", with_state("incident silence --detector NAME", state))
     if detector and detector not in catalog():
         raise Problem(f"--detector {detector}", "no such detector", with_state("detectors", state))
+    lasts_us = span_us(lasting)
+    if lasts_us <= 0:
+        raise Problem(
+            f"--for {lasting}",
+            "a silence must last",
+            with_state(f"incident silence {id_ or f'--detector {detector}'} --for 2h", state),
+        )
     now = datetime.now(UTC)
-    until = now + timedelta(microseconds=span_us(lasting))
+    until = now + timedelta(microseconds=lasts_us)
     what = detector or _whole(id_, state)
     _tell(Word(at=now, what="silence", about=what, by=by, note=note, until=until), state, broker, kafka, prefix)
     then = with_state("incident list", state)

@@ -86,6 +86,11 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     def is_silenced(self, words: Iterable[Word], now: datetime) -> bool:
         return any(w.silences(self.about, now) for w in words)
 
+    def began_silenced(self, words: Iterable[Word]) -> bool:
+        """At the time at which it could first be told."""
+        readable = self.onset + READABLE_AFTER
+        return any(w.at <= readable and w.silences(self.about, readable) for w in words)
+
     def told(self, receiver: str, host: str, at: datetime) -> Word:
         """That it was, to whom, and when: one fact, however often it was told."""
         what = f"{self.level}, {self.state}"

@@ -17,7 +17,7 @@ balance: one notifier runs for each prefix.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -127,6 +127,7 @@ class Notifier:
         self.place = TopicPartition(names(self.prefix).findings, 0)
         self.signals: dict[TopicPartition, int] = {}  # and up to where it reached when this process began
         self.words: list[Word] = []
+        self.heard: set[tuple[str, str]] = set()  # incident and receiver
         self.pulse = Pulse(self.clocks.monotonic())
         self._end = 0  # of the log, when this process began
         self._committed: tuple[int, str] | None = None
@@ -171,7 +172,7 @@ class Notifier:
                 if place == self.place:
                     self.news.feed(r.offset, r.key, r.value)
                 else:
-                    self.words += [w for w in words_in(r.value) if w.what != "notified"]
+                    self._hear(words_in(r.value))
             self.meter.reach(True)
         self.pulse.see(self.news.judged, self.news.position > self._end, self.clocks.monotonic())
         base = self.news.base
@@ -229,7 +230,7 @@ class Notifier:
         position = known.offset if whole else start
         self.news = News(position, min(cursors) if whole and cursors else None)
         consumer.seek(self.place, position)
-        self.words = []
+        self.words, self.heard = [], set()
         self.signals = consumer.end_offsets(signals) if signals else {}
         for place, offset in (consumer.beginning_offsets(signals) if signals else {}).items():
             consumer.seek(place, offset)
@@ -259,7 +260,7 @@ class Notifier:
             if not self.news.has(way.cursor):
                 return
             items = [notice(r, self.inventory) for r in self.news.items(way.cursor, self.levels)]
-            wanted = (i for i, n in enumerate(items) if i >= way.cursor.sent and not self._quiet(n))
+            wanted = (i for i, n in enumerate(items) if i >= way.cursor.sent and not self._quiet(way, n))
             if (i := next(wanted, None)) is None:
                 way.cursor = at(way.cursor.until)
                 continue
@@ -267,12 +268,25 @@ class Notifier:
             if not self._commit() or (answer := self._send(way, items[i])).outcome == "away":
                 return
             if answer.outcome == "taken":
+                self.heard.add((items[i].incident_id, way.receiver.name))
                 self._keep(way.receiver, items[i])
             way.cursor = msgspec.structs.replace(way.cursor, sent=i + 1)
             self._commit()
 
-    def _quiet(self, what: Notice) -> bool:
-        return what.is_quiet(self.words, self._now())
+    def _quiet(self, way: Way, what: Notice) -> bool:
+        """Nobody needs the end of what was silenced when it began, but who heard of it since; Alertmanager ends by it
+        what it was told again once the silence was over."""
+        heard = (what.incident_id, way.receiver.name) in self.heard or isinstance(way.receiver, Alertmanager)
+        over = what.state == "resolved" and not heard and what.began_silenced(self.words)
+        return over or what.is_quiet(self.words, self._now())
+
+    def _hear(self, words: Iterable[Word]) -> None:
+        """What people said, and of whom they were told, whoever told them."""
+        for w in words:
+            if w.what == "notified":
+                self.heard.add((w.about, w.by.partition(" ")[0]))
+            else:
+                self.words.append(w)
 
     def _send(self, way: Way, what: Notice) -> Answer:
         answer = way.receiver.send(what, self.levels)

@@ -189,6 +189,8 @@ def test_when_people_were_told_is_on_the_timeline_and_in_the_post_mortem(own: Sc
         (["silence", "in-", "--detector", "retry_storm"], "an incident or a detector"),
         (["silence", "--detector", "rety_storm"], "no such detector"),
         (["silence", "in-", "--for", "soon"], "not a span of time"),
+        (["silence", "in-", "--for", "0m"], "a silence must last"),
+        (["silence", "--detector", "retry_storm", "--for", "0.1us"], "a silence must last"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_next_command(words: list[str], why: str, screen: Screen) -> None:

@@ -149,7 +149,7 @@ LASTS = [Change(BEGIN + 2, "RS-1", "page"), Change(BEGIN + 30, "RS-1", "page", T
 
 
 def test_what_is_silenced_goes_to_nobody_until_the_silence_ends_whoever_runs(night: Night) -> None:
-    """The webhook hears of its end alone, Alertmanager what is still open when the silence is over."""
+    """The webhook never hears of it, nor of its end; Alertmanager what is still open when the silence is over."""
     night.story = LASTS
     begun, ended = (c.key for c in LASTS)
     night.say(Word(at=night.at(0), what="silence", about="retry_storm", until=night.at(200)))
@@ -160,7 +160,19 @@ def test_what_is_silenced_goes_to_nobody_until_the_silence_ends_whoever_runs(nig
     night.go(RENEW_S + 1)
     assert (night.hook.keys, set(night.manager.keys)) == ([], {begun})
     night.go(120)
-    assert night.judged > LASTS[1].window and (night.hook.keys, night.manager.keys[-1]) == ([ended], ended)
+    assert night.judged > LASTS[1].window and (night.hook.keys, night.manager.keys[-1]) == ([], ended)
+
+
+@pytest.mark.parametrize("successor", [False, True])
+def test_the_end_of_what_rose_after_its_silence_is_told_to_who_heard_it_rise(night: Night, successor: bool) -> None:
+    night.story = [Change(BEGIN + 2, "RS-1", "warn"), Change(BEGIN + 20, "RS-1", "page"), LASTS[1]]
+    night.say(Word(at=night.at(0), what="silence", about="retry_storm", until=night.at(200)))
+    night.go(260)
+    assert night.hook.keys == [night.story[1].key]
+    if successor:
+        night.begin()
+    night.go(150)
+    assert night.hook.keys == [c.key for c in night.story[1:]]
 
 
 def test_what_is_acknowledged_is_not_sent_again_whoever_runs_and_its_end_is(night: Night) -> None:
