@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -26,6 +27,11 @@ class Problem(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback."""
         return [str(self)]
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def disk_full(error: BaseException) -> bool:

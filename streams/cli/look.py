@@ -149,7 +149,7 @@ def findings(
     from streams.report.findings import listing
     from streams.report.found import Found, judged_with, one_of
     from streams.report.morning.keys import cache_size
-    from streams.report.reach import cannot_say
+    from streams.report.reach import cannot_say, in_no_row
 
     with opened(state) as (con, every, span, sight, invoke):
         form = _form(json, csv)
@@ -166,9 +166,10 @@ def findings(
             names = [n for n in Found.__dataclass_fields__ if n != "short"]
             give(comma_separated(names, (list(f.columns.values()) for f in found)))
         else:
-            unsaid = cannot_say(con, sight, wanted)
-            unsaid += [] if cache_size(con) else ["cache size (no source reports it)"]
-            say(listing(found, span, sight, wanted, unsaid, judged_with(con, found), invoke), ascii_only)
+            nobody = [*in_no_row(con, wanted)]
+            unsaid = cannot_say(con, sight, wanted) if not nobody else []
+            unsaid += [] if nobody or cache_size(con) else ["cache size (no source reports it)"]
+            say(listing(found, span, sight, wanted, nobody, unsaid, judged_with(con, found), invoke), ascii_only)
     fail(fail_on, Counter(f.level for f in found))
 
 

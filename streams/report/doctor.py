@@ -13,6 +13,7 @@ from detectors.detector import Detector
 from streams.again import lateness_of
 from streams.coverage import Seen, seen, unlocks
 from streams.landing.state import formats_of, has
+from streams.problems import few
 from streams.report.coverage import WIDTH, in_short
 from streams.report.found import NO_TIMES, Filter, Invoke, Sight, Span, is_time
 from streams.report.reach import cannot_say
@@ -226,8 +227,7 @@ def _stamps(d: Diagnosis) -> Iterator[str]:
 
 
 def _names(some: Sequence[Source]) -> str:
-    names = [s.name for s in some]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return few([s.name for s in some], 4)
 
 
 def _sampling(d: Diagnosis) -> Iterator[str]:
@@ -245,6 +245,8 @@ def _rejected(d: Diagnosis, invoke: Invoke) -> Iterator[str]:
     some = [s for s in d.sources if s.rejected]
     for i, s in enumerate(sorted(some, key=lambda s: -s.rejected)[:SHOWN]):
         yield f"{'' if i else 'REJECTED':<10}{s.name}: {s.rejected:,}, most often {s.rejected_most}"
+    if len(some) > SHOWN:
+        yield f"{'':<10}and {count(len(some) - SHOWN, 'source')} with no more than that"
     if some:
         yield f"{'':<10}{invoke('sql @rejected_rows')}"
 

@@ -16,13 +16,15 @@ def listing(
     span: Span,
     sight: dict[str, Sight],
     wanted: Filter,
+    nobody: Sequence[str],
     unsaid: Sequence[str],
     used: Sequence[str],
     invoke: Invoke,
 ) -> Iterator[str]:
     """The lines of the screen.
 
-    unsaid: what nobody could judge; used: the settings that these were judged with and that are not the default.
+    nobody: whom no row names, of those asked for; unsaid: what nobody could judge; used: the settings that these were
+    judged with and that are not the default.
     """
     blind = [s for s in sight.values() if s.blind]
     levels = ", ".join(f"{n} {level}" for level, n in by_level(found).items())
@@ -35,6 +37,11 @@ def listing(
     if unsaid:
         yield from (f"{'' if i else CANNOT_SAY:<{len(CANNOT_SAY)}}{words}" for i, words in enumerate(unsaid))
         yield f"{'':<{len(CANNOT_SAY)}}See: {invoke('detectors')}"
+    if nobody:
+        yield from (f"{CANNOT_SAY}{words}" for words in nobody)
+    if not found and nobody:
+        yield f"All findings: {invoke('findings')}"
+        return
     if not found:
         rest = "what could be judged is under every threshold" if unsaid else "nothing is over a threshold"
         yield f"{rest.capitalize()}. Thresholds: {invoke('detectors')}"

@@ -17,7 +17,7 @@ import msgspec
 from detectors.events import STREAMS
 from detectors.finding import QUIET_US, SHADOW
 from detectors.windows import ORDERED_US, time_of
-from streams.problems import Problem
+from streams.problems import Problem, few
 from streams.settings import span_us
 
 MINUTE = timedelta(minutes=1)
@@ -197,7 +197,7 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
         return hits[0]
     if not hits:
         raise Problem(prefix, "no finding has an id that begins so", listing)
-    those = ", ".join(f"{f.short} ({f.detector} {f.subject})" for f in hits[:8])
+    those = few([f"{f.short} ({f.detector} {f.subject})" for f in hits], 8)
     raise Problem(prefix, f"{len(hits)} findings have ids that begin so: {those}", listing)
 
 

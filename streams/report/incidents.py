@@ -11,7 +11,7 @@ import duckdb
 
 from detectors.subjects import ARROW, OF_SERVICE, SLASH, names
 from streams.inventory import Inventory
-from streams.problems import Problem
+from streams.problems import Problem, few
 from streams.report.evidence import in_space, instant, text
 from streams.report.found import Found, Invoke, Span, shortest
 from streams.report.sentences import count, sentence
@@ -260,10 +260,10 @@ def unknown(con: duckdb.DuckDBPyConnection, root: Found) -> str:
     subjects = ", ".join(text(n) for n in of)
     near = f"timestamp BETWEEN {instant(root.onset - BEFORE)} AND {instant(root.onset)}"
     sql = f"SELECT timestamp, name, text {changes} AND {in_space(root)} AND subject IN ({subjects}) AND {near}"
-    found = con.execute(f"{sql} ORDER BY timestamp DESC, name LIMIT 3").fetchall()
+    found = con.execute(f"{sql} ORDER BY timestamp DESC, name").fetchall()
     if not found:
         return f"unknown (no change of {' or '.join(of)} in the data of the {BEFORE.seconds // 60} minutes before)"
-    told = ", ".join(f"{name}{f' {what}' if what else ''} at {at:%H:%M:%S}" for at, name, what in found)
+    told = few([f"{name}{f' {what}' if what else ''} at {at:%H:%M:%S}" for at, name, what in found], 3)
     return f"unknown; preceded by {told} (possible)"
 
 

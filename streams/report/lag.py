@@ -9,6 +9,7 @@ from streams.live.lag import ADDED, Lag, Log
 from streams.report.found import Invoke
 from streams.report.sentences import count
 
+STANDS = 3  # of partitions that hold up others
 NORMAL_S = 60  # a window of 10 s, 30 s for rows that come late, and what the steps need
 LEGEND = (
     "final = no row can change it any more; UNREAD = messages that no worker has accounted for; behind = 10 s windows",
@@ -63,11 +64,14 @@ def _trouble(lag: Lag) -> Iterator[str]:
     for why in sorted({p.blind for p in lag.logs if p.blind}):
         yield f"Blind: {_names(p for p in lag.logs if p.blind == why)} ({why})"
     held = [p for p in lag.logs if p.held]
-    for until in sorted({p.read_until for p in held if p.read_until})[:3]:
+    stands = sorted({p.read_until for p in held if p.read_until})
+    for until in stands[:STANDS]:
         some = [p for p in held if p.read_until == until]
         owners = ", ".join(sorted({p.owner or "nobody" for p in some}))
         unread = sum(p.unread for p in some)
         yield f"Held by {_names(iter(some))}: read until {_clock(until, lag)}, {unread:,} unread, of {owners}"
+    if later := stands[STANDS:]:
+        yield f"and {sum(p.read_until in later for p in held):,} more, which are read further"
     if lag.published_s is not None and lag.published_s > NORMAL_S:
         yield f"The readable file is {age(lag.published_s)} old: does the lander run?"
 

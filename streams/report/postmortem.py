@@ -255,7 +255,8 @@ def _damage(p: PostMortem, invoke: Invoke) -> Iterator[str]:
         between += "" if d.order == "certain" else f", order {d.order}"
         yield f"| {markdown(d.idempotency_key)} | {next(ends)} | {next(ends)} | {between} | {rows} |"
     yield ""
-    yield f"All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"
+    left = f"{len(p.damage) - SHOWN:,} more are not shown. " if len(p.damage) > SHOWN else ""
+    yield f"{left}All as CSV: `{invoke(f'postmortem {p.incident.short} --damage damage.csv')}`"
 
 
 def _ends(d: Damage) -> list[tuple[datetime, str]]:

@@ -280,8 +280,7 @@ def in_no_row(con: duckdb.DuckDBPyConnection, wanted: Filter) -> Iterator[str]:
 def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: Filter) -> list[str]:
     """Detectors that could not judge, or not all: because they were blind, or for want of rows."""
     seeing = {s.detector for s in sight.values() if not s.blind}
-    said = [*in_no_row(con, wanted)]
-    said += [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
+    said = [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
     said += [f"{d} of {r.words}" for d, r in reaches(con, wanted).items() if d in seeing and r.short]
     if "clock_skew" in seeing:
         sides = clocks_seen(con, no_observer(con), "true").unsaid

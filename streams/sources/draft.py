@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from detectors.events import fields
+from streams.problems import few
 from streams.sources.columns import Choice, Column
 from streams.sources.fieldmap import Rule
 from streams.sources.infer import TELLING, Draft
@@ -82,7 +83,7 @@ def _rest(draft: Draft, quotes: bool) -> Iterator[str]:
     yield ""
     yield from comment(f"Nothing in the log looks like: {', '.join(absent)}.")
     if never := [path for path, column in draft.columns.items() if not column.values]:
-        yield from comment(f"Without a value in every row: {', '.join(never[:LISTED])}.")
+        yield from comment(f"Without a value in every row: {few(never, LISTED)}.")
     if unused := draft.unused:
         yield from comment("Not used, with an example each:" if quotes else "Not used:")
         for column in unused[:LISTED]:

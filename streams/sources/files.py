@@ -24,7 +24,7 @@ import xxhash
 import zstandard
 
 from detectors.events import SCHEMA, STREAMS, UNREADABLE
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, few
 
 NO_LOG = re.compile(r"[._].*|.*\.(crc|md5|sha1|sha256|sha512|sig|asc|toml)")  # _SUCCESS: of a job that has ended
 TRUTH = "labels.json"  # of a simulated fleet, beside its logs
@@ -175,8 +175,9 @@ def _passed_over(folder: Path, name: str) -> Problem:
         return Problem(name, "a link to a folder, which is not followed", then, Exit.NOTHING)
     if not named:
         return Problem(name, "no files in this folder", f"ls {shlex.quote(str(folder))}", Exit.NOTHING)
-    some = ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")
-    what = f"passed over {len(named):,} that are hidden, marks, checksums or settings by their names: {some}"
+    what = (
+        f"passed over {len(named):,} that are hidden, marks, checksums or settings by their names: {few(named, SHOWN)}"
+    )
     return Problem(name, what, f"asynchealth replay {shlex.quote(str(folder / named[0]))}, if it is one", Exit.NOTHING)
 
 

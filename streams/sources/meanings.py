@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from detectors.events import Field, fields
+from streams.problems import few
 from streams.sources.columns import Choice, Column
 from streams.sources.fieldmap import Rule
 from streams.sources.words import CODES, FAILURE, STATUS_OF, meaning
@@ -70,7 +71,7 @@ def _by_meaning(column: Column, name: str, why: list[str]) -> Choice | str:
         rule = Rule(source=column.path, values={**values, ".*": "error"}, missing="ok")
         return Choice(column.path, [rule], [*why, "rows without it are ok"], todo)
     if unknown := [v for v, means in meant.items() if not means]:
-        todo.append(f"these have no status yet: {', '.join(unknown[:8])}")
+        todo.append(f"these have no status yet: {few(unknown, 8)}")
     return Choice(column.path, [Rule(source=column.path, values=values)], why, todo)
 
 

@@ -29,7 +29,7 @@ from detectors.events import INSTANT, Decoded
 from streams.landing.lake import Writer
 from streams.live.connect import Connection, connection
 from streams.live.topics import admin, altered
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, few
 from streams.settings import private, span_us
 from streams.sources.decode import LOOKED_AT, Reading, messages, shipped_of
 from streams.sources.fieldmap import FieldMap
@@ -268,7 +268,7 @@ def _described(client: AdminClient, at: Connection, names: Sequence[str]) -> dic
         there = client.list_topics(timeout=WAIT_S).topics
     for name in names:
         if name not in there:
-            others = ", ".join(sorted(n for n in there if not n.startswith("__"))[:10]) or "none"
+            others = few(sorted(n for n in there if not n.startswith("__")), 10) or "none"
             reason = f"not there; topics are {others}"
             raise Problem(f"topic {name}", reason, f"asynchealth replay {KAFKA}{at.broker}/TOPIC")
     with _answers(at.broker):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from detectors.catalog.timeout_ratio import timeout_ratio
 from detectors.subjects import EDGE
 from streams.report.evidence import in_episode, in_space, text
 from streams.report.found import Found, named
 from streams.report.morning.section import Section, Source, level, unknown
 from streams.report.reach import setting
+from streams.report.sentences import count
 
 P99 = """
 WITH sided AS (
@@ -29,6 +32,11 @@ GROUP BY environment, tenant, service_name ORDER BY pct DESC, service_name
 
 
 def budget(s: Source) -> Section:
+    whole = _budget(s)
+    return replace(whole, shown_by="sql @timeouts_by_edge") if any(n == MORE for n, _ in whole.lines) else whole
+
+
+def _budget(s: Source) -> Section:
     found = s.of("timeout_budget")
     head = ("timeout_budget", "⏱️", "TIMEOUT BUDGET")
     if why := s.blind("timeout_budget"):
@@ -74,6 +82,7 @@ FROM sided WHERE client = has_client GROUP BY environment, tenant, edge
 HAVING timeouts > {ratio} * attempts ORDER BY timeouts DESC, edge
 """
 NAMED = 3  # edges
+MORE = "And more:"
 
 
 def _around(s: Source) -> list[tuple[str, str]]:
@@ -101,11 +110,12 @@ def _timed_out(s: Source) -> list[tuple[str, str]]:
     ratio = setting(s.con, f"timeout_ratio.{warn.name}", warn.default)
     rows = s.ask(TIMED_OUT.format(name=EDGE, where=s.where(), ratio=ratio))
     few = f"too few to judge, {reach.needed:,} {reach.unit} needed"
-    return [
+    lines = [
         ("Timed out:", f"{timeouts:,} of {attempts:,} at {edge}   ({few})")
         for name, space, timeouts, attempts in rows
         if (edge := named(name, space)) in short
-    ][:NAMED]
+    ]
+    return lines[:NAMED] + ([(MORE, count(len(lines) - NAMED, "edge"))] if len(lines) > NAMED else [])
 
 
 def _timeout_s(s: Source, f: Found) -> float | None:

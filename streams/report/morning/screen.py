@@ -69,6 +69,8 @@ def headline(s: Section) -> str:
 def under(report: Report, s: Section, invoke: Invoke) -> Iterator[tuple[str, str]]:
     """The lines under a section's headline."""
     yield from s.lines
+    if s.shown_by:
+        yield "All:", invoke(s.shown_by)
     if report.before.span and measures(s):
         yield "Day before:", words(report.before.of(s), s)
     if s.runbook:

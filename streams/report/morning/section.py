@@ -34,6 +34,7 @@ class Section:
     findings: Sequence[Found] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     action: str = ""
+    shown_by: str = ""  # the command that shows what the lines leave out
     runbook: str = ""  # of the detector whose steps come before the action
 
 

@@ -114,7 +114,9 @@ def test_a_name_that_no_row_has_is_told_with_what_it_may_mean(screen: Screen) ->
         said = " ".join(screen(*command, "--service", "paymnet").split())
         assert "service paymnet (no row names it; is it payment?)" in said, command
         assert "no row names" not in screen(*command, "--service", "payment"), command
-    assert "node nobody (no row names it)" in screen("findings", "--node", "nobody")
+    _, why, then = screen("findings", "--node", "nobody").splitlines()
+    assert why == "Cannot say: node nobody (no row names it)"
+    assert then == "All findings: asynchealth findings --state demo-state"
 
 
 def test_a_message_names_the_program_as_it_was_called(

@@ -266,7 +266,7 @@ def screens(folder: Path) -> dict[str, str]:
         every, span, sight = all_findings(con), span_of(con, "asynchealth replay PATH…"), sight_of(con)
         used, wanted = judged_with(con, every), Filter()
         shown = {"report": rendered(gather(con, every, span, sight, wanted), str)}
-        shown["findings"] = listing(every, span, sight, wanted, "", used, str)
+        shown["findings"] = listing(every, span, sight, wanted, "", "", used, str)
         shown |= {f.finding_id: explain(con, f, every, span, str, whole=True) for f in every}
         return {name: "\n".join(lines) for name, lines in shown.items()}
 

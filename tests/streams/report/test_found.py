@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.problems import Problem
+from streams.problems import Problem, few
 from streams.report.found import LEAST_ID, Span, shortest, when
 
 HEX = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -63,3 +63,8 @@ def test_a_window_ends_at_the_minute_that_holds_its_last_row() -> None:
 def test_times_carry_their_date_where_the_data_has_several_days() -> None:
     span = Span(hour().first, hour().last + timedelta(days=1))
     assert span.clock(span.start) == "01-26 08:00"
+
+
+def test_a_list_that_is_cut_short_says_by_how_many() -> None:
+    assert few(["a", "b", "c"], 3) == "a, b, c"
+    assert few(["a", "b", "c", "d", "e"], 3) == "a, b, c and 2 more"

@@ -236,6 +236,16 @@ def test_too_few_calls_are_unknown_and_why_however_bad_they_are(tmp_path: Path) 
     assert "What could be judged is under every threshold" in listed
 
 
+def test_of_many_edges_that_time_out_it_is_said_how_many_more_and_what_shows_them(tmp_path: Path) -> None:
+    few = [{"service_name": f"dead-{n}", "status": "timeout", "timeout_ms": 1000} for n in range(5)]
+    state = of_rows(tmp_path, requests=[row | few[i % 5] for i, row in enumerate(calls())])
+    shown = screen(state, "report")
+    assert shown.count("Timed out: ") == 3
+    (more,) = re.findall(r"And more: +(.+)\n +All: +asynchealth (sql @timeouts_by_edge --state \S+)\n", shown)
+    assert more[0] == "2 edges"
+    assert all(f"gateway->dead-{n}" in CliRunner().invoke(app, more[1].split()).output for n in range(5))
+
+
 def test_few_calls_of_edges_with_odd_names_are_counted_each_by_its_own_name(tmp_path: Path) -> None:
     """30 calls a minute from each caller: one that nobody told, one whose name is `?`, one with an arrow in it."""
     callers = [{}, {"caller": "?"}, {"caller": "a->b"}]
