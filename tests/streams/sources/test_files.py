@@ -96,7 +96,7 @@ def test_a_folder_gives_files_of_any_name_and_says_which_it_passes_over(tmp_path
         look(*last)
     reason, then = str(problem.value).removeprefix(f"{tmp_path}: ").splitlines()
     named = "that are hidden, marks, checksums or settings by their names"
-    assert reason == f"passed over 6 {named}: .git/config, .hidden, _SUCCESS, …"
+    assert reason == f"passed over 6 {named}: .git/config, .hidden, _SUCCESS and 3 more"
     assert then == f"Next: asynchealth replay {tmp_path / '.git/config'}, if it is one"
     assert problem.value.code == Exit.NOTHING
     assert names([str(tmp_path / "_SUCCESS")]) == ["_SUCCESS"]
