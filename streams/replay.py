@@ -31,7 +31,7 @@ from streams.progress import Progress
 from streams.rejudge import rejudge
 from streams.settings import rows_of
 from streams.sources.fieldmap import FieldMap
-from streams.sources.files import READABLE, Known
+from streams.sources.files import READABLE, SPOOL, Known
 from streams.sources.intake import Intake, Ledger
 from streams.sources.source import sources
 from streams.told import together
@@ -85,7 +85,7 @@ def replay(
                 with sources(paths, folder, arrival=arrival, since=since, kafka=kafka, maps=maps) as found:
                     usable = sum(map(intake.take, found))
             finally:
-                shutil.rmtree(folder / "spool", ignore_errors=True)
+                shutil.rmtree(folder / SPOOL, ignore_errors=True)
             written = writer.close()
         notes = ledger.notes
         if intake.known == old.known and not usable:

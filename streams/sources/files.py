@@ -39,6 +39,7 @@ ARCHIVES = {
     b"\x04\x22\x4d\x18": ("packed by lz4", "lz4 -dc {0} | asynchealth replay -"),
 }
 SHOWN = 3  # names
+SPOOL = "spool"  # what is only needed while sources are read
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
 READABLE = "asynchealth.duckdb"  # a folder with this file is a state folder: what it holds is no recording
 
@@ -138,7 +139,7 @@ def _in_state(path: Path, top: Path, state: Path) -> bool:
 
 def _spooled(source: BinaryIO, state: Path, number: int) -> Path:
     """What can be read only once, as a file."""
-    path = state / "spool" / str(number)
+    path = state / SPOOL / str(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         shutil.copyfileobj(source, out)

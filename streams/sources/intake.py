@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +21,7 @@ from streams.live.canary import theirs
 from streams.problems import Exit, Problem
 from streams.progress import Progress
 from streams.sources.arrivals import SLIP, believed
-from streams.sources.files import Known
+from streams.sources.files import SPOOL, Known
 from streams.sources.source import Opening, Source
 
 
@@ -52,6 +53,21 @@ class Ledger:
 
 
 Chunk = tuple[int, pl.DataFrame, Decoded]  # records, placed rows, what else was among them
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A chunk that waits on the disk until its arrivals are known; in memory are only its event times."""
+
+    records: int
+    path: Path
+    rest: Decoded
+    times: pl.Series
+
+    def back(self) -> Decoded:
+        events = pl.read_ipc(self.path)
+        self.path.unlink()
+        return replace(self.rest, events=events)
 
 
 @dataclass
@@ -165,15 +181,15 @@ class Intake:
     def _placed(self, source: Source, start: Known) -> Iterator[Chunk]:
         """Chunks whose rows have their arrivals; while none was seen they wait, for a later row may have one."""
         clock = start.clock
-        waiting: list[tuple[int, Decoded]] = []
+        waiting: list[Waiting] = []
         for count, decoded in self._arrived(source, start):
             events = decoded.events
-            waiting.append((count, decoded))
             if clock is None:
                 clock = events["arrival"].drop_nulls().cast(pl.Int64).first()  # type: ignore[assignment]
             if clock is None:
+                waiting.append(self._aside(count, decoded, start.stream, len(waiting)))
                 continue
-            for number, some in waiting:
+            for number, some in chain(((w.records, w.back()) for w in waiting), [(count, decoded)]):
                 raw = some.events["arrival"].cast(pl.Int64)
                 arrived = running_arrival(raw, clock)
                 clock = int(arrived[-1]) if len(arrived) else clock
@@ -196,15 +212,22 @@ class Intake:
         named = SCHEMA[source.stream].get(self.arrival) == INSTANT
         return events.with_columns(arrival=pl.col(self.arrival)) if named else events
 
-    def _stand_in(self, waiting: Sequence[tuple[int, Decoded]], start: Known, told: bool | None) -> Iterator[Chunk]:
-        times = pl.concat([d.events.select(event_time(start.stream).alias("t"))["t"] for _, d in waiting])
-        arrived = stand_in_arrival(times)
+    def _aside(self, records: int, decoded: Decoded, stream: str, number: int) -> Waiting:
+        path = self.folder / SPOOL / f"waiting-{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        decoded.events.write_ipc(path, compression="lz4")
+        times = decoded.events.select(event_time(stream).alias("t"))["t"]
+        return Waiting(records, path, replace(decoded, events=decoded.events.clear()), times)
+
+    def _stand_in(self, waiting: Sequence[Waiting], start: Known, told: bool | None) -> Iterator[Chunk]:
+        arrived = stand_in_arrival(pl.concat([w.times for w in waiting]))
         at = 0
-        for count, some in waiting:
-            mine = arrived[at : at + len(some.events)]
-            at += len(some.events)
-            still = pl.zeros(len(some.events), pl.Int64, eager=True)
-            yield count, self._place(some.events, start, mine, still, told), some
+        for some in waiting:
+            mine = arrived[at : at + len(some.times)]
+            at += len(some.times)
+            still = pl.zeros(len(some.times), pl.Int64, eager=True)
+            decoded = some.back()
+            yield some.records, self._place(decoded.events, start, mine, still, told), decoded
 
     def _place(
         self, events: pl.DataFrame, start: Known, arrived: pl.Series, stepped: pl.Series, told: bool | None
