@@ -25,6 +25,8 @@ from streams.analysis import Analysis
 from streams.landing import state
 from streams.progress import Progress
 
+HEADER = "| what | wall s | M events/s | CPU µs/event | peak MB |\n|---|---|---|---|---|"
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -149,7 +151,7 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="asynchealth-bench-"))
     events = int(given.events)
     try:
-        print("| what | wall s | M events/s | CPU µs/event | peak MB |\n|---|---|---|---|---|")
+        print(HEADER)
         lines, where = replays(folder, events)
         print("\n".join([*lines, *peers(folder, events)]), flush=True)
         if given.big:

@@ -45,29 +45,23 @@ class Witness(msgspec.Struct, frozen=True):
     fact_us: int
 
 
-class Interval(msgspec.Struct, frozen=True):
-    """By how much a node's clock is ahead of the reference, in µs (negative: behind); None is an open side."""
+class Intervals(NamedTuple):
+    """By how much each node's clock is ahead of its reference, in µs (negative: behind), in the order of the nodes."""
 
-    node: str
-    lower_us: int | None
-    upper_us: int | None
-    reference: str  # MAJORITY, or the name of the one node that it is compared with
-    assumes_delay: bool = False  # the upper side (and only it) rests on max_one_way_delay_us
-    moved: bool = False  # its clock, or one it can't be told apart from, changed by more than drift explains
-    witnesses: tuple[Witness, ...] = ()  # wrong messages to or from it, used in no bound
+    lower_us: Ints  # OPEN: no bound
+    upper_us: Ints
+    by_majority: Bools  # else it is compared with one node, its observer
+    assumes_delay: Bools  # the upper side (and only it) rests on max_one_way_delay_us
 
     @property
-    def least_us(self) -> int:
+    def least_us(self) -> Ints:
         """The smallest distance from the reference that the facts allow."""
-        return max(
-            0 if self.lower_us is None else self.lower_us,
-            0 if self.upper_us is None else -self.upper_us,
-            0,
-        )
+        lower, upper = (np.where(us < OPEN, us, 0) for us in (self.lower_us, self.upper_us))
+        return np.maximum(np.maximum(lower, -upper), 0)
 
     @property
-    def ahead(self) -> bool:
-        return self.lower_us is not None and self.lower_us > 0
+    def ahead(self) -> Bools:
+        return (self.lower_us < OPEN) & (self.lower_us > 0)
 
 
 class Messages(NamedTuple):
@@ -146,8 +140,8 @@ def bounds(
     return Bounds(nodes, core, row, out_us, back_us, component, first[component], moved, witnesses)
 
 
-def intervals(of: Bounds, *, max_one_way_delay_us: int = MAX_ONE_WAY_DELAY_US) -> list[Interval]:
-    """One interval per node, in the order of the nodes.
+def intervals(of: Bounds, *, max_one_way_delay_us: int = MAX_ONE_WAY_DELAY_US) -> Intervals:
+    """One interval per node.
 
     Against the majority where both sides are bounded and there are at least two others. Else against the observer:
     [-dist(node → observer), dist(observer → node)]; if nothing comes back from the observer, the fastest way to it is
@@ -160,22 +154,7 @@ def intervals(of: Bounds, *, max_one_way_delay_us: int = MAX_ONE_WAY_DELAY_US) -
     assumes = ~by_majority & (from_observer == OPEN) & (to_observer < OPEN)
     lower = np.where(by_majority, lower, np.where(to_observer < OPEN, -to_observer, OPEN))
     upper = np.where(by_majority, upper, np.where(assumes, max_one_way_delay_us - to_observer, from_observer))
-    wrong: dict[str, list[Witness]] = {}
-    for witness in of.witnesses:
-        wrong.setdefault(witness.src, []).append(witness)
-        wrong.setdefault(witness.dst, []).append(witness)
-    return [
-        Interval(
-            node=name,
-            lower_us=None if lower[i] == OPEN else int(lower[i]),
-            upper_us=None if upper[i] == OPEN else int(upper[i]),
-            reference=MAJORITY if by_majority[i] else of.nodes[of.observer[i]],
-            assumes_delay=bool(assumes[i]),
-            moved=bool(of.moved[i]),
-            witnesses=tuple(wrong.get(name, ())),
-        )
-        for i, name in enumerate(of.nodes)
-    ]
+    return Intervals(lower, upper, by_majority, assumes)
 
 
 def _messages(src: Ints, dst: Ints, facts_us: Ints, age_us: Ints, max_drift_ppm: int, resolution_us: int) -> Messages:

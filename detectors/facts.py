@@ -78,6 +78,7 @@ class Moment(NamedTuple):
     known: Bounds
     place: Ints  # of each of the fleet's nodes: its position in `known`, -1 for one that was not heard
     group: Ints  # of each of the fleet's nodes: see linked_both_ways
+    evidence: Ints  # of each of the fleet's nodes: see Facts.evidence
 
     def least(self, src: Ints, dst: Ints) -> Ints:
         """offset_dst - offset_src is at most this at any time of the window, pair by pair of the fleet's nodes."""
@@ -109,4 +110,5 @@ def throughout(some: Facts, names: pl.Series, w: int, max_drift_ppm: int) -> Mom
     age_us = w + WINDOW_US - some.window + np.maximum(some.lag_us, 0)
     heard = names[nodes].to_list()
     known = bounds(heard, place[some.src], place[some.dst], some.facts_us, age_us, max_drift_ppm=max_drift_ppm)
-    return Moment(w, known, place, linked_both_ways(some.src, some.dst, len(names)))
+    group = linked_both_ways(some.src, some.dst, len(names))
+    return Moment(w, known, place, group, some.evidence(len(names)))

@@ -39,6 +39,9 @@ from streams.settings import fingerprint
 
 BATCH_ROWS = 300_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
 BATCH_US = 5 * MINUTE_US
+JUDGED_ROWS = 1_000_000  # of tables that are judged at once, or so long a time: each time detectors look back
+JUDGED_US = 30 * MINUTE_US
+LOOKED_BACK_ON = 8  # times as many rows at most; of a fleet of a million nodes they are most of what is in memory
 R = TypeVar("R")
 COUNTED = ("used", "late", "implausible", "repeated")
 
@@ -130,7 +133,7 @@ class Analysis:
                 yield Final(final, min(lo, to), to, min(heard, to + self.lateness_us))
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[Final, Judged]]:
-        for f in joined(final):
+        for f in joined(final, lambda: sum(map(len, self.judged.history.values()))):
             given = (f.tables, f.lo, f.to, f.heard_us, self.settings, self.holes)
             judged, self.judged = judge(self.detectors, self.judged, *given)
             yield f, judged
@@ -170,14 +173,15 @@ def _let_go(waiting: list[Partials]) -> Iterator[Partials]:
         yield waiting.pop(0)
 
 
-def joined(final: Iterable[Final]) -> Iterator[Final]:
-    """Neighbours as one, until they are BATCH_US long: whoever judges looks back on an hour each time."""
-    waiting: list[Final] = []
+def joined(final: Iterable[Final], past_rows: Callable[[], int]) -> Iterator[Final]:
+    """Neighbours as one, until they are long, or large beside the past that is looked back on when they are judged."""
+    waiting, rows = list[Final](), 0
     for f in final:
         waiting.append(f)
-        if f.to - waiting[0].lo >= BATCH_US:
+        rows += sum(map(len, f.tables.values()))
+        if f.to - waiting[0].lo >= JUDGED_US or rows >= max(JUDGED_ROWS, past_rows() // LOOKED_BACK_ON):
             yield _one(waiting)
-            waiting = []
+            waiting, rows = [], 0
     if waiting:
         yield _one(waiting)
 

@@ -198,7 +198,6 @@ class Fleet:
                 yield told._replace(first=before.window)
 
     def _said(self, kind: str, node: int, before: Moment, now: Moment, change: Change, unit_us: int) -> Said:
-        evidence = {int(self.some[m.window].evidence(len(self.names))[node]) for m in (before, now)}
         return Said(
             window=now.window,
             kind=kind,
@@ -206,7 +205,7 @@ class Fleet:
             value=change.size / unit_us,
             unknown=False,
             certain=change.nodes > 2,
-            proof=tuple(sorted(evidence)),
+            proof=tuple(sorted({int(m.evidence[node]) for m in (before, now)})),
             least=change.least / unit_us,
             most=change.most / unit_us,
             nodes=change.nodes,

@@ -18,12 +18,12 @@ Source: B. Patt-Shamir and S. Rajsbaum, "A theory of clock synchronization", STO
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from detectors.clocks import MAX_DRIFT_PPM, MAX_ONE_WAY_DELAY_US, bounds, intervals
+from detectors.clocks import MAJORITY, MAX_DRIFT_PPM, MAX_ONE_WAY_DELAY_US, OPEN, bounds, intervals
 from detectors.detector import Detector, Settings, Threshold, View
 from detectors.facts import Facts, facts_of, names_of, recent
 from detectors.table import SPACE, Ints
@@ -45,33 +45,15 @@ SHAPE: dict[str, Any] = {
 }
 
 
-class Said(NamedTuple):
-    """One assessment; the fields are the columns of SHAPE."""
-
-    window: int
-    subject: str
-    value: float
-    unknown: bool
-    certain: bool
-    proof: int | None = None
-    lower_ms: float | None = None
-    upper_ms: float | None = None
-    reference: str | None = None
-    assumes_delay: bool | None = None
-
-
 def assess(view: View) -> pl.DataFrame:
-    fleets = []
+    fleets = [pl.DataFrame(schema=SHAPE | dict.fromkeys(SPACE, pl.String))]
     for space, rows in view.rows.partition_by(SPACE, as_dict=True).items():
-        columns = dict(zip(SHAPE, zip(*_fleet(rows, view), strict=True), strict=False))  # none where nothing is said
-        space_columns = {n: pl.lit(name) for n, name in zip(SPACE, space, strict=True)}
-        fleets.append(pl.DataFrame(columns, schema=SHAPE).with_columns(**space_columns))
-    if not fleets:
-        fleets = [pl.DataFrame(schema=SHAPE | dict.fromkeys(SPACE, pl.String))]
+        names = (pl.lit(name).alias(n) for n, name in zip(SPACE, space, strict=True))
+        fleets.append(pl.concat([pl.DataFrame(schema=SHAPE), *_fleet(rows, view)], how="diagonal").with_columns(names))
     return pl.concat(fleets).with_columns(pl.concat_list("proof").list.drop_nulls())
 
 
-def _fleet(rows: pl.DataFrame, view: View) -> Iterator[Said]:
+def _fleet(rows: pl.DataFrame, view: View) -> Iterator[pl.DataFrame]:
     """Assessments of one fleet, window by window; a node of whom nothing was heard for a minute becomes unknown."""
     names = names_of(rows)
     facts = facts_of(rows, names)
@@ -81,18 +63,17 @@ def _fleet(rows: pl.DataFrame, view: View) -> Iterator[Said]:
     for w, some in recent(facts, len(names), first - WINDOW_US, to):
         nodes = some.nodes(len(names))
         if w >= first:
-            for node in np.setdiff1d(known, nodes):
-                yield Said(w, names[int(node)], value=0.0, unknown=True, certain=False)
-            if len(nodes):
-                yield from _window(some, nodes, names, w, view.settings)
+            silent = pl.DataFrame({"subject": names[np.setdiff1d(known, nodes)]})
+            yield silent.with_columns(window=w, value=0.0, unknown=True, certain=False)
+            yield _window(some, nodes, names, w, view.settings)
         known = nodes
 
 
-def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> Iterator[Said]:
-    number = np.zeros(len(names), np.int64)
+def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settings) -> pl.DataFrame:
+    heard, number = names[nodes], np.zeros(len(names), np.int64)
     number[nodes] = np.arange(len(nodes))
     known = bounds(
-        names[nodes].to_list(),
+        heard.to_list(),
         number[some.src],
         number[some.dst],
         some.facts_us,
@@ -101,24 +82,25 @@ def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settin
     )
     delay_ms = settings.get("clock_skew", "max_one_way_delay_ms", MAX_ONE_WAY_DELAY_US / MS_US)
     of_node = intervals(known, max_one_way_delay_us=int(delay_ms * MS_US))
-    for interval, proof in zip(of_node, some.evidence(len(names))[nodes].tolist(), strict=True):
-        rests_on_delay = interval.assumes_delay and not interval.ahead
-        yield Said(
-            w,
-            interval.node,
-            value=interval.least_us / MS_US,
-            unknown=interval.moved or (interval.lower_us is None and interval.upper_us is None),
-            certain=not rests_on_delay,
-            proof=proof,
-            lower_ms=_ms(interval.lower_us),
-            upper_ms=_ms(interval.upper_us),
-            reference=interval.reference,
-            assumes_delay=rests_on_delay,
-        )
+    unbounded = (of_node.lower_us == OPEN) & (of_node.upper_us == OPEN)
+    rests_on_delay = of_node.assumes_delay & ~of_node.ahead
+    return pl.DataFrame(
+        {
+            "subject": heard,
+            "value": of_node.least_us / MS_US,
+            "unknown": known.moved | unbounded,
+            "certain": ~rests_on_delay,
+            "proof": some.evidence(len(names))[nodes],
+            "lower_ms": _ms(of_node.lower_us),
+            "upper_ms": _ms(of_node.upper_us),
+            "reference": heard[known.observer].set(pl.Series(of_node.by_majority), MAJORITY),
+            "assumes_delay": rests_on_delay,
+        }
+    ).with_columns(window=w)
 
 
-def _ms(us: int | None) -> float | None:
-    return None if us is None else us / MS_US
+def _ms(us: Ints) -> pl.Series:
+    return pl.Series(us / MS_US).set(pl.Series(us == OPEN), None)
 
 
 clock_skew = Detector(

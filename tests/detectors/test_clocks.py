@@ -1,6 +1,7 @@
 """Fleets with known clocks enter; what must leave is the tightest bounds with the truth inside, or a culprit."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise, permutations
 from random import Random
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from detectors.clocks import MAJORITY, OPEN, Bounds, Interval, Witness, bounds, intervals
+from detectors.clocks import MAJORITY, OPEN, Bounds, Witness, bounds, intervals
 
 MS, SECOND = 1_000, 1_000_000
 
@@ -47,8 +48,42 @@ def solve(fleet: Fleet, max_drift_ppm: int = 0, resolution_us: int = 0) -> Bound
     return bounds(fleet.named(), src, dst, facts_us, age, max_drift_ppm=max_drift_ppm, resolution_us=resolution_us)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """What is known of one node's clock."""
+
+    node: str
+    lower_us: int | None
+    upper_us: int | None
+    reference: str
+    assumes_delay: bool = False
+    moved: bool = False
+    witnesses: tuple[Witness, ...] = ()
+    least_us: int = field(default=0, compare=False)  # both follow from the bounds
+    ahead: bool = field(default=False, compare=False)
+
+
+def told(of: Bounds) -> list[Interval]:
+    known = intervals(of)
+    lower, upper = ([None if us == OPEN else us for us in side.tolist()] for side in (known.lower_us, known.upper_us))
+    return [
+        Interval(
+            node=name,
+            lower_us=lower[i],
+            upper_us=upper[i],
+            reference=MAJORITY if known.by_majority[i] else of.nodes[of.observer[i]],
+            assumes_delay=bool(known.assumes_delay[i]),
+            moved=bool(of.moved[i]),
+            witnesses=tuple(w for w in of.witnesses if name in (w.src, w.dst)),
+            least_us=int(known.least_us[i]),
+            ahead=bool(known.ahead[i]),
+        )
+        for i, name in enumerate(of.nodes)
+    ]
+
+
 def judged(fleet: Fleet) -> dict[str, Interval]:
-    return {interval.node: interval for interval in intervals(solve(fleet))}
+    return {interval.node: interval for interval in told(solve(fleet))}
 
 
 def matrix(of: Bounds) -> list[list[int]]:
@@ -176,7 +211,7 @@ def test_a_fact_is_widened_by_drift_rounded_up_and_by_the_resolution() -> None:
 
 
 def test_no_facts_no_bounds() -> None:
-    assert intervals(solve(Fleet([], []))) == []
+    assert told(solve(Fleet([], []))) == []
     assert matrix(solve(Fleet([5, 6], []))) == [[0, OPEN], [OPEN, 0]]
 
 
@@ -269,7 +304,7 @@ def test_a_corrupted_message_is_the_witness_and_is_used_in_no_bound(
     witness = Witness(f"node-{bad.src}", f"node-{bad.dst}", bad.fact_us)
     assert solved.witnesses == (witness,) and not solved.moved.any()
     assert matrix(solved) == matrix(without)
-    assert [interval.node for interval in intervals(solved) if interval.witnesses == (witness,)] == sorted(
+    assert [interval.node for interval in told(solved) if interval.witnesses == (witness,)] == sorted(
         [witness.src, witness.dst]
     )
 
@@ -366,9 +401,9 @@ def test_whatever_the_facts_say_bounds_contradict_each_other_nowhere_and_order_d
     solved = solve(Fleet([0] * 6, messages), max_drift_ppm=20)
     far = matrix(solved)
     assert all(far[a][b] + far[b][a] >= 0 for a in range(6) for b in range(6))
-    for interval in intervals(solved):
+    for interval in told(solved):
         assert interval.lower_us is None or interval.upper_us is None or interval.lower_us <= interval.upper_us
     shuffled = list(messages)
     random.shuffle(shuffled)
     assume(shuffled != messages)
-    assert intervals(solve(Fleet([0] * 6, shuffled), max_drift_ppm=20)) == intervals(solved)
+    assert told(solve(Fleet([0] * 6, shuffled), max_drift_ppm=20)) == told(solved)
