@@ -175,10 +175,12 @@ class Table:
         if self.columns is None:
             return whole.sort([*self.full_key, "coord"]).with_columns(pl.col(names).cast(pl.String))
         several = whole.select(pl.struct(self.full_key).is_duplicated()).to_series()
-        grouped = whole.filter(several).group_by(self.full_key).agg(**{n: c.again(n) for n, c in self.columns.items()})
-        added = grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()}).select(whole.columns)
-        whole = pl.concat([whole.filter(~several), added]).sort(self.full_key)
-        return whole.with_columns(pl.col(names).cast(pl.String))
+        if several.any():
+            again = {n: c.again(n) for n, c in self.columns.items()}
+            grouped = whole.filter(several).group_by(self.full_key).agg(**again)
+            added = grouped.with_columns(**{n: c.last(n) for n, c in self.columns.items()}).select(whole.columns)
+            whole = pl.concat([whole.filter(~several), added])
+        return whole.sort(self.full_key).with_columns(pl.col(names).cast(pl.String))
 
 
 def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int, matters: str = "") -> pl.DataFrame:

@@ -21,7 +21,7 @@ import polars as pl
 from polars import col
 
 from detectors.detector import Detector, Threshold, View
-from detectors.table import SPACE, Ints
+from detectors.table import SPACE, Ints, coded
 from detectors.tables.beats import BEATS
 from detectors.windows import HOUR_US, MINUTE_US, NEVER, S_PER_US, WINDOW_US, window_of, windows
 
@@ -32,6 +32,7 @@ GAPS_KEPT, GAPS_NEEDED = 30, 5
 OVERDUE = 2  # intervals: an observer that heard nobody since then may be the one that is at fault
 LINK_SPAN = 2**40  # more than there are windows
 NO_GAP = 2**62
+BLOCK = 2**14  # medians that are looked for at once: of a million nodes all their gaps fill no memory
 LAST_WORD = pl.when(col("goodbye_us") == col("last_us")).then("goodbye_us")
 
 
@@ -66,6 +67,7 @@ def assess(view: View) -> pl.DataFrame:
             interval_s=col("interval_us") * S_PER_US,
             silence_s=col("silence_us") * S_PER_US,
         )
+        .with_columns(col(*SPACE, "subject", "observer").cast(pl.String))
     )
 
 
@@ -77,7 +79,7 @@ def _links(view: View) -> pl.DataFrame:
     over, what the other links know is news.
     goodbye_us: null unless it was the last word.
     """
-    rows = view.rows.sort(*LINK, "window")
+    rows = coded(view.rows, LINK).sort(*LINK, "window")
     link = rows.select(pl.struct(LINK).rle_id().cast(pl.Int64)).to_series().to_numpy()
     index, hour = rows["window"].to_numpy() // WINDOW_US, windows(HOUR_US)
     place = link * LINK_SPAN + index
@@ -93,7 +95,7 @@ def _links(view: View) -> pl.DataFrame:
     first = np.searchsorted(place, link[last] * LINK_SPAN + at - hour + 1)
     last_us = rows["last_us"].to_numpy()[last]
     silence, before = (np.maximum(np.minimum(end * WINDOW_US, view.heard_us) - last_us, 0) for end in (at + 1, at))
-    points = rows[last].select(*LINK, "last_us", "told", "sampled", "proof", goodbye_us=LAST_WORD)
+    points = rows.select(*LINK, "last_us", "told", "sampled", "proof", goodbye_us=LAST_WORD)[last]
     points = points.with_columns(
         window=pl.Series(at * WINDOW_US, dtype=pl.Int64),
         silence_us=pl.Series(silence),
@@ -130,10 +132,18 @@ def _interval_us(rows: pl.DataFrame, first: Ints, last: Ints) -> pl.Series:
     many = np.minimum(last - first, GAPS_KEPT)
     some, of_point = np.unique(np.where(many >= GAPS_NEEDED, last * (GAPS_KEPT + 1) + many, -1), return_inverse=True)
     until, size = some // (GAPS_KEPT + 1), some % (GAPS_KEPT + 1)
+    median = np.empty(len(some), np.int64)
+    for i in range(0, len(some), BLOCK):
+        median[i : i + BLOCK] = _medians(gap, until[i : i + BLOCK], size[i : i + BLOCK])
+    return pl.select(pl.when(pl.Series(some) >= 0).then(pl.Series(median))).to_series().gather(of_point)
+
+
+def _medians(gap: Ints, until: Ints, size: Ints) -> Ints:
+    """Of so many gaps that end with each of these; the lower of two in the middle."""
     at = until[:, None] - np.arange(GAPS_KEPT)
     gaps = np.sort(np.where(at > (until - size)[:, None], gap[np.maximum(at, 0)], NO_GAP), axis=1)
-    median = pl.Series(gaps[np.arange(len(some)), np.maximum(size - 1, 0) // 2])
-    return pl.select(pl.when(pl.Series(some) >= 0).then(median)).to_series().cast(pl.Int64).gather(of_point)
+    medians: Ints = gaps[np.arange(len(size)), np.maximum(size - 1, 0) // 2]
+    return medians
 
 
 heartbeat_loss = Detector(
