@@ -16,19 +16,21 @@ from detectors.table import SPACE, High, Low, Meet, Sum, Table
 from detectors.windows import MINUTE_US
 
 BACK_US = 10 * MINUTE_US  # lines further apart are not compared
+COMPARED = ("log", "entity_type", "entity_id")
 
 
 def match_own(rows: pl.DataFrame) -> pl.DataFrame:
     """One row for each line that has one of its node before it, with whether its own entry is lower.
 
     `earlier` stands only beside the first pair of a window, so that the smallest `proof` and the smallest `earlier` are
-    one pair.
+    one pair: hence all lines of a node come together, whatever they are compared by.
     """
-    before = [col(n).shift().over("group").alias(f"{n}_before") for n in ("window", "own", "coord")]
+    before = [col(n).shift().alias(f"{n}_before") for n in ("window", "own", "coord")]
     pairs = (
-        rows.sort("group", "arrived", "coord")
-        .with_columns(before)
-        .filter("now", col("window") - col("window_before") <= BACK_US)
+        rows.with_columns(line=pl.struct("group", *COMPARED).rank("dense"))
+        .sort("line", "arrived", "coord")
+        .with_columns(*before, same=col("line") == col("line").shift())
+        .filter("now", "same", col("window") - col("window_before") <= BACK_US)
         .with_columns(back=col("own") < col("own_before"))
     )
     witness = pl.when("back").then("coord").min().over(*SPACE, "node_id", "window")
@@ -65,8 +67,8 @@ ORDERS = Table(
             stream="write_log",
             where=OWN.is_not_null(),
             project={"own": OWN, "log": col("partition")},
-            on=("node_id", "log", "entity_type", "entity_id"),
-            carry=("own", "arrived"),
+            on=("node_id",),
+            carry=(*COMPARED, "own", "arrived"),
             back_us=BACK_US,
             match=match_own,
         ),

@@ -38,6 +38,16 @@ def fires_where_the_clock_of_an_entity_goes_back() -> Case:
     return Case(case.streams, frozenset({("a-1", "", "page"), ("b-1", "", "warn")}))
 
 
+def fires_where_the_clocks_of_two_entities_go_back_at_once() -> Case:
+    """The first that went back has an earlier line that came after the other's: four lines in turn, 1 2 2 1."""
+    rows = []
+    for i in range(2 * LINES):
+        entity, own = {"entity_type": "order", "entity_id": "1221"[i % 4]}, i + 100 - (8 if i % 20 in (18, 19) else 0)
+        rows += [_line(n, i, own) | entity for n in NODES]
+    case = Case({"write_log": partitions("write_log", rows)})
+    return Case(case.streams, frozenset({("a-1", "", "page"), ("b-1", "", "page")}))
+
+
 def quiet_where_each_counts_on() -> Case:
     return _both([*range(LINES)], [i // 3 for i in range(LINES)])
 
