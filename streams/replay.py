@@ -201,7 +201,7 @@ def _switch(
         covered = ledger.coverage
         state.land_rows(con, "coverage", [(s, f, *n) for (s, f), n in sorted(covered.items())])
         sight = state.land_sight(con, detectors, covered)
-        state.land_rows(con, "settings", rows_of(settings))
+        state.land_settings(con, rows_of(settings))
         ended = datetime.now(UTC)
         state.land_rows(con, "runs", [*runs, (started, ended, command, lateness_us, version("asynchealth"), notes)])
         state.add_views(con, folder, parts)

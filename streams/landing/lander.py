@@ -256,8 +256,9 @@ class Lander:
                 self.con.unregister("news")
         if "ends" in judge:
             self.ends_us = judge["ends"].item()
-        if "settings" in judge:
-            state.land_settings(self.con, judge["settings"].rows())
+        if judge:  # an empty frame does not travel
+            own = judge["settings"].rows() if "settings" in judge else []
+            state.land_settings(self.con, own, time_of(self.judged * WINDOW_US))
 
     def _land_numbers(self, to: int) -> None:
         for name in ("positions", "taken", "landed"):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from detectors.detector import Detector, Settings
 from detectors.engine import FINDING
 from detectors.events import LANDED, STREAMS, fields
 from detectors.incidents import INCIDENT, change, fold
-from detectors.windows import parse_coordinate
+from detectors.windows import EPOCH, parse_coordinate
 from streams.coverage import OWN, Filled, Seen, format_of, seen
 from streams.landing.lake import Part, damaged
 from streams.problems import Exit, Problem, disk_full
+from streams.settings import fingerprint
 from streams.sources.files import READABLE, Known
 
 SCHEMA_VERSION = 7
@@ -62,6 +64,7 @@ CREATE TABLE detectors (
     blinded_by VARCHAR[] NOT NULL);
 CREATE TABLE lost (what VARCHAR NOT NULL, since TIMESTAMPTZ NOT NULL, until TIMESTAMPTZ NOT NULL);
 CREATE TABLE settings (config VARCHAR NOT NULL, name VARCHAR NOT NULL, value VARCHAR NOT NULL);
+CREATE TABLE judged_with (since TIMESTAMPTZ NOT NULL, config VARCHAR NOT NULL);
 CREATE TABLE removed (why VARCHAR NOT NULL, before TIMESTAMPTZ NOT NULL, rows BIGINT NOT NULL);
 CREATE TABLE runs (
     started TIMESTAMPTZ NOT NULL, ended TIMESTAMPTZ NOT NULL, command VARCHAR NOT NULL, lateness_us BIGINT NOT NULL,
@@ -349,10 +352,17 @@ def land_rows(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Any]) -
         con.execute(f"INSERT INTO {table} VALUES {', '.join([marks] * len(some))}", [*chain.from_iterable(some)])
 
 
-def land_settings(con: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, ...]]) -> None:
-    """Fingerprint, name and value, of each fingerprint once."""
+def land_settings(con: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, ...]], since: datetime = EPOCH) -> None:
+    """Fingerprint, name and value, of each fingerprint once; and that windows are judged with it from then on.
+
+    No rows are the defaults; the first are those of all windows before, too.
+    """
     known = {config for (config,) in con.execute("SELECT config FROM settings").fetchall()}
     land_rows(con, "settings", [r for r in rows if r[0] not in known])
+    config = rows[0][0] if rows else fingerprint(Settings())
+    last = con.execute("SELECT config FROM judged_with ORDER BY since DESC LIMIT 1").fetchall()
+    if last != [(config,)]:
+        land_rows(con, "judged_with", [(since if last else EPOCH, config)])
 
 
 def land_sight(con: duckdb.DuckDBPyConnection, detectors: Sequence[Detector], covered: Filled) -> list[Seen]:

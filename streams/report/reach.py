@@ -5,6 +5,7 @@ A subject counts as judged where at least half of its rows came while there were
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,12 +29,16 @@ class Volume:
 
     subject: str
     enough: bool
-    most: int = 0
+    most: int
+    needed: int
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Which subjects a detector could judge. `unit` is what it counts, in the span it counts it in."""
+    """Which subjects a detector could judge. `unit` is what it counts, in the span it counts it in.
+
+    needed: of those that have no number of their own.
+    """
 
     detector: str
     things: str
@@ -52,13 +57,15 @@ class Reach:
     @property
     def why(self) -> str:
         """49 calls a minute, 50 needed."""
-        return self.why_of(max((v.most for v in self.short), default=0))
+        return self.why_of(*self.short)
 
-    def why_of(self, most: int) -> str:
-        """Of so many at most in the detector's span."""
-        if most < self.needed:
-            return f"{'at most ' if most else ''}{most:,} {self.unit}, {self.needed:,} needed"
-        return f"mostly fewer than {self.needed:,} {self.unit}"
+    def why_of(self, *short: Volume) -> str:
+        """Of these alone; of none, where there is no subject."""
+        most, needed = max((v.most for v in short), default=0), sorted({v.needed for v in short} or {self.needed})
+        least = " to ".join(f"{n:,}" for n in dict.fromkeys([needed[0], needed[-1]]))
+        if all(v.most < v.needed for v in short):
+            return f"{'at most ' if most else ''}{most:,} {self.unit}, {least} needed"
+        return f"mostly fewer than {least} {self.unit}"
 
     @property
     def words(self) -> str:
@@ -121,13 +128,15 @@ MEASURES = {
 
 VOLUMES = """
 WITH summed AS MATERIALIZED (
-    SELECT environment, tenant, subject, preferred, epoch_us(window_start) AS us, sum(n)::BIGINT AS n
+    SELECT environment, tenant, subject, preferred, epoch_us(window_start) AS us, {needed} AS needed,
+           sum(n)::BIGINT AS n
     FROM ({rows}) WHERE {asked} GROUP BY ALL),
 spans AS (
-    SELECT environment, tenant, subject, preferred, us // {over_us} AS span, sum(n) AS n FROM summed GROUP BY ALL),
+    SELECT environment, tenant, subject, preferred, needed, us // {over_us} AS span, sum(n) AS n
+    FROM summed GROUP BY ALL),
 seen AS MATERIALIZED (
-    SELECT environment, tenant, subject, preferred, 2 * sum(if(n >= {needed}, n, 0)) >= sum(n) AS surely
-    FROM spans GROUP BY environment, tenant, subject, preferred
+    SELECT environment, tenant, subject, preferred, needed, 2 * sum(if(n >= needed, n, 0)) >= sum(n) AS surely
+    FROM spans GROUP BY environment, tenant, subject, preferred, needed
     QUALIFY preferred = bool_or(preferred) OVER (PARTITION BY environment, tenant, subject)),
 lately AS (
     SELECT *, sum(n) OVER (PARTITION BY environment, tenant, subject ORDER BY us
@@ -137,11 +146,12 @@ reached AS (
     SELECT *, max(n_lately) OVER (PARTITION BY environment, tenant, subject ORDER BY us
                                   RANGE BETWEEN CURRENT ROW AND {before_us} FOLLOWING) AS n_reached
     FROM lately)
-SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')) AS space, true, 0 FROM seen WHERE surely
+SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')) AS space, true, 0, needed
+FROM seen WHERE surely
 UNION ALL
 SELECT subject, concat_ws('/', nullif(environment, ''), nullif(tenant, '')),
-       2 * sum(if(n_reached >= {needed}, n, 0)) >= sum(n), max(n_lately)::BIGINT
-FROM reached GROUP BY environment, tenant, subject ORDER BY ALL
+       2 * sum(if(n_reached >= needed, n, 0)) >= sum(n), max(n_lately)::BIGINT, needed
+FROM reached GROUP BY environment, tenant, subject, needed ORDER BY ALL
 """
 
 
@@ -150,10 +160,31 @@ def reaches(con: duckdb.DuckDBPyConnection, wanted: Filter) -> dict[str, Reach]:
     return {d: r for d in MEASURES if (r := reach(con, d, wanted))}
 
 
-def setting(con: duckdb.DuckDBPyConnection, name: str, default: float) -> float:
-    """What the state was judged with."""
-    own = con.execute("SELECT value FROM settings WHERE name = ? ORDER BY rowid DESC LIMIT 1", [name]).fetchall()
-    return float(own[0][0]) if own else default
+IN_FORCE = """
+SELECT name, value FROM settings
+WHERE config = (SELECT config FROM judged_with WHERE since < $until OR $until IS NULL ORDER BY since DESC LIMIT 1)
+"""
+
+
+def in_force(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> dict[str, str]:
+    """What was set, and what for, when the last window before then was judged; defaults are not among them."""
+    return dict(con.execute(IN_FORCE, {"until": until}).fetchall())
+
+
+def setting(con: duckdb.DuckDBPyConnection, name: str, default: float, until: datetime | None = None) -> float:
+    """For all services that have none of their own."""
+    return float(in_force(con, until).get(name, default))
+
+
+def setting_sql(
+    con: duckdb.DuckDBPyConnection, name: str, default: float, service: str, until: datetime | None = None
+) -> str:
+    """The same as SQL, and what is set for a service alone. service: an expression."""
+    own = in_force(con, until)
+    of = f"services.(.*).{re.escape(name)}"
+    cases = [f"WHEN {text(m[1])} THEN {float(v)}" for n, v in own.items() if (m := re.fullmatch(of, n))]
+    general = f"{float(own.get(name, default))}"
+    return f"CASE {service} {' '.join(cases)} ELSE {general} END" if cases else general
 
 
 def reach(con: duckdb.DuckDBPyConnection, detector: str, wanted: Filter) -> Reach | None:
@@ -161,11 +192,13 @@ def reach(con: duckdb.DuckDBPyConnection, detector: str, wanted: Filter) -> Reac
     measure = MEASURES.get(detector)
     if not measure or not has(con, measure.table):
         return None
-    needed = setting(con, f"{detector}.min_volume", measure.needed)
-    return Reach(detector, measure.things, measure.unit, int(needed), _volumes(con, measure, needed, wanted))
+    asked = f"{detector}.min_volume", measure.needed
+    needed = setting_sql(con, *asked, "services[-1]", wanted.until)
+    general = int(setting(con, *asked, wanted.until))
+    return Reach(detector, measure.things, measure.unit, general, _volumes(con, measure, needed, wanted))
 
 
-def _volumes(con: duckdb.DuckDBPyConnection, measure: Measure, needed: float, wanted: Filter) -> list[Volume]:
+def _volumes(con: duckdb.DuckDBPyConnection, measure: Measure, needed: str, wanted: Filter) -> list[Volume]:
     """A whole span with enough rows is enough for all of them: only subjects that lack these are looked at closely."""
     asked = [f"list_contains(services, {text(wanted.service)})"] if wanted.service and measure.table != "beats" else []
     asked += [f"window_start >= {instant(wanted.since)}"] if wanted.since else []
@@ -175,7 +208,7 @@ def _volumes(con: duckdb.DuckDBPyConnection, measure: Measure, needed: float, wa
         asked=" AND ".join(asked) or "true",
         over_us=measure.over_us,
         before_us=measure.over_us - WINDOW_US,
-        needed=needed,
+        needed=f"({needed})::BIGINT",
     )
     return [Volume(named(subject, space), *seen) for subject, space, *seen in con.execute(sql).fetchall()]
 
@@ -222,10 +255,10 @@ class Clocks:
             yield "Ahead", f"unknown for {count(self.only_received, 'node')} of {self.nodes}, that only hear"
 
 
-def clocks_seen(con: duckdb.DuckDBPyConnection, who: str, time: str) -> Clocks:
-    """who and time: the filter as SQL over node and window_start."""
-    warn_ms = setting(con, f"clock_skew.{WARN_MS.name}", WARN_MS.default)
-    delay_ms = setting(con, "clock_skew.max_one_way_delay_ms", MAX_ONE_WAY_DELAY_US / 1000)
+def clocks_seen(con: duckdb.DuckDBPyConnection, who: str, time: str, until: datetime | None = None) -> Clocks:
+    """who and time: the filter as SQL over node and window_start; until: where its time ends."""
+    warn_ms = setting(con, f"clock_skew.{WARN_MS.name}", WARN_MS.default, until)
+    delay_ms = setting(con, "clock_skew.max_one_way_delay_ms", MAX_ONE_WAY_DELAY_US / 1000, until)
     if not has(con, "clocks"):
         return Clocks(0, 0, 0, warn_ms, delay_ms)
     nodes, only_sent, only_received = con.execute(CLOCKS.format(who=who, time=time)).fetchall()[0]
@@ -283,7 +316,7 @@ def cannot_say(con: duckdb.DuckDBPyConnection, sight: dict[str, Sight], wanted: 
     said = [f"{s.detector} ({s.why})" for s in sight.values() if s.blind]
     said += [f"{d} of {r.words}" for d, r in reaches(con, wanted).items() if d in seeing and r.short]
     if "clock_skew" in seeing:
-        sides = clocks_seen(con, no_observer(con), "true").unsaid
+        sides = clocks_seen(con, no_observer(con), "true", wanted.until).unsaid
         said += [f"clock_skew {side.lower()} ({why.removeprefix('unknown ')})" for side, why in sides]
     if "concurrent_writers" in seeing and not compared(con):
         said.append(f"concurrent_writers ({NOT_COMPARED})")

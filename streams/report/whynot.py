@@ -100,7 +100,7 @@ def answers(
     """near: see `again.Landed.near`; found: what landed; sight: who was blind."""
     about = _About(con, wanted)
     known = wanted.in_time(found)
-    why = {d: {v.subject: r.why_of(v.most) for v in r.short} for d, r in reaches(con, wanted).items()}
+    why = {d: {v.subject: r.why_of(v) for v in r.short} for d, r in reaches(con, wanted).items()}
     unsaid = cannot_say(con, dict(sight), wanted)
     of_subject = {(f.detector, f.kind, f.subject, f.environment, f.tenant): f for f in sorted(known, key=_gravest)}
     given = []

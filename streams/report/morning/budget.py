@@ -9,7 +9,7 @@ from detectors.subjects import EDGE
 from streams.report.evidence import in_episode, in_space, text
 from streams.report.found import Found, named
 from streams.report.morning.section import Section, Source, level, unknown
-from streams.report.reach import setting
+from streams.report.reach import setting_sql
 from streams.report.sentences import count
 
 P99 = """
@@ -78,7 +78,7 @@ WITH sided AS (
     FROM calls WHERE {where})
 SELECT edge, concat_ws('/', nullif(environment, ''), nullif(tenant, '')), sum(timeouts)::BIGINT AS timeouts,
        sum(attempts)::BIGINT AS attempts
-FROM sided WHERE client = has_client GROUP BY environment, tenant, edge
+FROM sided WHERE client = has_client GROUP BY environment, tenant, edge, service_name
 HAVING timeouts > {ratio} * attempts ORDER BY timeouts DESC, edge
 """
 NAMED = 3  # edges
@@ -106,12 +106,11 @@ def _timed_out(s: Source) -> list[tuple[str, str]]:
     if s.only_numbers or s.not_kept() or not (reach := s.reach("timeout_ratio")):
         return []
     warn = timeout_ratio.thresholds[0]
-    short = {v.subject for v in reach.short}
-    ratio = setting(s.con, f"timeout_ratio.{warn.name}", warn.default)
+    short = {v.subject: reach.why_of(v) for v in reach.short}
+    ratio = setting_sql(s.con, f"timeout_ratio.{warn.name}", warn.default, "service_name", s.wanted.until)
     rows = s.ask(TIMED_OUT.format(name=EDGE, where=s.where(), ratio=ratio))
-    few = f"too few to judge, {reach.needed:,} {reach.unit} needed"
     lines = [
-        ("Timed out:", f"{timeouts:,} of {attempts:,} at {edge}   ({few})")
+        ("Timed out:", f"{timeouts:,} of {attempts:,} at {edge}   (too few to judge: {short[edge]})")
         for name, space, timeouts, attempts in rows
         if (edge := named(name, space)) in short
     ]

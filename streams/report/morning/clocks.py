@@ -27,7 +27,7 @@ def clocks(s: Source) -> Section:
     head = ("clock_skew", "⏰", "CLOCK SKEW")
     why = s.blind("clock_skew")
     why = why or ("" if found else s.not_kept("node"))
-    seen = clocks_seen(s.con, _whose(s), s.time())
+    seen = clocks_seen(s.con, _whose(s), s.time(), s.wanted.until)
     why = why or ("" if found or seen.nodes else s.nothing("message that tells of a clock"))
     if why:
         return unknown(head, why, lines, beside)

@@ -90,7 +90,7 @@ def test_a_lander_goes_on_with_what_was_judged_by_other_thresholds(
             assert overlapping(con.sql("FROM findings").pl()) == 0
     live = published(tmp_path)
     of_incidents = {"incident_changes", *state.INCIDENT_VIEWS}
-    assert set(unlike(live, replayed)) <= {"findings", "finding_changes", "settings", *of_incidents}
+    assert set(unlike(live, replayed)) <= {"findings", "finding_changes", "settings", "judged_with", *of_incidents}
     findings = live["findings"]
     assert overlapping(findings) == 0 and findings["finding_id"].is_unique().all()
     assert set(live["finding_changes"]["finding_id"]) <= set(findings["finding_id"])

@@ -229,7 +229,8 @@ def test_too_few_calls_are_unknown_and_why_however_bad_they_are(tmp_path: Path) 
     state = of_rows(tmp_path, requests=rows)
     shown = screen(state, "report")
     assert "TIMEOUT BUDGET:     unknown (at most 49 calls with a timeout a minute, 100 needed)" in shown
-    assert "Timed out:          980 of 980 at gw->dead   (too few to judge, 50 calls a minute needed)" in shown
+    (why,) = re.findall(r"Timed out: +980 of 980 at gw->dead   \((.+)\)", shown)
+    assert why == "too few to judge: at most 49 calls a minute, 50 needed"
     listed = screen(state, "findings")
     assert "timeout_ratio of gw->dead (at most 49 calls a minute, 50 needed)" in listed
     assert "timeout_budget of dead (at most 49 calls with a timeout a minute, 100 needed)" in listed
@@ -254,7 +255,7 @@ def test_few_calls_of_edges_with_odd_names_are_counted_each_by_its_own_name(tmp_
     state = of_rows(tmp_path, requests=[row | few[i % 3] for i, row in enumerate(bare) if i % 4])
     shown = screen(state, "report")
     for edge in ("?->dead", r"\?->dead", r"a-\>b->dead"):
-        assert f"Timed out:          150 of 150 at {edge}   (too few to judge, 50 calls a minute needed)" in shown
+        assert f"Timed out:          150 of 150 at {edge}   (too few to judge: at most 30 calls a" in shown
     listed = screen(state, "why-not", "timeout_ratio")
     assert listed.count("unknown: at most 30 calls a minute, 50 needed") == 3
 
@@ -264,6 +265,21 @@ def test_a_minimum_that_was_set_is_the_one_that_counts(tmp_path: Path) -> None:
     assert "78% utilized (OK)" in screen(state, "report")
     screen(state, "rebuild", "--set", "timeout_budget.min_volume=150")
     assert "unknown (at most 120 calls with a timeout a minute, 150 needed)" in screen(state, "report")
+
+
+def test_a_minimum_of_one_service_is_what_its_calls_are_held_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has 30 calls a minute, as the other has, and 30 are enough for it: no screen says that they are too few."""
+    few = [{"service_name": "own", "status": "timeout"}, {"service_name": "other"}]
+    state = of_rows(tmp_path, requests=[row | few[i % 2] for i, row in enumerate(calls()) if i % 4 < 2])
+    monkeypatch.chdir(tmp_path)
+    Path("asynchealth.toml").write_text("services.own.thresholds = { timeout_ratio.min_volume = 20 }")
+    screen(state, "rebuild")
+    listed = screen(state, "why-not", "timeout_ratio")
+    assert "PAGE" in screen(state, "findings", "--service", "own")
+    assert "unknown: at most 30 calls a minute, 50 needed" in listed and "20 needed" not in listed
+    assert "at gateway->own" not in screen(state, "report")
 
 
 def test_a_service_with_too_few_calls_does_not_hide_behind_one_with_many(tmp_path: Path) -> None:

@@ -11,14 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.detector import Settings
 from detectors.windows import MINUTE_US, WINDOW_US
+from streams.landing.state import land_settings
 from streams.report.found import Filter
-from streams.report.reach import MEASURES, Reach, reach
+from streams.report.reach import MEASURES, Reach, reach, setting
+from streams.settings import rows_of
 
-NEEDED, SPAN = 6, MINUTE_US // WINDOW_US
+NEEDED, SPAN = {"pay": 6, "it's": 3}, MINUTE_US // WINDOW_US
 BEGIN = datetime(2026, 1, 26, 8, tzinfo=UTC)
 WINDOW = timedelta(microseconds=WINDOW_US)
 Row = tuple[str, str, str | None, int, int]  # tenant, service, side, window, rows
+
+
+SETTINGS = Settings({"timeout_ratio.min_volume": NEEDED["pay"]}, {"it's": {"timeout_ratio.min_volume": NEEDED["it's"]}})
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,8 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as con:
         con.execute("SET TimeZone='UTC'")
         con.execute("CREATE TABLE settings (config VARCHAR, name VARCHAR, value VARCHAR)")
-        con.execute(f"INSERT INTO settings VALUES ('c', 'timeout_ratio.min_volume', '{NEEDED}')")
+        con.execute("CREATE TABLE judged_with (since TIMESTAMPTZ, config VARCHAR)")
+        land_settings(con, rows_of(SETTINGS))
         con.execute("""CREATE TABLE calls (window_start TIMESTAMPTZ, environment VARCHAR, tenant VARCHAR,
             caller VARCHAR, service_name VARCHAR, side VARCHAR, rows BIGINT)""")
         yield con
@@ -44,7 +51,8 @@ def by_loop(rows: list[Row], lo: int, hi: int) -> dict[str, tuple[bool, int]]:
             if (side != "server") is client:
                 counts[at] = counts.get(at, 0) + n
         lately = {at: sum(n for w, n in counts.items() if at - SPAN < w <= at) for at in counts}
-        judged = sum(n for at, n in counts.items() if any(lately[w] >= NEEDED for w in counts if at <= w < at + SPAN))
+        whole = {w for w in counts if lately[w] >= NEEDED[service]}
+        judged = sum(n for at, n in counts.items() if any(at <= w < at + SPAN for w in whole))
         name = f"?->{service}" + (f" [{tenant}]" if tenant else "")
         said[name] = (2 * judged >= sum(counts.values()), max(lately.values()))
     return said
@@ -73,6 +81,7 @@ def test_a_subject_has_enough_rows_where_a_loop_over_all_spans_says_so(
     known = told(con, BEGIN + lo * WINDOW, BEGIN + hi * WINDOW)
     wanted = by_loop(rows, lo, hi)
     assert {v.subject: v.enough for v in known.volumes} == {name: enough for name, (enough, _) in wanted.items()}
+    assert all(v.needed == NEEDED["it's" if "it's" in v.subject else "pay"] for v in known.volumes)
     assert {v.subject: v.most for v in known.short} == {n: most for n, (enough, most) in wanted.items() if not enough}
 
 
@@ -91,5 +100,22 @@ def told(
     con: duckdb.DuckDBPyConnection, since: datetime | None = None, until: datetime | None = None, service: str = ""
 ) -> Reach:
     known = reach(con, "timeout_ratio", Filter(since, until, service))
-    assert known and known.needed == NEEDED and "timeout_ratio" in MEASURES
+    assert known and known.needed == NEEDED["pay"] and "timeout_ratio" in MEASURES
     return known
+
+
+def test_what_was_set_is_what_was_in_force_then_and_the_defaults_come_back() -> None:
+    """Two settings, each taken back, and the first once more."""
+    some, other = Settings({"clock_skew.warn_ms": 40.0}), Settings({"clock_skew.warn_ms": 70.0})
+    hours = [BEGIN + timedelta(hours=i) for i in range(5)]
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone='UTC'")
+        con.execute("CREATE TABLE settings (config VARCHAR, name VARCHAR, value VARCHAR)")
+        con.execute("CREATE TABLE judged_with (since TIMESTAMPTZ, config VARCHAR)")
+        for since, settings in zip(hours, [some, other, some, Settings(), Settings()], strict=True):
+            land_settings(con, rows_of(settings), since)
+        then = [setting(con, "clock_skew.warn_ms", 100, hour + WINDOW) for hour in hours]
+        assert then == [40, 70, 40, 100, 100]
+        assert setting(con, "clock_skew.warn_ms", 100, BEGIN - WINDOW) == 40, "of windows before, too"
+        assert setting(con, "clock_skew.warn_ms", 100) == 100
+        assert con.execute("SELECT count(*) FROM judged_with").fetchall() == [(4,)]
