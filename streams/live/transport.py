@@ -154,6 +154,10 @@ class Thread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # nor for this
         return consumer
 
+    def assignment(self) -> set[TP]:
+        """Of nothing before it has begun, when Faust's timers ask already: an error there ended the process."""
+        return super().assignment() if self._consumer else set()
+
     async def held(self, tps: Sequence[TP]) -> dict[TP, Held]:
         consumer = self._ensure_consumer()
         plain = [TopicPartition(*tp) for tp in tps]

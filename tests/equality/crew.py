@@ -101,7 +101,7 @@ class Crew:
             return "between published and committed"
         if worker.returncode not in ENDS:
             log = (self.place.folder / "one_worker.log").read_text()
-            raise SystemExit(f"a worker ended with {worker.returncode}:\n{log[-2_000:]}")
+            raise SystemExit(f"a worker ended with {worker.returncode}:\n{log[-20_000:]}")
         return ENDS[worker.returncode]
 
     def begin(self, module: str, folder: str, dies_after: int = 0) -> Process:

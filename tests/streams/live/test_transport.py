@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.transport import AGAIN_S, FAILED, Chunk, Seldom, app, fatal, fits
+from streams.live.transport import AGAIN_S, FAILED, Chunk, Held, Seldom, app, fatal, fits
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -229,3 +229,27 @@ def test_what_fails_while_its_clients_are_closing_is_left_to_a_successor(tmp_pat
 
     asyncio.run(ending())
     assert tried == [1]  # and this process is still here
+
+
+@dataclass
+class Kept:
+    """A store that has something to commit, whatever is assigned."""
+
+    points: Mapping[TP, tuple[int, str]]
+
+    async def assigned(self, held: Mapping[TP, Held]) -> Mapping[TP, int]:
+        return dict.fromkeys(held, 0)
+
+    def committable(self) -> Mapping[TP, tuple[int, str]]:
+        return self.points
+
+
+def test_a_timer_that_asks_before_the_consumers_thread_has_begun_commits_nothing(tmp_path: Path) -> None:
+    """As on a busy machine, half a second after the start."""
+
+    async def asked() -> tuple[set[TP], bool, bool]:
+        made = app("early", "127.0.0.1:1", tmp_path)
+        made.store = Kept({TP("topic", 0): (7, "")})
+        return made.consumer.assignment(), await made.consumer.commit(), made.consumer.said == {}
+
+    assert asyncio.run(asked()) == (set(), False, True)
