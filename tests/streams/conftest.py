@@ -31,7 +31,10 @@ def started(broker: Broker) -> Broker:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a broker that the session shares; tests name their own topics."""
+    """The address of a broker that the session shares; tests name their own topics.
+
+    They are of two groups, kafka and kafka-2, each with a broker in its process, since they mostly wait.
+    """
     if given := os.environ.get("ASYNCHEALTH_TEST_KAFKA"):
         yield given
         return

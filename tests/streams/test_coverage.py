@@ -23,9 +23,9 @@ CLOCKS = catalog()["clock_skew"].detector
 @pytest.mark.parametrize(
     ("fields", "state", "wanted"),
     [
-        ({"retry_count", "caller"}, "runs", []),
-        ({"retry_count"}, "degraded", ["caller"]),
-        ({"payload_hash", "caller"}, "degraded", ["retry_count"]),
+        ({"retry_count", "caller", "request_id"}, "runs", []),
+        ({"retry_count"}, "degraded", ["request_id", "caller"]),
+        ({"payload_hash", "caller", "request_id"}, "degraded", ["retry_count"]),
         ({"caller"}, "blind", ["retry_count or payload_hash"]),
     ],
 )

@@ -22,7 +22,7 @@ from tests.streams.live.test_ourselves import calls, landed
 from tests.streams.live.test_rebuilt import both, later, rows
 from tests.streams.live.test_worker import PARTITIONS, PATIENCE_S, Play, workers
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-2")
 AWAY_S = 60
 
 

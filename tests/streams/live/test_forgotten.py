@@ -61,7 +61,7 @@ def test_it_lasts_as_long_as_a_key_is_looked_back_on_and_no_longer() -> None:
     assert lacking == [(first, first + DAY)]
 
 
-@pytest.mark.xdist_group("kafka")
+@pytest.mark.xdist_group("kafka-2")
 def test_a_topic_of_keys_that_was_emptied_stops_no_worker_and_why_not_says_what_is_unknown(
     kafka: str, tmp_path: Path
 ) -> None:

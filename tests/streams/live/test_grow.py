@@ -262,7 +262,7 @@ def test_a_broken_growth_gives_other_tables(mutant: str, monkeypatch: pytest.Mon
 
 # ---- on real Kafka ----
 
-real = pytest.mark.xdist_group("kafka")
+real = pytest.mark.xdist_group("kafka-2")
 PATIENCE_S = 120
 MORE = PARTITIONS + 1
 

@@ -16,7 +16,7 @@ from tests.streams.live.test_own_detectors import begun
 from tests.streams.sources.test_avro import MILLIS, framed, mapped
 from tests.streams.tape import asynchealth, contents
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-2")
 TRACES = 60
 
 

@@ -25,7 +25,7 @@ from tests.streams.watch.judged import Change, said
 from tests.streams.watch.receivers import Receiver, receiving
 from tests.streams.watch.test_metrics import asked, of, samples
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-2")
 PATIENCE_S = 60
 FINDINGS = 40
 

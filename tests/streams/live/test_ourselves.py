@@ -57,7 +57,7 @@ def ours(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [f for f in map(json.loads, said) if (f["detector"], f["kind"]) == ("pipeline", kind)]
 
 
-@pytest.mark.xdist_group("kafka")
+@pytest.mark.xdist_group("kafka-2")
 def test_a_row_of_a_time_that_was_closed_is_counted_said_and_in_no_table(kafka: str, tmp_path: Path) -> None:
     """Its partition had been read to its end and the clock was past it; then it landed there all the same."""
     case = calls()
@@ -114,7 +114,7 @@ long = ratio("long", TOOK, of="slow", by="calls", subject=KEY, over_us=MINUTE_US
 '''
 
 
-@pytest.mark.xdist_group("kafka")
+@pytest.mark.xdist_group("kafka-2")
 def test_workers_that_say_one_time_in_two_ways_are_a_finding_and_the_first_counts(kafka: str, tmp_path: Path) -> None:
     """One measures a table of its own; it dies when what it said is published, and before that is committed."""
     (tmp_path / "own").mkdir()

@@ -20,7 +20,7 @@ from tests.streams.live.test_ourselves import calls
 from tests.streams.live.test_worker import Play, landing, workers
 from tests.streams.tape import asked, asynchealth, contents
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-2")
 HOURS = 3  # between the two parts of the tape: rows of the first are compacted then, its tables go to the lake
 
 

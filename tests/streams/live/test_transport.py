@@ -24,7 +24,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.transport import AGAIN_S, FAILED, Chunk, Held, Seldom, app, fatal, fits
+from streams.live.transport import AGAIN_S, FAILED, Chunk, Consumer, Held, Seldom, app, fatal, fits
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -250,6 +250,8 @@ def test_a_timer_that_asks_before_the_consumers_thread_has_begun_commits_nothing
     async def asked() -> tuple[set[TP], bool, bool]:
         made = app("early", "127.0.0.1:1", tmp_path)
         made.store = Kept({TP("topic", 0): (7, "")})
-        return made.consumer.assignment(), await made.consumer.commit(), made.consumer.said == {}
+        consumer = made.consumer
+        assert isinstance(consumer, Consumer)
+        return consumer.assignment(), await consumer.commit(), consumer.said == {}
 
     assert asyncio.run(asked()) == (set(), False, True)
