@@ -24,7 +24,8 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.transport import AGAIN_S, FAILED, Chunk, Consumer, Held, Seldom, app, fatal, fits
+from streams.live.transport import AGAIN_S, ENDS_S, FAILED, Chunk, Consumer, Held, Seldom, app, fatal, fits
+from tests.kafka import Broker
 from tests.streams.tape import ROOT
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -78,6 +79,7 @@ def work(kafka: str, tmp_path: Path) -> Work:
 
 
 def made(bootstrap: str, folder: Path) -> Work:
+    folder.mkdir(exist_ok=True)
     name = f"c-{uuid.uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
@@ -212,6 +214,28 @@ def test_an_error_in_an_agent_ends_the_process_and_its_record_comes_again(work: 
             assert worker.wait(PATIENCE_S) == FAILED
             assert worker.stderr and b"a record that nobody can take" in worker.stderr.read()
     assert max(work.taken()[0]) == 9
+
+
+def test_a_worker_that_is_told_to_end_does_so_while_no_broker_answers(private_kafka: Broker, tmp_path: Path) -> None:
+    """The clients of its own would wait for ever, and for a minute where a join waits for a member that was killed."""
+    work = made(private_kafka.bootstrap, tmp_path / "out")
+    work.send(0, 30)
+    with running(work, 2) as (once, twice):
+        work.until(30)
+        private_kafka.kill()
+        for worker in (once, twice):
+            worker.send_signal(signal.SIGTERM)
+        time.sleep(ENDS_S / 10)
+        twice.send_signal(signal.SIGINT)
+        assert twice.wait(ENDS_S / 2) == 0
+        assert once.wait(2 * ENDS_S) == 0
+        for worker in (once, twice):
+            assert worker.stderr and b"left to a successor" in worker.stderr.read()
+    private_kafka.start()
+    work.send(30, 30)
+    with running(work):
+        work.until(60)
+    once_each(work, 60)
 
 
 def test_what_fails_while_its_clients_are_closing_is_left_to_a_successor(tmp_path: Path) -> None:
