@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from streams.live.topics import Topic
 
 Broker = Annotated[str, typer.Option("--broker", help="host:port of Kafka; several with commas between them.")]
-Partitions = Annotated[int, typer.Option(min=1, help="Of each source: the most workers that can share the work.")]
+Partitions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of each source: the most workers that can share the work. Else what is there, or 8."),
+]
 Prefix = Annotated[str, typer.Option(help="Before every topic's name: a second installation on one Kafka.")]
 
 Metrics = Annotated[
@@ -41,24 +44,26 @@ def register(app: typer.Typer) -> None:
     app.command()(lag)
 
 
-def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = 8, prefix: Prefix = "") -> None:  # noqa: B006
+def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = None, prefix: Prefix = "") -> None:  # noqa: B006
     """Make the topics that are not there yet. What is there stays as it is: topics check says whether it will do."""
     from streams.live import topics as kafka_topics
     from streams.live.connect import connection
     from streams.sources.named import sources
 
     at = connection(broker, kafka)
-    wanted = kafka_topics.topics(partitions, prefix, [s.name for s in sources(prefix)])
-    made = kafka_topics.create(kafka_topics.admin(at), wanted)
+    client = kafka_topics.admin(at)
+    count = partitions or kafka_topics.queues(client, prefix)
+    wanted = kafka_topics.topics(count, prefix, [s.name for s in sources(prefix)])
+    made = kafka_topics.create(client, wanted)
     for topic in wanted:
         typer.echo(f"{_line(topic)}   {'made' if topic.name in made else 'was there'}")
-    typer.echo(f"Next: {program()} topics check --broker {at.broker}")
+    typer.echo(f"Next: {program()} topics check {at.options(prefix)}")
 
 
 def check(
     broker: Broker = "",
     kafka: Security = [],  # noqa: B006
-    partitions: Partitions = 8,
+    partitions: Partitions = None,
     prefix: Prefix = "",
     stamped: Annotated[
         bool,
@@ -71,9 +76,10 @@ def check(
     from streams.sources.named import sources
 
     at = connection(broker, kafka)
-    wanted = kafka_topics.topics(partitions, prefix, [s.name for s in sources(prefix)])
     client = kafka_topics.admin(at)
-    faults = kafka_topics.faults(client, wanted, at.broker, stamped=stamped) or growth(at, prefix).problems()
+    count = partitions or kafka_topics.queues(client, prefix)
+    wanted = kafka_topics.topics(count, prefix, [s.name for s in sources(prefix)])
+    faults = kafka_topics.faults(client, wanted, at, prefix, stamped=stamped) or growth(at, prefix).problems()
     for fault in faults:
         typer.echo(str(fault), err=True)
     if faults:
@@ -139,10 +145,9 @@ def usable(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     from streams.sources.named import sources
 
     client = kafka_topics.admin(at)
-    there = kafka_topics.partitions(client)
-    queues = there.get(kafka_topics.names(prefix).slices, kafka_topics.PARTITIONS)
+    there, queues = kafka_topics.partitions(client), kafka_topics.queues(client, prefix)
     given = sources(prefix)
-    if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix, [s.name for s in given]), at.broker):
+    if faults := kafka_topics.faults(client, kafka_topics.topics(queues, prefix, [s.name for s in given]), at, prefix):
         first = str(faults[0]).splitlines()[0]
         then = f"asynchealth topics check {at.options(prefix)}"
         raise Problem(first, f"the first of {len(faults)} faults of the topics", then)

@@ -72,7 +72,8 @@ def _on_kafka(screen: Screen, broker: str, kafka: list[str], prefix: str, settin
     from streams.live.up import on_kafka
 
     at = connection(broker, kafka)
-    made = topics.create(topics.admin(at), topics.topics(prefix=prefix))
+    client = topics.admin(at)
+    made = topics.create(client, topics.topics(topics.queues(client, prefix), prefix))
     sources, queues = usable(at, prefix)
     for problem in growth(at, prefix).problems():
         raise problem

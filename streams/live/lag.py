@@ -244,17 +244,17 @@ def standing(
     client: AdminClient, connection: Connection, topics: Sequence[str], prefix: str
 ) -> dict[tuple[str, int], Partition]:
     """By topic and number: what each log holds, and what the workers committed."""
-    there = _there(client, topics, connection.broker)
+    there = _there(client, topics, connection.options(prefix))
     known = {(p.topic, p.number): p for p in answered(lambda: [*_offsets(client, there)])}
     answered(lambda: _described(client, group(prefix)))  # kafka-python does not wait for a coordinator
     _know_commits(connection, group(prefix), known)
     return known
 
 
-def _there(client: AdminClient, topics: Sequence[str], broker: str) -> list[Partition]:
+def _there(client: AdminClient, topics: Sequence[str], where: str) -> list[Partition]:
     shown = client.list_topics(timeout=WAIT_S).topics
     if missing := [t for t in topics if t not in shown]:
-        raise Problem(f"topic {missing[0]}", "not there", f"asynchealth topics create --broker {broker}")
+        raise Problem(f"topic {missing[0]}", "not there", f"asynchealth topics create {where}")
     return [Partition(t, n, leader=p.leader >= 0) for t in topics for n, p in sorted(shown[t].partitions.items())]
 
 

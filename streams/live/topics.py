@@ -122,11 +122,18 @@ def partitions(client: AdminClient) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=WAIT_S).topics.items()}
 
 
-def faults(client: AdminClient, wanted: Sequence[Topic], broker: str, *, stamped: bool = False) -> list[Problem]:
+def queues(client: AdminClient, prefix: str = "") -> int:
+    """The partitions of what is spread by key: as they are, else as they are made."""
+    return partitions(client).get(names(prefix).slices, PARTITIONS)
+
+
+def faults(
+    client: AdminClient, wanted: Sequence[Topic], at: Connection, prefix: str = "", *, stamped: bool = False
+) -> list[Problem]:
     """What would give wrong findings. stamped: the sources' own stamps are declared to be arrivals, as a tape's are."""
     there = partitions(client)
     found = _configs(client, [t.name for t in wanted if t.name in there])
-    return [p for t in wanted for p in _faults(t, there.get(t.name, 0), found.get(t.name, {}), broker, stamped)]
+    return [p for t in wanted for p in _faults(t, there.get(t.name, 0), found.get(t.name, {}), at, prefix, stamped)]
 
 
 def _configs(client: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -140,23 +147,25 @@ def _configs(client: AdminClient, names: Sequence[str]) -> dict[str, dict[str, s
         raise Problem("the topics' settings", f"Kafka does not show them: {error.args[0].str()}", then) from None
 
 
-def _faults(topic: Topic, count: int, config: dict[str, str], broker: str, stamped: bool) -> Iterator[Problem]:
+def _faults(
+    topic: Topic, count: int, config: dict[str, str], at: Connection, prefix: str, stamped: bool
+) -> Iterator[Problem]:
     thing = f"topic {topic.name}"
     if not count:
-        yield Problem(thing, "not there", f"asynchealth topics create --broker {broker}")
+        yield Problem(thing, "not there", f"asynchealth topics create {at.options(prefix)}")
         return
     if not topic.source and count != topic.partitions:
         reason = f"it has {count} partitions, not {topic.partitions}, and whoever reads it would wait for others"
         yield Problem(thing, reason, f"--partitions {count}, or delete the topic and create it again")
     if not (topic.source and stamped) and config[APPEND_TIME[0]] != APPEND_TIME[1]:
         reason = "its records carry their producers' clocks, and one that is wrong would shift every finding"
-        yield Problem(thing, reason, altered(topic.name, "=".join(APPEND_TIME), broker))
+        yield Problem(thing, reason, altered(topic.name, "=".join(APPEND_TIME), at.broker))
     if "compact" in config["cleanup.policy"]:
         reason = "compaction removes all but the last record of each key, before they are read"
-        yield Problem(thing, reason, altered(topic.name, "cleanup.policy=delete", broker))
+        yield Problem(thing, reason, altered(topic.name, "cleanup.policy=delete", at.broker))
     if not topic.source and 0 <= int(config["retention.ms"]) < topic.keep_ms:
         reason = f"kept for {int(config['retention.ms']) / HOUR_MS:g} h, needed for {topic.keep_ms / HOUR_MS:g} h"
-        yield Problem(thing, reason, altered(topic.name, f"retention.ms={topic.keep_ms}", broker))
+        yield Problem(thing, reason, altered(topic.name, f"retention.ms={topic.keep_ms}", at.broker))
 
 
 def altered(topic: str, setting: str, broker: str) -> str:

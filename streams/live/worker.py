@@ -160,7 +160,7 @@ class Worker:
     def _truncated(self, tp: TP, held: Held) -> NoReturn:
         """A topic of ours begins after our position: no new process would find what lies between."""
         reason = f"begins at {held.log_start}, read again must be from {held.committed}: what lies between was deleted"
-        then = f"asynchealth topics check --broker {self.connection.broker}"
+        then = f"asynchealth topics check {self.where}"
         if self.played:
             reason += ", as the broker inside keeps 5 MiB of a partition"
             then = "begin again: asynchealth up, or asynchealth replay PATH…"
@@ -193,7 +193,7 @@ class Worker:
         first, end = forgotten.ranges[0][0], forgotten.ranges[-1][1]
         since, until = (f"{time_of(w * WINDOW_US):%Y-%m-%d %H:%M:%S}" for w in (first, end))
         reason = f"has not all keys from {since} to {until} UTC: what looks back on them is unknown, the rest goes on"
-        then = f"asynchealth topics check --broker {self.connection.broker}"
+        then = f"asynchealth topics check {self.where}"
         return Problem(f"{tp.topic}/{tp.partition}", reason, then)
 
     async def _left(self, offset: int) -> Left:

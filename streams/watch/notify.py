@@ -165,7 +165,7 @@ class Notifier:
         try:
             polled = self.consumer.poll(timeout_ms=POLL_MS)
         except KafkaError as error:
-            then = f"asynchealth topics check --broker {self.connection.broker}"
+            then = f"asynchealth topics check {self.connection.options(self.prefix)}"
             raise Problem(f"topic {self.place.topic}", f"can't be read: {error}", then) from error
         for place, records in polled.items():
             for r in records:

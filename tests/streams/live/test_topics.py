@@ -52,7 +52,7 @@ def alter(client: AdminClient, topic: str, name: str, value: str) -> None:
 
 
 def test_topics_that_were_made_are_as_they_must_be(client: AdminClient, wanted: list[Topic], kafka: str) -> None:
-    assert faults(client, wanted, kafka) == []
+    assert faults(client, wanted, Connection(broker=kafka)) == []
     there = partitions(client)
     assert {t.name: there[t.name] for t in wanted} == {t.name: t.partitions for t in wanted}
     assert {t.partitions for t in wanted} == {1, 3}
@@ -66,8 +66,9 @@ def test_what_is_there_is_not_made_again(client: AdminClient, wanted: list[Topic
 
 def test_every_missing_topic_is_named_with_the_command_that_makes_it(client: AdminClient, kafka: str) -> None:
     missing = topics(3, "never-")
-    found = [str(p) for p in faults(client, missing, kafka)]
-    assert found == [f"topic {t.name}: not there\nNext: asynchealth topics create --broker {kafka}" for t in missing]
+    found = [str(p) for p in faults(client, missing, Connection(broker=kafka), "never-")]
+    then = f"asynchealth topics create --broker {kafka} --prefix never-"
+    assert found == [f"topic {t.name}: not there\nNext: {then}" for t in missing]
 
 
 @pytest.mark.parametrize(
@@ -84,12 +85,12 @@ def test_a_wrong_setting_is_named_with_the_command_that_changes_it(
 ) -> None:
     [name] = [t.name for t in wanted if t.name.endswith(topic)]
     alter(client, name, setting, value)
-    [found] = faults(client, wanted, kafka)
+    [found] = faults(client, wanted, Connection(broker=kafka))
     assert str(found).startswith(f"topic {name}: ")
     assert f"kafka-configs.sh --bootstrap-server {kafka} --alter --topic {name} --add-config {remedy}" in str(found)
     changed, _, to = remedy.partition("=")
     alter(client, name, changed, to)  # the remedy, as Kafka's own tool would apply it
-    assert faults(client, wanted, kafka) == []
+    assert faults(client, wanted, Connection(broker=kafka)) == []
 
 
 def test_stamps_of_sources_may_be_declared_arrivals_but_ours_may_not(
@@ -98,8 +99,8 @@ def test_stamps_of_sources_may_be_declared_arrivals_but_ours_may_not(
     by_name = {t.name.partition("-")[2]: t.name for t in wanted}
     for topic in ("heartbeats", "ah.findings"):
         alter(client, by_name[topic], "message.timestamp.type", "CreateTime")
-    assert len(faults(client, wanted, kafka)) == 2
-    [left] = faults(client, wanted, kafka, stamped=True)
+    assert len(faults(client, wanted, Connection(broker=kafka))) == 2
+    [left] = faults(client, wanted, Connection(broker=kafka), stamped=True)
     assert by_name["ah.findings"] in str(left)
 
 
@@ -107,7 +108,7 @@ def test_a_topic_of_ours_with_another_number_of_partitions_is_refused_but_a_sour
     client: AdminClient, wanted: list[Topic], kafka: str
 ) -> None:
     four = [t._replace(partitions=4) if t.partitions == 3 else t for t in wanted]
-    found = [str(p) for p in faults(client, four, kafka)]
+    found = [str(p) for p in faults(client, four, Connection(broker=kafka))]
     ours = [t.name for t in four if t.partitions == 4 and not t.source]
     assert [p.partition(": ")[0] for p in found] == [f"topic {name}" for name in ours]
     assert len(ours) == 3
@@ -150,3 +151,31 @@ def test_people_make_check_and_are_told_what_is_wrong(kafka: str, client: AdminC
     assert "message.timestamp.type=LogAppendTime" in wrong.output
     tape = CliRunner().invoke(app, ["topics", "check", *options, "--stamps-are-arrivals"])
     assert tape.exit_code == 0, tape.output
+
+
+def test_what_is_told_next_can_be_typed_as_it_stands(kafka: str, client: AdminClient) -> None:
+    """Whatever the prefix and the number of partitions; also where one topic of an installation is gone."""
+    prefix = f"t{uuid.uuid4().hex[:8]}-"
+
+    def typed(line: str) -> str:
+        done = CliRunner().invoke(app, line.split()[1:])
+        assert done.exit_code == (Exit.USAGE if "not there" in done.output else 0), done.output
+        return done.output
+
+    made = typed(f"asynchealth topics create --broker {kafka} --partitions 2 --prefix {prefix}")
+    assert "All 10 topics are as they must be." in typed(next_of(made))
+    client.delete_topics([f"{prefix}ah.keys"])[f"{prefix}ah.keys"].result()
+    wait_for_none(client, f"{prefix}ah.keys")
+    missing = typed(next_of(made))
+    assert "All 10 topics are as they must be." in typed(next_of(typed(next_of(missing))))
+
+
+def next_of(said: str) -> str:
+    return said.rpartition("Next: ")[2].strip()
+
+
+def wait_for_none(client: AdminClient, topic: str) -> None:
+    until = time.monotonic() + 10
+    while topic in partitions(client):
+        assert time.monotonic() < until
+        time.sleep(0.1)
