@@ -15,7 +15,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from streams.live.connect import Connection
 from streams.live.judge import Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
 from streams.live.numbered import Head, Ranges, head_of
+from streams.live.own import own_folder
 from streams.live.pace import Pace
 from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
 from streams.live.remember import Recall
@@ -409,8 +409,7 @@ def serve(connection: Connection, prefix: str, work: Make, folder: Path | None =
     """
     name = f"{socket.gethostname()}-{os.getpid()}"  # by which `lag` and the brokers' logs call this worker
     own = {"broker_client_id": name, **connection.faust(), **settings}
-    with tempfile.TemporaryDirectory(prefix="asynchealth-", dir=folder) as mine:
-        home = Path(mine)
+    with own_folder(folder) as home:
         made = app(group(prefix), connection.broker, home / "faust", **own)
         work(made, home)
         options = ["--quiet", "worker", "-l", "error", "--without-web"]
