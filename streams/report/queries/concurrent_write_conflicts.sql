@@ -9,4 +9,3 @@ FROM writes
 WHERE window_start > (SELECT max(arrival) FROM write_log) - INTERVAL '1 hour'
 GROUP BY environment, tenant, entity_type, entity_id
 ORDER BY conflicting_writes DESC, entity_type, entity_id, environment, tenant
-LIMIT 20

@@ -6,4 +6,3 @@ WHERE arrival > (SELECT max(arrival) FROM heartbeats) - INTERVAL '5 minutes'
 GROUP BY environment, tenant, node_id
 HAVING ahead_ms_at_least > 0
 ORDER BY ahead_ms_at_least DESC, node_id, environment, tenant
-LIMIT 20

@@ -94,6 +94,29 @@ def test_edges_of_one_name_are_each_tenants_own(tmp_path: Path) -> None:
     assert picked == [["blue", "gateway->payment", 100, 100], ["red", "gateway->payment", 50, 0]]
 
 
+def test_where_only_servers_log_their_lines_tell_what_timed_out(tmp_path: Path) -> None:
+    again = {"status": "timeout", "retry_count": 1}
+    rows = [*calls(60, side="server", **again), *calls(40, side="server", service_name="cart", **again)]
+    rows += calls(30, side="client", service_name="cart", **again)
+    state = of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"]))
+    _, edges = asked(state, "@timeouts_by_edge")
+    assert [row[:3] for row in edges] == [["gateway->cart", 30, 30], ["gateway->payment", 60, 60]]
+    _, services = asked(state, "@timeout_retry_loops")
+    assert [row[:2] for row in services] == [["payment", 60], ["cart", 30]]
+
+
+def test_the_edges_that_the_report_sends_for_are_all_there(tmp_path: Path) -> None:
+    rows = [r for n in range(25) for r in calls(10, service_name=f"dead-{n}", status="timeout")]
+    _, edges = asked(of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"])), "@timeouts_by_edge")
+    assert len(edges) == 25
+
+
+@pytest.mark.parametrize(("name", "query"), SHIPPED)
+def test_no_shipped_query_cuts_its_answer_short_without_a_word(name: str, query: str) -> None:
+    """The screen shows the first rows and says how many there are."""
+    assert not re.search(r"\bLIMIT\b", query), name
+
+
 def heartbeats(offset: timedelta) -> list[dict[str, Any]]:
     """Two hours of fifteen nodes; n03's clock is off by `offset` in the second hour."""
     rows = []
