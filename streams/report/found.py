@@ -24,6 +24,7 @@ MINUTE = timedelta(minutes=1)
 Invoke = Callable[[str], str]  # writes a command as it can be typed here: with its --state
 FIRST_TIME = time_of(ORDERED_US)
 NO_TIME, NO_TIMES = "no time", "no times, only the order of the records"
+OPEN, UNKNOWN = "open", "unknown"  # ends
 SHOWN_LEVELS = ("page", "warn", SHADOW)
 ORDER = "level, onset, detector, subject, finding_id"  # 'page' < 'warn'
 LEAST_ID = 4  # characters after the dash
@@ -115,13 +116,16 @@ class Span:
         return f"{at:%H:%M}" if one_day else f"{at:%m-%d %H:%M}"
 
     def is_open(self, f: Found) -> bool:
-        return f.resolved is None and f.last >= self.last - timedelta(microseconds=QUIET_US)
+        """Silence lasts without a row that adds to it, and is at its worst when it was last judged."""
+        return f.resolved is None and max(f.last, f.peak_at) >= self.last - timedelta(microseconds=QUIET_US)
 
     def until(self, f: Found) -> str:
-        """`open`, or the last minute that contributed."""
+        """OPEN, UNKNOWN where it closed since nothing more was heard of it, or the last minute that contributed."""
         if not is_time(f.last):
             return NO_TIME
-        return "open" if self.is_open(f) else self.clock(f.last - timedelta(microseconds=1))
+        if self.is_open(f):
+            return OPEN
+        return UNKNOWN if f.lost else self.clock(f.last - timedelta(microseconds=1))
 
     def between(self, f: Found) -> str:
         return f"{self.clock(f.onset)} - {self.until(f)}" if is_time(f.onset) else NO_TIME

@@ -13,7 +13,7 @@ from detectors.subjects import ARROW, OF_SERVICE, SLASH, names
 from streams.inventory import Inventory
 from streams.problems import Problem, few
 from streams.report.evidence import in_space, instant, text
-from streams.report.found import Found, Invoke, Span, shortest
+from streams.report.found import OPEN, UNKNOWN, Found, Invoke, Span, shortest
 from streams.report.sentences import count, sentence
 from streams.said import PREFIX, Word
 
@@ -98,8 +98,12 @@ class Book:
 
     def between(self, i: Incident) -> tuple[str, str]:
         mine = self.of(i)
-        ends = ["open" for f in mine if self.span.is_open(f)] or [self.span.until(max(mine, key=lambda f: f.last))]
-        return self.span.clock(min(f.onset for f in mine)), ends[0]
+        ends, last = {self.span.until(f) for f in mine}, self.span.until(max(mine, key=lambda f: f.last))
+        return self.span.clock(min(f.onset for f in mine)), next((e for e in (OPEN, UNKNOWN) if e in ends), last)
+
+    def state(self, i: Incident) -> str:
+        """One that closed since nothing more was heard of it is not known to be over."""
+        return UNKNOWN if i.resolved and any(f.lost for f in self.of(i)) else i.state
 
 
 def contacts(mine: Sequence[Found], inventory: Inventory) -> list[str]:
@@ -144,7 +148,7 @@ def _of_none(every: Sequence[Incident], book: Book) -> Iterator[str]:
 
 def _cells(i: Incident, book: Book) -> tuple[str, ...]:
     first = book.of(i)[0]
-    state = "silenced" if _silenced(i, book) else i.state
+    state = "silenced" if _silenced(i, book) else book.state(i)
     return i.short, i.level.upper(), state, *book.between(i), str(len(book.of(i))), first.detector, first.name
 
 
@@ -170,7 +174,7 @@ def show(i: Incident, book: Book) -> Iterator[str]:
     """The lines of the screen: the chain as a tree, what was ruled out, what people said, whom to call."""
     mine = book.of(i)
     begin, end = book.between(i)
-    yield f"{i.level.upper()} {i.state}  {i.incident_id}  {begin} - {end} UTC  {count(len(mine), 'finding')}"
+    yield f"{i.level.upper()} {book.state(i)}  {i.incident_id}  {begin} - {end} UTC  {count(len(mine), 'finding')}"
     under = tree(i.chain, mine)
     for f in mine:
         if f.finding_id not in {c for some in under.values() for c, _ in some}:

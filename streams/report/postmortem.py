@@ -22,7 +22,7 @@ from streams.report.corrected import MS
 from streams.report.damage import Damage, damage
 from streams.report.evidence import Row, fetch, instant, rows_at
 from streams.report.explain import uses_of
-from streams.report.found import Filter, Found, Invoke
+from streams.report.found import OPEN, UNKNOWN, Filter, Found, Invoke
 from streams.report.incidents import BEFORE as CHANGED
 from streams.report.incidents import Book, Incident, unknown
 from streams.report.render import markdown, page
@@ -94,15 +94,16 @@ def parts(p: PostMortem, book: Book) -> dict[str, str]:
 def _summary(p: PostMortem, book: Book) -> Iterator[str]:
     i, found = p.incident, p.found
     begins, ends = min(f.onset for f in found), max(f.last for f in found)
-    still = any(book.span.is_open(f) for f in found)
+    end = book.between(i)[1]
+    more = {OPEN: " so far", UNKNOWN: " or more"}.get(end, "")
     yield "# Async Incident Post-Mortem"
     yield ""
     yield f"**Incident ID**: {i.incident_id}  "
     took = duration((ends - begins).total_seconds())
-    until = "open" if still else _when(ends)
-    yield f"**Duration**: {took}{' so far' if still else ''}, {_when(begins)} - {until} UTC  "
+    until = end if more else _when(ends)
+    yield f"**Duration**: {took}{more}, {_when(begins)} - {until} UTC  "
     yield f"**Impact**: {'; '.join(impact(found)) or 'nothing that was counted'}  "
-    yield f"**Level**: {i.level}, {i.state}  "
+    yield f"**Level**: {i.level}, {book.state(i)}  "
     for who in book.contacts(i)[:1]:
         yield f"**Called**: {markdown(who)}"
 

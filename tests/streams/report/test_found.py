@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from streams.problems import Problem, few
 from streams.report.found import LEAST_ID, Span, shortest, when
+from tests.cases import T0
+from tests.streams.report.states import of_rows
+from tests.streams.report.test_morning import screen
 
 HEX = st.text("0123456789abcdef", min_size=16, max_size=16)
 IDS = st.lists(st.builds(lambda a, b: f"{a}-{b}", st.sampled_from(["dk", "rs", "cs"]), HEX), unique=True)
@@ -68,3 +72,36 @@ def test_times_carry_their_date_where_the_data_has_several_days() -> None:
 def test_a_list_that_is_cut_short_says_by_how_many() -> None:
     assert few(["a", "b", "c"], 3) == "a, b, c"
     assert few(["a", "b", "c", "d", "e"], 3) == "a, b, c and 2 more"
+
+
+def beats(every_s: int, until_s: int, silent_from_s: int) -> list[dict[str, str]]:
+    """Of three nodes, each a third of an interval after the one before; the first falls silent."""
+    rows = []
+    for second in range(0, until_s, every_s):
+        for i, node in enumerate(("gone", "a", "b")):
+            if node != "gone" or second < silent_from_s:
+                at = (T0 + timedelta(seconds=second + i * every_s // 3)).isoformat()
+                rows.append({"node_id": node, "client_time": at, "server_time": at, "arrival": at})
+    return sorted(rows, key=lambda r: r["arrival"])
+
+
+@pytest.mark.parametrize(
+    ("every_s", "until_s", "silent_from_s", "to", "state"),
+    [
+        (300, 5400, 3600, "open", "open"),  # the next beat that is missed is minutes away
+        (60, 3 * 3600, 3600, "unknown", "unknown"),  # the past hour has no gap to know an interval by, for an hour
+    ],
+)
+def test_a_node_that_stays_silent_is_nowhere_said_to_be_over(
+    every_s: int, until_s: int, silent_from_s: int, to: str, state: str, tmp_path: Path
+) -> None:
+    folder = of_rows(tmp_path, heartbeats=beats(every_s, until_s, silent_from_s))
+    found, incident = (
+        next(line.split() for line in screen(folder, *command).splitlines() if "heartbeat_loss" in line)
+        for command in (("findings",), ("incident", "list"))
+    )
+    assert found[4] == to
+    assert (incident[2], incident[4]) == (state, to)
+    assert f" - {to}" in screen(folder, "report")
+    assert f" - {to} UTC" in screen(folder, "explain", found[0])
+    assert f" - {to} UTC" in screen(folder, "postmortem", incident[0])
