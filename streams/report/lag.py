@@ -35,9 +35,17 @@ def _verdict(lag: Lag) -> str:
     if lag.final_until is None:
         return "Nothing is final yet: " + ("no worker runs" if not lag.workers else "the first minute, or see below")
     ago = age(lag.behind_s)
-    normal = lag.worst_s is not None and lag.worst_s <= NORMAL_S
-    said = "normal" if normal else f"BEHIND (up to {NORMAL_S} s is normal)"
-    return f"Final until {lag.final_until:%Y-%m-%d %H:%M:%S} UTC, {ago} ago: {said}"
+    return f"Final until {lag.final_until:%Y-%m-%d %H:%M:%S} UTC, {ago} ago: {_how_far(lag)}"
+
+
+def _how_far(lag: Lag) -> str:
+    """What is final may be as it should, and what is unread or not landed further behind, or not known."""
+    if lag.behind_s is not None and lag.behind_s > NORMAL_S:
+        return f"BEHIND (up to {NORMAL_S} s is normal)"
+    if lag.worst_s is None:
+        return "NOT ALL IS KNOWN, see what is blind"
+    waits = f"BEHIND, what waits is {age(lag.worst_s)} old (up to {NORMAL_S} s is normal)"
+    return "normal" if lag.worst_s <= NORMAL_S else waits
 
 
 def _logs(lag: Lag) -> Iterator[tuple[str, ...]]:

@@ -82,6 +82,18 @@ def test_the_screen_is_the_golden_one(case: Callable[[], Facts], golden: Golden)
     golden(f"lag_{case.__name__}.txt", "".join(f"{line}\n" for line in lines))
 
 
+def test_the_first_line_says_what_is_behind_where_what_is_final_is_not() -> None:
+    def first(**changes: Any) -> str:
+        return next(screen(lag(known(**changes)), "", str)).partition(" ago: ")[2]
+
+    assert first() == "normal"
+    held = [log("requests", 0, 7 * MINUTE_US, unread=3), *known().sources[1:]]
+    assert first(sources=held) == "BEHIND, what waits is 7 min old (up to 60 s is normal)"
+    fresh = [Partition("requests", 0), *known().sources[1:]]
+    assert first(sources=fresh) == "NOT ALL IS KNOWN, see what is blind"
+    assert first(tables=[later("ah.tables", 0, 5 * MINUTE_US)]) == "BEHIND (up to 60 s is normal)"
+
+
 def test_the_worst_is_the_oldest_of_all_that_waits_and_unknown_where_somebody_is_blind() -> None:
     assert lag(known()).worst_s == 40
     waiting = replace(known(), tables=[later("ah.tables", 0, 5 * MINUTE_US)])
