@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import OffsetOutOfRangeError
 
 from detectors.detector import Detector
 from detectors.events import STREAMS
@@ -90,8 +91,7 @@ class Landing:
         for tp, place in self.places.items():
             position = self.lander.positions[place]
             if starts[tp] > position > 0:
-                reason = f"begins at {starts[tp]}, landed was up to {position}: what lies between was deleted"
-                raise Problem(f"{tp.topic}/{tp.partition}", reason, "asynchealth land --state NEW", Exit.STATE)
+                raise cut(tp, starts[tp], position)
             self.lander.positions[place] = max(position, starts[tp])
             consumer.seek(tp, self.lander.positions[place])
 
@@ -101,7 +101,7 @@ class Landing:
         changed, wait_s = True, PUBLISH_S  # a predecessor may have landed what it did not publish
         self.shown = shown(self.folder)
         while True:
-            for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
+            for tp, records in self._polled(consumer).items():
                 for r in records:
                     self.lander.feed(self.places[tp], r.offset, r.key, r.value)
                     waiting += len(r.value or b"")
@@ -124,6 +124,14 @@ class Landing:
             self.meter.beat()
             if self.stopping:
                 return
+
+    def _polled(self, consumer: KafkaConsumer) -> Mapping[TopicPartition, Sequence[Any]]:
+        try:
+            polled: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(timeout_ms=POLL_MS)
+        except OffsetOutOfRangeError as error:  # while we stood still
+            ((tp, position),) = error.args[0].items()
+            raise cut(tp, consumer.beginning_offsets([tp])[tp], position) from None
+        return polled
 
     def _shrink(self) -> bool:
         """To what the limits allow; a file that no reader can know any more goes. Whether anything left the list."""
@@ -168,6 +176,12 @@ class Landing:
 def group(prefix: str = "") -> str:
     """Under this name Kafka shows how far the lander is."""
     return f"{prefix}asynchealth-land"
+
+
+def cut(tp: TopicPartition, start: int, position: int) -> Problem:
+    """A log that begins after our position: another state may begin there, this one would lack what lies between."""
+    reason = f"begins at {start}, landed was up to {position}: what lies between was deleted"
+    return Problem(f"{tp.topic}/{tp.partition}", reason, "asynchealth land --state NEW", Exit.STATE)
 
 
 @contextmanager

@@ -171,6 +171,11 @@ class Thread(driver.AIOKafkaConsumerThread):
         last = {tp: committed.get(p) or none for tp, p in zip(tps, plain, strict=True)}
         return {tp: Held(c.offset, c.metadata, starts[TopicPartition(*tp)]) for tp, c in last.items()}
 
+    async def begins(self, tps: Sequence[TP]) -> dict[TP, int]:
+        """Where their logs begin now."""
+        starts = await self.call_thread(self._ensure_consumer().beginning_offsets, [TopicPartition(*tp) for tp in tps])
+        return {tp: starts[TopicPartition(*tp)] for tp in tps}
+
     async def counts(self, topics: Iterable[str]) -> dict[str, int]:
         """The partitions of each topic as the brokers say now: what this client has heard may be old."""
         known = await self.call_thread(self._ensure_consumer()._client.fetch_all_metadata)

@@ -352,6 +352,7 @@ class Worker:
         now_us = await self.clock.now_us()
         held = self._consumer.assignment()
         ends = await self._consumer.highwaters(*self.stages.keys() & held)  # asked after the clock: what came is below
+        await self._over_cuts([tp for tp, end in ends.items() if tp in self.stages and self.stages[tp].position < end])
         for tp, end in ends.items():
             async with self.locks[tp]:
                 stage = self.stages.get(tp)
@@ -363,6 +364,23 @@ class Worker:
             self._paced(now_us)
         shown = {tp: s for tp, s in self.stages.items() if tp in ends}
         show(self.meter, shown, ends, self.detectors)
+
+    async def _over_cuts(self, unread: Sequence[TP]) -> None:
+        """A log may be cut past our position while we stand still: the partition is begun as a successor begins it."""
+        begins = await self._consumer.thread.begins(unread) if unread else {}
+        for tp, begin in begins.items():
+            async with self.locks[tp]:
+                stage = self.stages.get(tp)
+                if stage is None:
+                    continue
+                stage.position = over_holes(tp, stage.position)
+                if stage.position >= begin:
+                    continue
+                await self._committed(tp, stage)
+                begun = await self._begin(tp, (await self._consumer.thread.held([tp]))[tp])
+                if self.stages.get(tp) is stage:
+                    self.stages[tp] = begun
+                    await self._consumer.seek_all({tp: begun.position})
 
     def _paced(self, now_us: int) -> None:
         """By the brokers' clock, of the partition that is furthest behind."""
@@ -380,7 +398,7 @@ class Worker:
         stage.promised, stage.promised_at = before
         return False
 
-    async def _committed(self, tp: TP, stage: Reducer) -> bool:
+    async def _committed(self, tp: TP, stage: Stage) -> bool:
         """Now, where there is something to commit."""
         point = self._point(stage)
         return point is None or (not self.app.rebalancing and await self._consumer.thread.commit_points({tp: point}))

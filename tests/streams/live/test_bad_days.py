@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 import uuid
@@ -76,6 +77,26 @@ def test_slices_that_are_gone_end_a_worker_with_the_reason_and_rows_that_are_gon
     _, said = lander.communicate(timeout=PATIENCE_S)
     assert lander.returncode != 0
     assert b"ah.events/" in said and b"what lies between was deleted\nNext: asynchealth land --state NEW" in said
+
+
+def test_rows_that_are_deleted_while_a_lander_stands_still_end_it_with_the_reason(kafka: str, tmp_path: Path) -> None:
+    first, second, whole = two_hours()
+    play = Play(kafka, whole, f"b{uuid.uuid4().hex[:8]}.", tmp_path)
+    play.produce(first)
+    with workers(play, 1):
+        play.wait(until(first))
+        landed(play, rows(first))
+        lander = play.lander()
+        time.sleep(5)
+        lander.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # its last fetch is answered, with nothing
+        play.send(second)
+        play.wait()
+        emptied(play, "events")
+        lander.send_signal(signal.SIGCONT)
+        _, said = lander.communicate(timeout=PATIENCE_S)
+    assert b"ah.events/" in said and b"what lies between was deleted\nNext: asynchealth land --state NEW" in said
+    assert b"OffsetOutOfRange" not in said
 
 
 def test_a_database_that_somebody_has_open_is_named_with_how_to_find_who(kafka: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from confluent_kafka import Producer, TopicPartition
 from streams.landing import state
 from streams.live.connect import Connection
 from streams.live.topics import admin
+from streams.live.transport import FETCH_WAIT_MS
 from streams.sources.files import READABLE
 from tests.streams.live.test_topics import alter
 from tests.streams.tape import COMMAND, ROOT, asynchealth
@@ -123,8 +124,9 @@ def test_topics_that_are_not_there_are_named_with_the_command_that_looks(command
 LOSS_PATIENCE_S = 120  # a window is final 40 s after it began
 
 
+@pytest.mark.parametrize("stands_still", [False, True])
 def test_what_the_log_deleted_before_it_was_read_is_a_finding_and_the_rest_is_accounted_for(
-    kafka: str, tmp_path: Path
+    stands_still: bool, kafka: str, tmp_path: Path
 ) -> None:
     """The worker is away, and retention passes its position."""
     prefix, folder = f"d{uuid.uuid4().hex[:8]}.", tmp_path / "state"
@@ -141,12 +143,19 @@ def test_what_the_log_deleted_before_it_was_read_is_a_finding_and_the_rest_is_ac
     try:
         send(ROWS)
         wait_landed(folder, ROWS)
-        ended([worker])
+        if stands_still:
+            worker.send_signal(signal.SIGSTOP)
+            time.sleep(10 * FETCH_WAIT_MS / 1_000)  # its last fetch is answered, with nothing
+        else:
+            ended([worker])
         send(50)
         asked = admin(Connection(broker=kafka))
         deleted = asked.delete_records([TopicPartition(topic, 0, ROWS + 30)])
         assert [d.result().low_watermark for d in deleted.values()] == [ROWS + 30]
-        worker = begun("worker", *where)
+        if stands_still:
+            worker.send_signal(signal.SIGCONT)
+        else:
+            worker = begun("worker", *where)
         wait_landed(folder, ROWS + 20)
         found: list[dict[str, Any]] = []
         until = time.monotonic() + LOSS_PATIENCE_S
