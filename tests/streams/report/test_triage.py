@@ -129,8 +129,8 @@ def land(con: duckdb.DuckDBPyConnection, tiny: Tiny) -> None:
         state.land_findings(con, "findings", pl.concat(tiny.findings))
     for name, rows in tiny.tables.items():
         state.land_table(con, name, pl.DataFrame(rows, infer_schema_length=None))
-    seen = [(n, 1, "runs", tiny.blind.get(n, []), list[str]()) for n in dict.fromkeys(NAMES) if n != tiny.without]
-    con.executemany("INSERT INTO detectors VALUES (?, ?, ?, ?, ?)", seen)
+    seen = [(n, tiny.blind.get(n, [])) for n in dict.fromkeys(NAMES) if n != tiny.without]
+    con.executemany("INSERT INTO detectors VALUES (?, 1, 'runs', ?, [])", seen)
     con.execute("INSERT INTO coverage VALUES ('requests', 'payload_hash', 1, 1)")
 
 
