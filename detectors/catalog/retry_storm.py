@@ -21,7 +21,8 @@ request, of each retry_count from 1 on, 10 and more as one, that at least 10 ret
 `immediate`, all at most 10 ms; `fixed`; `linear`, `exponential`, or `growing` where they fit neither or are only two;
 they may stay at a cap, and a first that is immediate tells nothing of the others), jitter (whether the tenth longest
 wait is more than 1.25 times the tenth shortest and 2 ms, of the retry_count with most). Null where less than half of
-the minute's retries can be told the wait of, backoff also where waits are of one retry_count, or go up and down.
+the minute's retries can be told the wait of, as with stamps in whole seconds, which tell of none under 16 s; backoff
+also where waits are of one retry_count, or go up and down.
 False alarms: a batch client that is restarted and repeats its work; an edge that always retries more than 100 times a
 minute, when the recording begins: one possible finding, which stays open and never pages (raise its warn_per_min).
 Misses: retries that nobody counts where calls have no payload_hash either: use timeout_ratio to see what they would

@@ -3,6 +3,7 @@
 waited_us is the time from the end of the attempt before of the same request to the start of the retry, both by the one
 clock that stamped them, and rounded down to one of 16 steps of each doubling. A retry that began before that end waited
 for nothing. No row for a retry of which the attempt before, its duration or the request is not told: nobody can say.
+Nor for one that waited for less than COARSE_US by stamps in whole seconds, which are off by up to a second.
 """
 
 import numpy as np
@@ -10,10 +11,11 @@ import polars as pl
 from polars import col
 
 from detectors.table import SPACE, Ints, Meet, Sum, Table
-from detectors.windows import MINUTE_US
+from detectors.windows import MINUTE_US, SECOND_US
 
 WITHIN_US = MINUTE_US
 STEP_BITS = 5  # the first bit of a number and four more: 16 steps
+COARSE_US = 16 * SECOND_US  # a second is less than a step of what is longer
 MOST_RETRIES = 10  # later ones are counted with the tenth
 
 START_US = col("timestamp").cast(pl.Int64)
@@ -23,16 +25,21 @@ END_US = START_US + (col("duration_ms") * 1000).round().cast(pl.Int64)
 def match_backoffs(rows: pl.DataFrame) -> pl.DataFrame:
     """Of each retry: the last row before it that is the attempt before of the same request."""
     placed = rows.with_columns(at=pl.int_range(pl.len()))
-    before = placed.select("group", "at", col("retry_count") + 1, ended_us="end_us", since="window")
+    before = placed.select(
+        "group", "at", col("retry_count") + 1, began_us="start_us", ended_us="end_us", since="window"
+    )
     pairs = (
         placed.filter("now", col("retry_count") > 0)
         .join_asof(before.drop_nulls("ended_us"), on="at", by=["group", "retry_count"], check_sortedness=False)
         .filter(col("window") - col("since") <= WITHIN_US)
+        .with_columns(waited_us=(col("start_us") - col("ended_us")).clip(0))
     )
-    return pairs.select(
+    coarse = (col("start_us") % SECOND_US == 0) & (col("began_us") % SECOND_US == 0)
+    told = pairs.filter(~coarse | (col("waited_us") >= COARSE_US))
+    return told.select(
         *("window", *SPACE, "caller", "service_name", "side", "weight"),
         retry_count=col("retry_count").clip(upper_bound=MOST_RETRIES).cast(pl.Int64),
-        waited_us=pl.Series(stepped((pairs["start_us"] - pairs["ended_us"]).clip(0).to_numpy())),
+        waited_us=pl.Series(stepped(told["waited_us"].to_numpy())),
     )
 
 

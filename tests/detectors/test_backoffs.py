@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.engine import MatchState, match, reduce
-from detectors.tables.backoffs import BACKOFFS, MOST_RETRIES, WITHIN_US, middle, stepped
+from detectors.tables.backoffs import BACKOFFS, COARSE_US, MOST_RETRIES, WITHIN_US, middle, stepped
 from detectors.windows import SECOND_US, WINDOW_US
 from tests.cases import Case, at, partitions
 from tests.harness import Memory, placed
@@ -58,6 +58,11 @@ def test_an_attempt_without_duration_has_no_end_and_one_that_is_fine_none_after_
     assert waits({"t": 0, **FAILED, "status": "ok"}, {"t": 200_000, **AGAIN}) == []
 
 
+@pytest.mark.parametrize(("t", "told"), [(3_000_000, 0), (3_001_000, 1), (17_000_000, 1)])
+def test_stamps_in_whole_seconds_tell_no_short_wait(t: int, told: int) -> None:
+    assert len(waits({"t": 0, **FAILED}, {"t": t, **AGAIN})) == told
+
+
 def test_late_retries_are_counted_as_one() -> None:
     attempts: list[dict[str, Any]] = [{"t": 200_000 * i, "status": "error", "retry_count": i} for i in range(20)]
     assert [n for n, *_ in waits(*attempts)] == list(range(1, MOST_RETRIES + 1))
@@ -66,13 +71,13 @@ def test_late_retries_are_counted_as_one() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 150), st.integers(0, 3), st.sampled_from("rs"), st.sampled_from((0, 100, 3000, None))),
+        st.tuples(st.integers(0, 300), st.integers(0, 3), st.sampled_from("rs"), st.sampled_from((0, 100, 3000, None))),
         max_size=30,
     )
 )
 def test_waits_are_those_that_a_loop_finds(calls: list[tuple[int, int, str, int | None]]) -> None:
     attempts: list[dict[str, Any]] = [
-        {"t": t * SECOND_US, "retry_count": n, "request_id": r, "took": took, "status": "error"}
+        {"t": t * SECOND_US // 2, "retry_count": n, "request_id": r, "took": took, "status": "error"}
         for t, n, r, took in calls
     ]
     lines = sorted((a["t"] + (a["took"] or 0) * 1000, i, a) for i, a in enumerate(attempts))
@@ -84,7 +89,10 @@ def test_waits_are_those_that_a_loop_finds(calls: list[tuple[int, int, str, int 
             if (b["request_id"], b["retry_count"] + 1) == (a["request_id"], a["retry_count"]) and b["took"] is not None
         ]
         if before and a["retry_count"] and end // WINDOW_US - before[-1][0] // WINDOW_US <= WITHIN_US // WINDOW_US:
-            waited = int(stepped(np.array([max(a["t"] - before[-1][0], 0)]))[0])
+            us = max(a["t"] - before[-1][0], 0)
+            if a["t"] % SECOND_US == before[-1][1]["t"] % SECOND_US == 0 and us < COARSE_US:
+                continue
+            waited = int(stepped(np.array([us]))[0])
             key = (end // WINDOW_US, a["retry_count"], waited)
             expected[key] = expected.get(key, 0) + 1
     assert waits(*attempts) == sorted((n, us, found) for (_, n, us), found in expected.items())

@@ -197,6 +197,12 @@ def test_waits_are_unknown_where_the_attempt_before_is_not_told(name: str) -> No
         assert backoff(rows) == (None, None, None)
 
 
+@pytest.mark.parametrize("waits_s", [(0.1, 0.2, 0.4), (0.5, 0.5, 0.5)])
+def test_waits_are_unknown_by_stamps_in_whole_seconds(waits_s: tuple[float, ...]) -> None:
+    rows = [{**r, "timestamp": str(r["timestamp"])[:19] + "Z"} for r in waiting(waits_s)]
+    assert backoff(rows) == (None, None, None)
+
+
 def test_waits_of_less_than_half_of_the_retries_are_not_said_of_all() -> None:
     def some(one_in: int) -> list[dict[str, object]]:
         return [r if int(str(r["request_id"])[1:]) % one_in == 0 else r | {"request_id": None} for r in told]
