@@ -13,7 +13,7 @@ import duckdb
 from detectors.events import SCHEMA
 from detectors.subjects import ARROW, SLASH, names
 from detectors.tables.stamps import Y2001_US, Y2100_US
-from detectors.windows import AHEAD_US, DAY_US, GAP_US, HOUR_US, OFFSET_BITS, OLD_US, SECOND_US, SUB_BITS, us_of
+from detectors.windows import AHEAD_US, DAY_US, GAP_US, HOUR_US, OFFSET_BITS, OLD_US, SECOND_US, STRAY, SUB_BITS, us_of
 from streams.again import lateness_of
 from streams.catalog import catalog
 from streams.landing.state import arrived, spell
@@ -123,13 +123,13 @@ def _time(stream: str, f: Found) -> str:
     if not is_time(f.onset):
         return "told IS NULL"
     known = catalog().get(f.detector)
+    clock, apart = f"CASE fate WHEN 'used' THEN {ENDED[stream]} ELSE arrival END", [STRAY, "late"]
     if known and known.detector.reads.clock == "arrival":
-        clock, late = "arrival", ""
-    else:
-        clock, late = f"CASE fate WHEN 'used' THEN {ENDED[stream]} ELSE arrival END", "fate <> 'late' AND "
+        clock, apart = "arrival", [] if known.detector.reads.strays else [STRAY]
+    measured = "".join(f"fate <> {text(fate)} AND " for fate in apart)
     # BETWEEN, so that a long expression stands there once; the end itself is outside
     end = f.last - timedelta(microseconds=1)
-    return f"{late}{clock} BETWEEN {instant(f.onset)} AND {instant(end)}"
+    return f"{measured}{clock} BETWEEN {instant(f.onset)} AND {instant(end)}"
 
 
 def _subject(con: duckdb.DuckDBPyConnection, f: Found, stream: str, time: str) -> list[str]:

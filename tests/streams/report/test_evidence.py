@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pytest
 
 from detectors.windows import us_of
@@ -37,6 +38,29 @@ def test_rows_that_did_not_arrive_when_they_should_have_are_found_all_the_same(d
         elsewhere = max(p.first_arrival for p in parts_of(con) if p.stream == "requests")
         assert us_of(f.last) < elsewhere and [r["record"] for r in known] and len(known) == len(f.proof)
         assert rows_at(con, f.proof, (elsewhere, elsewhere + 1)) == known == proven_by(con, f, evidence(con, f))
+
+
+@pytest.mark.parametrize("detector", ["retry_storm", "impossible_timestamp"])
+def test_rows_that_came_for_a_closed_time_are_in_no_count_as_in_no_table(
+    detector: str, demo_state: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    shutil.copytree(demo_state, folder)
+    with open_readable(folder) as con:
+        f = next(f for f in all_findings(con) if f.detector == detector)
+        made_of = evidence(con, f)
+        many = made_of.rows(con)
+        parts = [folder / p.path for p in parts_of(con) if p.stream == made_of.stream]
+        one = f'SELECT "offset", "partition" FROM ({made_of.query}) LIMIT 1'
+        ((offset, partition),) = con.execute(one).fetchall()
+    assert many > 1
+    for part in parts:
+        mine = (pl.col("offset") == offset) & (pl.col("partition") == partition)
+        fate = pl.when(mine).then(pl.lit("stray")).otherwise("fate").alias("fate")
+        pl.read_parquet(part).with_columns(fate).write_parquet(part)
+    with open_readable(folder) as con:
+        assert con.execute(f"SELECT count(*) FROM {made_of.stream} WHERE fate = 'stray'").fetchall() == [(1,)]
+        assert evidence(con, f).rows(con) == many - 1
 
 
 @pytest.fixture
