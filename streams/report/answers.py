@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from streams.problems import Exit, Problem
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -39,8 +41,16 @@ def comma_separated(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iter
 def _rows(answer: pa.Table) -> Iterator[Sequence[Any]]:
     """By position: two columns of an answer may have one name."""
     for batch in answer.to_batches():
-        columns = [[_plain(v, c.type) for v in c.to_pylist()] for c in batch.columns]
+        columns = [_values(name, c) for name, c in zip(batch.schema.names, batch.columns, strict=True)]
         yield from zip(*columns, strict=True)
+
+
+def _values(name: str, column: pa.Array) -> list[Any]:
+    try:
+        return [_plain(v, column.type) for v in column.to_pylist()]
+    except OverflowError as error:
+        reason = f"column {name} has a time before the year 1, after 9999, or infinite"
+        raise Problem("sql", reason, f"ask for it as text: CAST({name} AS VARCHAR)", Exit.USAGE) from error
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

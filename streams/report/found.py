@@ -201,7 +201,7 @@ def one_of(every: Sequence[Found], prefix: str, listing: str) -> Found:
         return hits[0]
     if not hits:
         raise Problem(prefix, "no finding has an id that begins so", listing)
-    those = few([f"{f.short} ({f.detector} {f.subject})" for f in hits], 8)
+    those = few([f"{f.short} ({f.detector} {f.name})" for f in hits], 8)
     raise Problem(prefix, f"{len(hits)} findings have ids that begin so: {those}", listing)
 
 

@@ -127,7 +127,7 @@ def run(con: duckdb.DuckDBPyConnection, query: str, limit_s: float) -> pa.Table:
             raise Refused(str(error)) from error
         here = f"{_without_guess(str(error))}\nTables here: {', '.join(_tables(con))}"
         raise Missing(missing[1], here) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:  # the latter out of a reader of Arrow, with the same words
         raise Refused(str(error)) from error
 
 

@@ -94,6 +94,29 @@ def test_edges_of_one_name_are_each_tenants_own(tmp_path: Path) -> None:
     assert picked == [["blue", "gateway->payment", 100, 100], ["red", "gateway->payment", 50, 0]]
 
 
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        (
+            "SELECT if(i = 250000, 'x', '1')::INT FROM range(300000) t(i)",
+            "Could not convert string 'x'",
+        ),  # in mid-answer
+        ("SELECT 'infinity'::TIMESTAMPTZ AS never", r"column never has a time .+\nNext: .+CAST\(never AS VARCHAR\)"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_an_answer_that_breaks_off_says_why(query: str, why: str, form: list[str], demo_state: Path) -> None:
+    run = CliRunner().invoke(app, ["sql", query, *form, "--state", str(demo_state)])
+    assert isinstance(run.exception, Problem) and re.search(why, str(run.exception))
+
+
+def test_findings_whose_ids_begin_alike_are_told_apart_by_tenant(tmp_path: Path) -> None:
+    rows = [*calls(200, tenant="blue", status="timeout"), *calls(200, tenant="red", status="timeout")]
+    state = of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"]))
+    with pytest.raises(Problem, match=r"gateway->payment \[(blue|red)\]\), .+ gateway->payment \[(blue|red)\]\)"):
+        CliRunner().invoke(app, ["explain", "tr", "--state", str(state)], catch_exceptions=False)
+
+
 def test_where_only_servers_log_their_lines_tell_what_timed_out(tmp_path: Path) -> None:
     again = {"status": "timeout", "retry_count": 1}
     rows = [*calls(60, side="server", **again), *calls(40, side="server", service_name="cart", **again)]
