@@ -43,7 +43,7 @@ AGAIN = "asynchealth detectors says whether it loads"
 THRESHOLD = 'Threshold("warn_per_min", "warn", 100, "retries/min", 0, 1e9)'
 TAKEN = {
     *("meta", "lake_parts", "recordings", "rejects", "accounting", "coverage", "detectors", "settings", "runs"),
-    "lost",
+    *("judged_with", "lost"),
     *(
         "removed",
         "recent",
