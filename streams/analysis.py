@@ -141,8 +141,8 @@ class Analysis:
     def _rows(self, part: Part, columns: list[str]) -> pl.DataFrame:
         raw = lake.read(self.folder, part, columns)
         again, stray = raw["fate"] == "repeated", raw["fate"] == STRAY
-        fate = pl.when(stray).then(pl.lit(STRAY)).otherwise("fate").alias("fate")
-        rows = place(raw, part.stream, self.lateness_us).with_columns(fate)
+        rows = place(raw, part.stream, self.lateness_us)
+        rows = rows.with_columns(fate=pl.when(stray).then(pl.lit(STRAY)).otherwise("fate"))
         fate = pl.when(again).then(pl.lit("repeated")).otherwise("fate")
         minute = pl.when(pl.col("told").is_not_null()).then(pl.col("arrival").dt.truncate("1m")).alias("minute")
         counts = rows.select("partition", minute, pl.lit(1).alias("read"), *((fate == f).alias(f) for f in COUNTED))

@@ -154,6 +154,14 @@ def usable(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
     return {s.reading.stream: there[s.name] for s in given}, queues
 
 
+def ready(at: Connection, prefix: str) -> tuple[dict[str, int], int]:
+    """The same, of topics in which no partition waits for being taken in."""
+    found = usable(at, prefix)
+    for problem in growth(at, prefix).problems():
+        raise problem
+    return found
+
+
 def worker(
     broker: Broker = "",
     kafka: Security = [],  # noqa: B006
@@ -182,9 +190,7 @@ def worker(
         answer(meter, metrics_address, metrics)
     detectors = all_detectors()
     settings = load(detectors, set_)
-    counts, queues = usable(at, prefix)
-    for problem in growth(at, prefix).problems():
-        raise problem
+    counts, queues = ready(at, prefix)
     made = partial(Worker, sources=counts, readings=dict(sources(prefix)), meter=meter)
     serve(at, prefix, lambda app, home: made(app, at, queues, detectors, settings, home, prefix), folder)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.live import Broker, Prefix, growth, usable
+from streams.cli.live import Broker, Prefix, ready
 from streams.cli.look import say
 from streams.cli.work import STATE, Security, Sets, State, invoked, with_state
 from streams.problems import Problem
@@ -74,9 +74,7 @@ def _on_kafka(screen: Screen, broker: str, kafka: list[str], prefix: str, settin
     at = connection(broker, kafka)
     client = topics.admin(at)
     made = topics.create(client, topics.topics(topics.queues(client, prefix), prefix))
-    sources, queues = usable(at, prefix)
-    for problem in growth(at, prefix).problems():
-        raise problem
+    sources, queues = ready(at, prefix)
     typer.echo(f"{at.broker}: {len(made)} topics made. Look from another terminal:")
     typer.echo(f"  {with_state('findings', screen.state)}")
     on_kafka(at, Parts(at, settings, screen.state, sources, queues, invoked(), prefix), typer.echo, screen.show)

@@ -181,7 +181,7 @@ def setting_sql(
 ) -> str:
     """The same as SQL, and what is set for a service alone. service: an expression."""
     own = in_force(con, until)
-    of = f"services.(.*).{re.escape(name)}"
+    of = rf"services\.(.*)\.{re.escape(name)}"
     cases = [f"WHEN {text(m[1])} THEN {float(v)}" for n, v in own.items() if (m := re.fullmatch(of, n))]
     general = f"{float(own.get(name, default))}"
     return f"CASE {service} {' '.join(cases)} ELSE {general} END" if cases else general

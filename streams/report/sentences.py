@@ -188,9 +188,9 @@ def _retry_storm(f: Found) -> str:
 def _waits(f: Found) -> str:
     """What callers should change about their waits, as far as anybody can say; nothing where these grow with jitter."""
     waits_ms, spread, course = (f.facts.get(n) for n in ("waits_ms", "jitter", "backoff"))
+    if not waits_ms:
+        return ""
     match course:
-        case _ if not waits_ms:
-            return ""
         case "immediate":
             return "; retried at once: add exponential backoff with jitter"
         case "fixed" if spread:
