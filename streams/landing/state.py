@@ -150,12 +150,19 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
     try:
         con = duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:
-        raise Problem(str(path), str(error).splitlines()[0], f"mv {path} {path}.bad", Exit.STATE) from None
+        raise unopened(path, error) from None
     with ExitStack() as unusable:
         unusable.callback(con.close)
         _prepare(con, state)
         unusable.pop_all()
     return con
+
+
+def unopened(path: Path, error: duckdb.Error) -> Problem:
+    """One that somebody has open is whole: to put it aside would lose what it holds."""
+    reason = str(error).splitlines()[0]
+    held = "lock on file" in reason
+    return Problem(str(path), reason, f"fuser {path}" if held else f"mv {path} {path}.bad", Exit.STATE)
 
 
 def _prepare(con: duckdb.DuckDBPyConnection, state: Path) -> None:

@@ -214,8 +214,7 @@ def opened(folder: Path) -> duckdb.DuckDBPyConnection:
     try:
         con = duckdb.connect(str(landing))
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
-        raise Problem(str(landing), reason, f"fuser {landing}, or mv {landing} {landing}.bad", Exit.STATE) from None
+        raise state.unopened(landing, error) from None
     state.prepare(con)
     version = state.version_of(con)
     if version not in (None, state.SCHEMA_VERSION):

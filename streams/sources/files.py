@@ -94,6 +94,8 @@ def find(paths: Sequence[str], state: Path) -> list[tuple[Path, str]]:
         if not given.strip():
             raise Problem("replay", "an empty path", "asynchealth replay PATH…, or - for standard input")
         if given == "-":
+            if sys.stdin is None:
+                raise Problem("-", "standard input is closed", "zcat LOG.gz | asynchealth replay -", Exit.NOTHING)
             found.append((_spooled(sys.stdin.buffer, state, len(found)), "-"))
         elif path.is_fifo():
             with path.open("rb") as pipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,29 @@ def test_a_state_folder_that_is_a_file_says_so(tmp_path: Path) -> None:
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_another_program_has_open_is_not_to_be_put_aside(tmp_path: Path) -> None:
+    """As a shell of duckdb does that may write: the file is whole."""
+    folder, file = tmp_path / "state", write(tmp_path / "requests.jsonl", lines(storm(50)))
+    run(folder, file)
+    readable, good = folder / READABLE, contents(folder)
+    holds = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('open', flush=True); input()"
+    command = [sys.executable, "-c", holds, str(readable)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"open\n"
+        message = problem_of(folder, file)
+        assert message.startswith(f"{readable}: ") and f"PID {other.pid}" in message
+        assert message.endswith(f"\nNext: fuser {readable}")
+        other.communicate(b"\n")
+    assert differing(contents(folder), good) == []
+
+
+def test_a_closed_standard_input_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(Problem, match="standard input is closed") as caught:
+        replay(["-"], tmp_path / "state", Settings())
+    assert caught.value.code == Exit.NOTHING
 
 
 def test_a_damaged_readable_file_is_named_and_can_be_left_behind(tmp_path: Path) -> None:
