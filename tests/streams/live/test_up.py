@@ -300,7 +300,7 @@ def test_what_ends_the_lander_is_said_as_a_command_says_it_and_not_tried_again(
             system.wait(lambda: False)
     assert ended.value.code == Exit.STATE and said == []
     shown = capfd.readouterr().err
-    assert f"{live / 'landing.duckdb'}: " in shown and "\nNext: fuser " in shown and "Traceback" not in shown
+    assert f"{live / 'landing.duckdb'}: " in shown and "\nNext: mv " in shown and "Traceback" not in shown
 
 
 def test_a_worker_that_is_killed_when_the_broker_inside_has_let_go_of_what_it_needs_ends_all_with_the_reason(
