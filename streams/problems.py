@@ -34,7 +34,16 @@ def few(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def disk_full(error: BaseException) -> bool:
-    """polars and DuckDB wrap the system's error in a text of their own."""
-    text = str(error).lower()
-    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "no space left" in text
+def disk_full(error: BaseException) -> str:
+    """Why nothing more can be written; nothing where the error is another. polars and DuckDB wrap the system's error in
+    a text of their own."""
+    number, text = error.errno if isinstance(error, OSError) else None, str(error).lower()
+    return next((why for n, (said, why) in FULL.items() if number == n or said in text), "")
+
+
+FULL = {
+    errno.ENOSPC: ("no space left", "no space left on the disk"),
+    errno.EDQUOT: ("disk quota exceeded", "the quota of the disk is used up"),
+    errno.EFBIG: ("file too large", "files may not become as large as this one (see ulimit -f)"),
+    errno.EROFS: ("read-only file system", "the disk can only be read"),
+}

@@ -135,14 +135,10 @@ def _disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error, pl.exceptions.PolarsError) as error:
-        if not disk_full(error):
+        if not (why := disk_full(error)):
             raise
-        raise Problem(
-            str(folder),
-            "no space left on the disk; the state is as it was before this run",
-            f"df -h {folder}",
-            Exit.STATE,
-        ) from error
+        reason = f"{why}; the state is as it was before this run"
+        raise Problem(str(folder), reason, f"df -h {folder}", Exit.STATE) from error
 
 
 def load(folder: Path, fresh: bool = False) -> Old:

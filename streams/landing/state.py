@@ -111,9 +111,8 @@ def locked(state: Path, then: str = "ps -p {owner}") -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         handle = (state / "lock").open("a+b", buffering=0)
     except OSError as error:
-        if disk_full(error):
-            raise
-        raise Problem(str(state), f"can't be written: {error.strerror}", f"ls -ld {state}", Exit.STATE) from None
+        then = f"df -h {state.parent}" if disk_full(error) else f"ls -ld {state}"
+        raise Problem(str(state), f"can't be written: {error.strerror}", then, Exit.STATE) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

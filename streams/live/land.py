@@ -190,10 +190,10 @@ def disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        if not disk_full(error):
+        if not (why := disk_full(error)):
             raise
         free = shutil.disk_usage(folder).free / 1e6
-        reason = f"no space left on the disk ({free:,.1f} MB free); what was landed is whole, the rest is read again"
+        reason = f"{why} ({free:,.1f} MB free); what was landed is whole, the rest is read again"
         then = f"df -h {folder}; make room, or set [lake] max_gb in asynchealth.toml; then asynchealth land again"
         raise Problem(str(folder), reason, then, Exit.STATE) from error
 

@@ -1,7 +1,7 @@
 """Paths enter, recordings leave: which files there are, what they hold by content, and whether they were read before.
 
 A recording is known by the hash of its decoded bytes up to the known length, so a file that has grown is read on from
-where it ended, and the same file under another name is not read twice.
+where it ended, and the same file under another name is not read twice. What bytes do not tell, records do (copies).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class File:
 class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
-    clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first line.
+    clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first event.
     arrival: the column that held its arrivals, as asked for. by: the digest of the field map it was read with. Of a
     partition of Kafka, length is the offset at which it was first read, records the next one to read, head what it is
     known by; it has no digest.
@@ -248,8 +248,7 @@ class Recording:
     """The records of one file, once, with the hash of what was read.
 
     When all is read, length and digest say how much it was and broken where a truncated file ends. torn: the last line
-    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out. head: the hash of
-    the first line.
+    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out.
     """
 
     def __init__(self, file: File) -> None:
@@ -257,7 +256,6 @@ class Recording:
         self.length = 0
         self.torn = False
         self.broken = ""
-        self.head = ""
         self._hash = xxhash.xxh3_128()
 
     @property
@@ -274,22 +272,17 @@ class Recording:
                 self._took(*rest, block[: len(block) - len(tail)])
                 whole[0] = b"".join([*rest, whole[0]])
                 if not begun:
-                    whole[0] = self._begin(whole[0])
+                    whole[0] = whole[0].removeprefix(BOM)
                 begun, rest = True, []
                 yield [line for line in whole if line and not line.isspace()]
             rest.append(tail)
         end = b"".join(rest)
-        last = end if begun else self._begin(end)
+        last = end if begun else end.removeprefix(BOM)
         if last and not last.isspace():
             self.torn = not _is_json(last)
             if not self.torn:
                 self._took(end)
             yield [last]
-
-    def _begin(self, line: bytes) -> bytes:
-        line = line.removeprefix(BOM)
-        self.head = xxhash.xxh3_128_hexdigest(line)
-        return line
 
     def _blocks(self) -> Iterator[bytes]:
         try:
@@ -326,14 +319,6 @@ def line_numbers(file: File) -> Iterator[int]:
 
 def _blank(line: bytes) -> bool:
     return not line or line.isspace()
-
-
-def head(file: File) -> str:
-    """The hash of a file's first line; none where there are no lines."""
-    recording = Recording(file)
-    if file.format == "jsonl":
-        next(recording.lines(), None)
-    return recording.head
 
 
 def _is_json(line: bytes) -> bool:

@@ -21,6 +21,7 @@ from streams.live.canary import theirs
 from streams.problems import Exit, Problem
 from streams.progress import Progress
 from streams.sources.arrivals import SLIP, believed
+from streams.sources.copies import Alike
 from streams.sources.files import SPOOL, Known
 from streams.sources.source import Opening, Source
 
@@ -101,12 +102,18 @@ class Intake:
     def _read(self, source: Source) -> bool:
         name, stream = source.name, source.stream
         before = source.read_before(self._of(stream))
+        if not before and (alike := source.alike(self._of(stream), self.writer, self.ledger.rejects)):
+            if alike.holds_all and (alike.is_shorter or alike.known.arrival == self.arrival):
+                what = "a shorter copy of" if alike.is_shorter else "read before as"
+                self.ledger.notes.append(f"{name}: {what} {alike.known.name}, nothing new in it")
+                return True
+            if alike.has_grown:
+                before = self._read_as(alike.known, source.by)
+            else:
+                self.ledger.notes.append(_parted(name, alike))
         same = before is not None and before.arrival == self.arrival and before.by == source.by
         if before and same and not source.has_more(before):
             self.ledger.notes.append(f"{name}: read before as {before.name}, nothing new in it")
-            return True
-        if not before and (whole := source.held_by(self._of(stream), self.writer, self.ledger.rejects)):
-            self.ledger.notes.append(f"{name}: a shorter copy of {whole.name}, nothing new in it")
             return True
         start = self._start(source, before)
         records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
@@ -136,6 +143,12 @@ class Intake:
         done = source.known(start, records)
         self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival, by=source.by))
         return bool(used or before)
+
+    def _read_as(self, known: Known, by: str) -> Known:
+        """The recording as if it had been read by this map, which makes the same rows of it."""
+        other = replace(known, by=by)
+        self.known[self.known.index(known)] = other
+        return other
 
     def _of(self, stream: str) -> list[Known]:
         return [k for k in self.known if k.stream == stream]
@@ -241,6 +254,14 @@ class Intake:
             partition=pl.lit(start.partition, dtype=pl.Int64),
         )
         return place(placed, start.stream, self.lateness_us)
+
+
+def _parted(name: str, alike: Alike) -> str:
+    """Two that are one as far as anybody can tell, and then are not: they may be two."""
+    shared, other = alike.shared, alike.known.name
+    first = f"its first {shared:,} records are" if shared > 1 else "its first record is"
+    then = f"if they are one log, asynchealth replay PATH… --fresh without {name} or {other}"
+    return f"{name}: {first} in {other}, too, then the two differ: events without an event_id count twice\nNext: {then}"
 
 
 def _read_otherwise(before: str, now: str) -> str:

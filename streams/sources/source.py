@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from streams.landing.lake import Writer
 from streams.privacy import Privacy
 from streams.problems import Problem
 from streams.settings import private
-from streams.sources.copies import longer
+from streams.sources.copies import Alike, alike, head
 from streams.sources.decode import chunks, recognise
 from streams.sources.fieldmap import FieldMap
 from streams.sources.files import Known, Recording, find, look, read_before
@@ -59,8 +60,8 @@ class Source(Protocol):
     def has_more(self, before: Known) -> bool:
         """Whether it holds records that were not read before."""
 
-    def held_by(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
-        """The recording that holds all of it already, though it is another."""
+    def alike(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Alike | None:
+        """The recording that says the same, as far as it does, where nothing tells that it was read before."""
 
     def whole(self, partition: int, before: Known | None) -> Known:
         """Where reading all of it begins, for the first time or again."""
@@ -87,6 +88,17 @@ class Recorded:
         self.stream, self.by, self.format = self.reading.stream, self.reading.by, self.reading.format
         self.ordered = self.reading.ordered
         self.recording = Recording(self.file)
+        self._from_start = chunks(self.recording, self.reading)
+        self._ahead: deque[tuple[int, Decoded]] = deque()
+
+    @cached_property
+    def head(self) -> str:
+        """The hash of its first event. What is read to find it is not read a second time."""
+        for chunk in self._from_start:
+            self._ahead.append(chunk)
+            if found := head(self.stream, chunk[1].events):
+                return found
+        return ""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -101,18 +113,27 @@ class Recorded:
     def has_more(self, before: Known) -> bool:
         return next(chunks(Recording(self.file), self.reading, before.records), None) is not None
 
-    def held_by(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Known | None:
-        return longer(self.file, self.reading, known, landed, rejects)
+    def alike(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Alike | None:
+        some = [k for k in known if k.head]
+        same = [k for k in some if k.head == self.head]
+        return alike(self.file, self.reading, same, landed, rejects) if same else None
 
     def whole(self, partition: int, before: Known | None) -> Known:
         return Known(self.stream, self.name, 0, "", 0, partition, 0, None)
 
     def chunks(self, skip: int) -> Iterator[tuple[int, Decoded]]:
-        return chunks(self.recording, self.reading, skip)
+        if skip:
+            self.recording = Recording(self.file)
+            yield from chunks(self.recording, self.reading, skip)
+            return
+        _ = self.head
+        while self._ahead:
+            yield self._ahead.popleft()
+        yield from self._from_start
 
     def known(self, start: Known, records: int) -> Known:
-        read = self.recording
-        return replace(start, length=read.length, digest=read.digest, records=records - read.torn, head=read.head)
+        read, first = self.recording, start.head or self.head
+        return replace(start, length=read.length, digest=read.digest, records=records - read.torn, head=first)
 
 
 @contextmanager

@@ -138,7 +138,7 @@ class Partition:
     def has_more(self, before: Known) -> bool:
         return before.records < self.log.end
 
-    def held_by(self, _known: Sequence[Known], _landed: Writer, _rejects: Sequence[pl.DataFrame]) -> None:
+    def alike(self, _known: Sequence[Known], _landed: Writer, _rejects: Sequence[pl.DataFrame]) -> None:
         """A log has no copies."""
 
     def whole(self, partition: int, before: Known | None) -> Known:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import pytest
 from detectors.detector import Settings
 from detectors.events import LANDED, SCHEMA, STREAMS, ddl
 from streams.landing import lake, state
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, disk_full
 from streams.replay import rebuild, replay
 from streams.sources.files import READABLE
 from tests.streams.landing.disk import fill
@@ -164,6 +166,44 @@ def test_a_full_disk_leaves_the_state_as_it_was(tmp_path: Path, small_disk: Path
     filler.unlink()
     run(folder, second)
     assert differing(contents(folder), contents(tmp_path / "reference")) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from detectors.detector import Settings
+from streams.problems import Problem
+from streams.replay import replay
+for kib in map(int, sys.argv[3:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kib << 10, resource.RLIM_INFINITY))
+    try:
+        replay([sys.argv[1]], Path(sys.argv[2]), Settings())
+    except Problem as problem:
+        print(problem, problem.code)
+"""
+
+
+def test_a_limit_on_the_size_of_files_leaves_the_state_as_it_was(tmp_path: Path) -> None:
+    """Too low for rows that wait, and for the new file."""
+    folder = tmp_path / "state"
+    run(folder, write(tmp_path / "requests-0.jsonl", lines(storm(400))))
+    before = contents(folder)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    second = write(tmp_path / "requests-1.jsonl", lines([e | {"arrival": None} for e in storm()[400:2_000]]))
+    limits = ["20", "300"]
+    command = [sys.executable, "-c", LIMITED, str(second), str(folder), *limits]
+    child = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    why = "files may not become as large as this one (see ulimit -f); the state is as it was before this run"
+    assert (child.stdout, child.stderr) == (f"{folder}: {why}\nNext: df -h {folder} 4\n" * len(limits), "")
+    assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == files
+    assert differing(contents(folder), before) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_what_keeps_from_writing_is_known_by_its_number_and_in_the_words_of_others(number: int) -> None:
+    said = f"IO Error: Could not write to file: {os.strerror(number)}"
+    assert disk_full(OSError(number, "")) == disk_full(duckdb.IOException(said)) != ""
+    assert disk_full(OSError(errno.ENOENT, os.strerror(errno.ENOENT))) == ""
 
 
 # ---- what lands -----------------------------------------------------------------------------------------------------
