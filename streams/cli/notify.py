@@ -85,10 +85,16 @@ def _ways(to: Receivers, prefix: str) -> list[Receiver]:
     from streams.watch.send import Alertmanager, Webhook, checked
 
     own = (("installation", prefix),) if prefix else ()
-    if to.heartbeat_url:
-        checked(to.heartbeat_url, "--heartbeat-url")
-    ways: list[Receiver] = [Webhook(checked(to.webhook, "--webhook"))] if to.webhook else []
-    return ways + ([Alertmanager(checked(to.alertmanager, "--alertmanager"), own)] if to.alertmanager else [])
+    for option, url in _addresses(to):
+        checked(url, option)
+    ways: list[Receiver] = [Webhook(to.webhook)] if to.webhook else []
+    return ways + ([Alertmanager(to.alertmanager, own)] if to.alertmanager else [])
+
+
+def _addresses(to: Receivers) -> list[tuple[str, str]]:
+    """Each with the option that names it."""
+    given = (("--webhook", to.webhook), ("--alertmanager", to.alertmanager), ("--heartbeat-url", to.heartbeat_url))
+    return [(option, url) for option, url in given if url]
 
 
 def _try(ways: list[Receiver]) -> None:
@@ -142,8 +148,12 @@ def _run(
     from streams.live.connect import connection
     from streams.watch.metrics import NOTIFIER, Meter, answer
     from streams.watch.notify import Notifier
+    from streams.watch.send import host_of, unheard
 
     at = connection(broker, kafka)
+    for option, url in _addresses(to):
+        if why := unheard(url, option):
+            typer.echo(f"{option} {host_of(url)}: {why}; tried again whenever there is something to send", err=True)
     meter = Meter(NOTIFIER)
     if metrics is not None:
         answer(meter, metrics_address, metrics)
@@ -151,6 +161,7 @@ def _run(
     notifier = Notifier(at, ways, say, prefix, to.level, to.heartbeat_url, meter, inventory())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, notifier.stop)
+    notifier.open()
     names = ", ".join(f"{way.name} {way.host}" for way in ways)
     typer.echo(
         f"Tells {names} of incidents at level {to.level}{'' if to.level == 'page' else ' or page'}, from {at.broker}"

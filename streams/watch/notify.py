@@ -160,7 +160,7 @@ class Notifier:
 
     def _read(self) -> None:
         if self.consumer is None:
-            self._open()
+            self.open()
             return
         try:
             polled = self.consumer.poll(timeout_ms=POLL_MS)
@@ -182,18 +182,12 @@ class Notifier:
         if base is not None and len(self.ways):
             self.news.forget(min(way.cursor.next for way in self.ways if way.cursor))
 
-    def _open(self) -> None:
-        """Where no Kafka answers it is asked again, since that, too, is to be told."""
-        try:
-            client = admin(self.connection)
-        except Problem as problem:
-            self._tell("Kafka", str(problem))
-            time.sleep(TRY_S)
-            return
-        there = partitions(client)
+    def open(self) -> None:
+        """A Kafka that does not answer ends it, as any command; one that answers and is not ready is asked again."""
+        there = partitions(admin(self.connection))
         if self.place.topic not in there:
-            where = f"--broker {self.connection.broker}" + (f" --prefix {self.prefix}" if self.prefix else "")
-            raise Problem(f"topic {self.place.topic}", "not there", f"asynchealth topics create {where}")
+            then = f"asynchealth topics create {self.connection.options(self.prefix)}"
+            raise Problem(f"topic {self.place.topic}", "not there", then)
         consumer = KafkaConsumer(
             **self.connection.kafka_python(),
             group_id=group(self.prefix),
@@ -209,6 +203,7 @@ class Notifier:
         except KafkaError as error:
             consumer.close()
             self._tell("Kafka", f"{self.connection.broker}: {error}; asked again")
+            time.sleep(TRY_S)
             return
         self.consumer = consumer
         self._tell("Kafka", "")
@@ -402,9 +397,7 @@ class Notifier:
 
     @property
     def _lag(self) -> str:
-        return f"asynchealth lag --broker {self.connection.broker}" + (
-            f" --prefix {self.prefix}" if self.prefix else ""
-        )
+        return f"asynchealth lag {self.connection.options(self.prefix)}"
 
     def _beat(self) -> None:
         """A canary came back."""

@@ -6,6 +6,7 @@ An address may be a secret, so no message shows more of it than its host.
 from __future__ import annotations
 
 import http.client
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ READ_BYTES = 300  # of an answer, for the reason
 FIRES_FOR = timedelta(minutes=5)  # an alert that nobody renews ends by itself
 WATCHDOG_FOR = timedelta(minutes=3)
 WATCHDOG = "asynchealth_watchdog"
+PORTS = {"http": http.client.HTTP_PORT, "https": http.client.HTTPS_PORT}
 AGAIN = (408, 425, 429)  # and all from 500 on: the receiver may take it later
 
 
@@ -84,6 +86,22 @@ def checked(url: str, option: str) -> str:
     if not fine:
         raise Problem(option, "not an address of HTTP", f"{option} https://host/path")
     return url
+
+
+def unheard(url: str, option: str) -> str:
+    """Why nobody listens at an address, who may come back; a name that nobody knows is a slip."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return ""  # the proxy knows
+    try:
+        socket.create_connection((host, parts.port or PORTS[parts.scheme]), WAIT_S).close()
+    except (socket.gaierror, UnicodeError) as error:
+        reason = f"{host} is no host that is known here: {getattr(error, 'strerror', None) or error}"
+        raise Problem(option, reason, f"{option} https://host/path, with the right host") from None
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def host_of(url: str) -> str:
