@@ -135,4 +135,4 @@ def _tell(word: Word, state: Path, broker: str, kafka: list[str], prefix: str) -
     if not broker and (state / BROKER).exists():
         broker, known = (state / BROKER).read_text().splitlines()
         prefix = prefix or known
-    tell(connection(broker, kafka), f"{prefix}signals", said.record(word))
+    tell(connection(broker, kafka), "signals", said.record(word), prefix)

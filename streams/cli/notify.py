@@ -106,7 +106,7 @@ def _try(ways: list[Receiver]) -> None:
     failed = [way.name for way, answer in answers if answer.outcome != "taken"]
     if failed:
         reason = "the test notification did not arrive; what was answered stands above"
-        raise Problem(" and ".join(failed), reason, "check the address, then asynchealth notify --test", Exit.USAGE)
+        raise Problem(" and ".join(failed), reason, "check the address, then the same again", Exit.USAGE)
     typer.echo(f"Next: {program()} notify, with the same options and without --test")
 
 

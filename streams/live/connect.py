@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shlex
 import ssl
 import time
 import urllib.error
@@ -44,8 +45,8 @@ TOKEN_WAIT_S = 10
 TOKEN_LIFE = 0.8  # of a token's life, after which another is fetched
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """How Kafka is reached. With OAUTHBEARER, username and password are the client's id and secret."""
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What people state. With OAUTHBEARER, username and password are the client's id and secret."""
 
     broker: str  # host:port, or several with commas between them
     tls: bool = False
@@ -59,12 +60,19 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     token_url: str = ""
     scope: str = ""
 
+
+class Connection(Access, frozen=True, kw_only=True, dict=True):
+    """How Kafka is reached. given: what came after each --kafka, which no file has."""
+
+    given: tuple[str, ...] = ()
+
     def __repr__(self) -> str:
         return f"Connection({self.broker}, {self.protocol}, {self.mechanism or 'nobody signs in'})"
 
     def options(self, prefix: str = "") -> str:
-        """Of a command that goes to this installation."""
-        return f"--broker {self.broker}" + (f" --prefix {prefix}" if prefix else "")
+        """Of a command that goes to this installation, as they can be typed here."""
+        named = [word for one in self.given for word in ("--kafka", one)]
+        return shlex.join(["--broker", self.broker, *named, *(["--prefix", prefix] if prefix else [])])
 
     @property
     def protocol(self) -> str:
@@ -154,6 +162,7 @@ def connection(
     path: Path = Path(CONFIG),
 ) -> Connection:
     """given: each `name=value`, as after --kafka."""
+    given = tuple(given)
     values = dict(_table(path))
     prefix = len(ENVIRONMENT)
     values |= {name[prefix:].lower(): v for name, v in environment.items() if name.startswith(ENVIRONMENT)}
@@ -162,11 +171,11 @@ def connection(
     if not values.get("broker"):
         raise Problem("--broker", "no Kafka is named", BROKER_EXAMPLE)
     try:
-        made = msgspec.convert(values, Connection, strict=False)
+        made = msgspec.convert(values, Access, strict=False)
     except msgspec.ValidationError as error:
-        raise Problem("[kafka]", str(error), f"its names are {', '.join(Connection.__struct_fields__)}") from None
+        raise Problem("[kafka]", str(error), f"its names are {', '.join(Access.__struct_fields__)}") from None
     _complete(made)
-    return made
+    return Connection(**msgspec.structs.asdict(made), given=given)
 
 
 def _table(path: Path) -> Mapping[str, Any]:
@@ -185,7 +194,7 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _complete(made: Connection) -> None:
+def _complete(made: Access) -> None:
     """Whatever would not be used, or is missing, is said before any client starts."""
     needs = (
         (made.mechanism, ("username", "password"), "mechanism"),

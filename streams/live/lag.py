@@ -226,7 +226,7 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None, s
         tables=of(ours.tables),
         rest=of(ours.events, ours.findings),
         members=members,
-        landed=landed(state, prefix) if state else None,
+        landed=landed(state, prefix, connection.options(prefix)) if state else None,
     )
 
 
@@ -352,13 +352,13 @@ def _know_oldest(connection: Connection, known: dict[tuple[str, int], Partition]
         consumer.close()
 
 
-def landed(state: Path, prefix: str) -> Landed:
+def landed(state: Path, prefix: str, where: str) -> Landed:
     """From the readable file, which is there whether a lander runs or not."""
     con = open_readable(state)
     try:
         if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'landed'").fetchall():
             reason = "holds what was replayed from files; no lander wrote it"
-            raise Problem(str(state), reason, "asynchealth lag --state LIVE", Exit.STATE)
+            raise Problem(str(state), reason, f"asynchealth lag {where} --state LIVE", Exit.STATE)
         topics = names(prefix)._asdict()
         positions = {(topics[t], n): offset for t, n, offset in con.execute("FROM positions").fetchall()}
         ((judged,),) = con.execute("SELECT judged FROM landed").fetchall()

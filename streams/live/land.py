@@ -6,6 +6,7 @@ others to see how far it is; it never asks.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -62,8 +63,8 @@ class Landing:
     def run(self) -> None:
         with ExitStack() as open_:
             open_.enter_context(state.locked(self.folder))
-            open_.enter_context(disk(self.folder))
-            con = open_.enter_context(opened(self.folder))
+            open_.enter_context(disk(self.folder, self.command))
+            con = open_.enter_context(opened(self.folder, self.anew))
             producers = [f"{s}/{p}" for s, n in self.sources.items() for p in range(n)]
             self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
             consumer = KafkaConsumer(
@@ -79,6 +80,11 @@ class Landing:
             (self.folder / state.BROKER).write_text(f"{self.connection.broker}\n{self.prefix}\n")
             self._work(consumer, con)
 
+    @property
+    def anew(self) -> str:
+        """The command for a state of its own."""
+        return f"asynchealth land {self.connection.options(self.prefix)} --state NEW"
+
     def stop(self, *_: object) -> None:
         self.stopping = True
 
@@ -91,7 +97,7 @@ class Landing:
         for tp, place in self.places.items():
             position = self.lander.positions[place]
             if starts[tp] > position > 0:
-                raise cut(tp, starts[tp], position)
+                raise cut(tp, starts[tp], position, self.anew)
             self.lander.positions[place] = max(position, starts[tp])
             consumer.seek(tp, self.lander.positions[place])
 
@@ -130,7 +136,7 @@ class Landing:
             polled: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(timeout_ms=POLL_MS)
         except OffsetOutOfRangeError as error:  # while we stood still
             ((tp, position),) = error.args[0].items()
-            raise cut(tp, consumer.beginning_offsets([tp])[tp], position) from None
+            raise cut(tp, consumer.beginning_offsets([tp])[tp], position, self.anew) from None
         return polled
 
     def _shrink(self) -> bool:
@@ -178,14 +184,14 @@ def group(prefix: str = "") -> str:
     return f"{prefix}asynchealth-land"
 
 
-def cut(tp: TopicPartition, start: int, position: int) -> Problem:
+def cut(tp: TopicPartition, start: int, position: int, then: str) -> Problem:
     """A log that begins after our position: another state may begin there, this one would lack what lies between."""
     reason = f"begins at {start}, landed was up to {position}: what lies between was deleted"
-    return Problem(f"{tp.topic}/{tp.partition}", reason, "asynchealth land --state NEW", Exit.STATE)
+    return Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE)
 
 
 @contextmanager
-def disk(folder: Path) -> Iterator[None]:
+def disk(folder: Path, again: str) -> Iterator[None]:
     """One that is full ends the lander with a word about it."""
     try:
         yield
@@ -194,7 +200,7 @@ def disk(folder: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free / 1e6
         reason = f"{why} ({free:,.1f} MB free); what was landed is whole, the rest is read again"
-        then = f"df -h {folder}; make room, or set [lake] max_gb in asynchealth.toml; then asynchealth land again"
+        then = f"df -h {shlex.quote(str(folder))}; make room, or set [lake] max_gb in asynchealth.toml; then {again}"
         raise Problem(str(folder), reason, then, Exit.STATE) from error
 
 
@@ -206,11 +212,11 @@ def shown(folder: Path) -> set[str]:
         return {p.path for p in state.parts_of(con)}
 
 
-def opened(folder: Path) -> duckdb.DuckDBPyConnection:
+def opened(folder: Path, anew: str) -> duckdb.DuckDBPyConnection:
     """The database that only the lander writes. Recordings have a state of their own."""
     landing = folder / state.LANDING
     if not landing.exists() and (folder / READABLE).exists():
-        raise Problem(str(folder), "holds what was replayed from files", "asynchealth land --state LIVE", Exit.STATE)
+        raise Problem(str(folder), "holds what was replayed from files", anew, Exit.STATE)
     try:
         con = duckdb.connect(str(landing))
     except duckdb.Error as error:
@@ -220,7 +226,7 @@ def opened(folder: Path) -> duckdb.DuckDBPyConnection:
     if version not in (None, state.SCHEMA_VERSION):
         con.close()
         reason = f"has schema {version}, this asynchealth writes {state.SCHEMA_VERSION}"
-        raise Problem(str(folder), reason, "asynchealth land --state NEW", Exit.STATE)
+        raise Problem(str(folder), reason, anew, Exit.STATE)
     return con
 
 
@@ -231,5 +237,4 @@ def run(landing: Landing) -> None:
     try:
         landing.run()
     except OtherProtocol as error:
-        then = f"asynchealth land {landing.connection.options(landing.prefix)} --state {landing.folder}, again"
-        raise Problem("what workers say", str(error), then, Exit.STATE) from None
+        raise Problem("what workers say", str(error), landing.command, Exit.STATE) from None

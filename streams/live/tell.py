@@ -14,13 +14,14 @@ WAIT_S = 20.0
 ANY = -1  # whichever partition
 
 
-def tell(at: Connection, topic: str, value: bytes) -> None:
+def tell(at: Connection, stream: str, value: bytes, prefix: str = "") -> None:
     """It is there when this returns."""
+    topic = prefix + stream
     writer = Writer(at, topic, WAIT_S)
     writer.write(value)
     if not writer.wait(WAIT_S + 1):
         reason = f"not written to topic {topic}: {writer.refused or 'no answer'}"
-        raise Problem(at.broker, reason, f"asynchealth topics check --broker {at.broker}")
+        raise Problem(at.broker, reason, f"asynchealth topics check {at.options(prefix)}")
 
 
 @dataclass

@@ -403,7 +403,7 @@ class Notifier:
         """A canary came back."""
         now = self._now()
         for way, receiver in self._alertmanagers():
-            answer = receiver.watchdog(now)
+            answer = receiver.watchdog(now, self._lag)
             self._answered(receiver, answer, "the dead man's alert")
             way.took(answer, self.clocks.monotonic())
         if self.heartbeat_url:

@@ -175,9 +175,9 @@ class Alertmanager:
     def renew(self, notices: Sequence[Notice], now: datetime) -> Answer:
         return self.post([alert(n, now) for n in notices])
 
-    def watchdog(self, now: datetime) -> Answer:
-        """The dead man's alert: while it is renewed, all works."""
-        said = "A canary came through the whole chain. Where this alert ends, nothing is watched. Next: asynchealth lag"
+    def watchdog(self, now: datetime, then: str) -> Answer:
+        """The dead man's alert: while it is renewed, all works. then: what to type once it is not."""
+        said = f"A canary came through the whole chain. Where this alert ends, nothing is watched. Next: {then}"
         times = {"startsAt": stamp(now), "endsAt": stamp(now + WATCHDOG_FOR)}
         known = {"alertname": WATCHDOG, "severity": "none"}
         return self.post([{"labels": known, "annotations": {"summary": said}, **times}])
