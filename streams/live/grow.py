@@ -20,6 +20,7 @@ have one. Nothing needs to be kept: a successor finds the promise in the commit,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from kafka.errors import KafkaError, NoError, UnknownMemberIdError
 from detectors.windows import LATENESS_US, SECOND_US, SLICE_US, WINDOW_US
 from streams.live.connect import Connection
 from streams.live.lag import WAIT_S, Partition, added, members_of, standing, telling
-from streams.live.numbered import Head, head_of, messages
+from streams.live.numbered import Head, OtherProtocol, head_of, messages
 from streams.live.reduce import Point
 from streams.live.topics import admin, names, wait_for
 from streams.live.topics import partitions as counted
@@ -116,6 +117,14 @@ class Growth:
 
     def grow(self, partitions: int) -> Grown:
         """To so many of each source that has fewer; then those that no worker knows join."""
+        with telling(self.connection.broker):
+            try:
+                return self._grow(partitions)
+            except OtherProtocol as error:
+                then = f"the asynchealth that workers ran here: {self._again}"
+                raise Problem(f"topic {self.names.slices}", str(error), then, Exit.STATE) from None
+
+    def _grow(self, partitions: int) -> Grown:
         self._at_rest()
         counts = self._make(partitions)
         known = self._known()
@@ -132,7 +141,7 @@ class Growth:
         new = self._added(self._known())
         some = " ".join(f"{p.topic}/{p.number}" for p in new)
         reason = "added while workers ran, and read by none: what is in there waits, and nothing is lost"
-        then = f"stop all workers, then asynchealth topics grow {self.connection.options(self.prefix)}"
+        then = f"stop all workers, then {self._again}"
         return [Problem(some, reason, then, Exit.STATE)] if new else []
 
     def _known(self) -> dict[tuple[str, int], Partition]:
@@ -145,14 +154,13 @@ class Growth:
         return added([p for p in every if p.topic in self.streams], [p for p in every if p.topic == self.names.tables])
 
     def _at_rest(self) -> None:
-        with telling(self.connection.broker):
-            members = members_of(self.client, group(self.prefix))
+        members = members_of(self.client, group(self.prefix))
         if members:
             raise self._running(", ".join(sorted(m.name for m in members)))
 
     def _running(self, who: str) -> Problem:
         reason = f"workers are running, or were killed less than a minute ago: {who}"
-        then = f"stop them, then asynchealth topics grow {self.connection.options(self.prefix)}"
+        then = f"stop them, then {self._again}"
         return Problem(f"group {group(self.prefix)}", reason, then, Exit.STATE)
 
     def _make(self, partitions: int) -> dict[str, tuple[int, int]]:
@@ -198,6 +206,10 @@ class Growth:
     def _producer(self, p: Partition) -> str:
         return f"{self.streams[p.topic]}/{p.number}"
 
+    @property
+    def _again(self) -> str:
+        return f"asynchealth topics grow {self.connection.options(self.prefix)}"
+
     def _check(self) -> str:
         return f"asynchealth topics check {self.connection.options(self.prefix)}"
 
@@ -208,10 +220,17 @@ class Growth:
             for tp, offset in since.items():
                 consumer.seek(tp, offset)
             ends = consumer.end_offsets(list(since))
-            while any(consumer.position(tp) < end for tp, end in ends.items()):
+            at, until = since, time.monotonic() + WAIT_S
+            while any(at[tp] < end for tp, end in ends.items()):
                 for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
                     for r in records:
                         frontiers[tp].hear(r.key)
+                before, at = at, {tp: consumer.position(tp) for tp in since}
+                if at != before:
+                    until = time.monotonic() + WAIT_S
+                elif time.monotonic() > until:
+                    then = f"once Kafka answers, {self._again}; nothing is lost until then"
+                    raise Problem(f"topic {self.names.slices}", f"nothing came in {WAIT_S:.0f} s", then, Exit.STATE)
         finally:
             consumer.close()
 
@@ -237,8 +256,7 @@ class Growth:
         at = spec.for_timestamp(int(since.timestamp()) * 1_000)
         asked = {Place(p.topic, p.number): at for p in new if p.end > p.begin}
         first: dict[tuple[str, int], int] = {}
-        with telling(self.connection.broker):
-            for place, future in (self.client.list_offsets(asked, request_timeout=WAIT_S) if asked else {}).items():
-                first[place.topic, place.partition] = future.result().offset
+        for place, future in (self.client.list_offsets(asked, request_timeout=WAIT_S) if asked else {}).items():
+            first[place.topic, place.partition] = future.result().offset
         offsets = ((p, first.get((p.topic, p.number), p.begin)) for p in new)
         return [Joined(p.topic, p.number, (p.end if o < 0 else o) - p.begin) for p, o in offsets]

@@ -210,11 +210,11 @@ def facts(connection: Connection, prefix: str = "", state: Path | None = None, s
         known = standing(client, connection, topics, prefix)
         members = members_of(client, group(prefix))
         ticked_us = answered(lambda: _last_tick(client, ours.ticks))
+        _know_oldest(connection, known, sources)
     for member in members:
         for place in ((topic, n) for topic, numbers in member.owns.items() for n in numbers):
             if place in known:
                 known[place] = replace(known[place], owner=member.name)
-    _know_oldest(connection, known, sources)
 
     def of(*topics: str) -> list[Partition]:
         return [p for (topic, _), p in sorted(known.items()) if topic in topics]
@@ -238,6 +238,8 @@ def telling(broker: str) -> Iterator[None]:
     except KafkaException as error:
         why = error.args[0].str() or error.args[0].name()
         raise Problem(broker, f"Kafka does not tell: {why}", THEN) from None
+    except NoAnswer as error:
+        raise Problem(broker, f"Kafka does not tell: {error}", THEN) from None
 
 
 def standing(
@@ -287,8 +289,6 @@ def _know_commits(connection: Connection, group: str, known: dict[tuple[str, int
     client = KafkaAdminClient(**connection.kafka_python())
     try:
         committed = client.list_group_offsets({group: None})[group]
-    except NoAnswer as error:
-        raise Problem(connection.broker, f"Kafka does not tell what {group} committed: {error}", THEN) from None
     finally:
         client.close()
     for tp, point in committed.items():

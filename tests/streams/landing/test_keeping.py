@@ -370,7 +370,7 @@ def test_a_full_disk_ends_the_lander_with_what_to_do_and_nothing_is_lost(chain: 
     for place, log in logs(chain).items():
         for offset in range(mine.positions[place], len(log)):
             mine.feed(place, offset, *log[offset])
-    with pytest.raises(Problem) as full, disk(folder):
+    with pytest.raises(Problem) as full, disk(folder, "asynchealth land"):
         mine.land()
         publish(mine.con, folder / state.LANDING)
     mine.con.close()

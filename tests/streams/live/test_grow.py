@@ -11,11 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewPartitions
+from kafka import TopicPartition
+from kafka.errors import KafkaConnectionError, KafkaError
 
 from detectors.events import STREAMS
 from detectors.windows import SECOND_US, SLICE_US, WINDOW_US
@@ -23,7 +27,7 @@ from streams.live import grow
 from streams.live.connect import Connection
 from streams.live.grow import Frontier, Grown, Growth
 from streams.live.match import KEYS, TABLES, Matcher
-from streams.live.numbered import Head, OtherProtocol, messages, unpack
+from streams.live.numbered import PROTOCOL, Head, OtherProtocol, messages, unpack
 from streams.live.reduce import Point, Reducer
 from streams.live.topics import admin
 from streams.problems import Exit, Problem
@@ -223,6 +227,65 @@ def test_nobody_can_have_been_further_than_the_slowest_producer_or_the_windows_t
     assert heard(0, a=[(0, 70), (70, 90)], b=[(0, 80)], c=[(0, 5)]) == 80
     assert heard(0, a=[(0, 90), (70, 80)], b=[(0, 95)]) == 90  # what a zombie says again takes nothing back
     assert heard(12, a=[(70, 90)]) == 12 * 5 + 15
+
+
+@dataclass
+class Reader:
+    """In place of a client: what it hears of a queue that holds ten messages."""
+
+    heard: Sequence[bytes] | KafkaError
+
+    def assign(self, places: Sequence[Any]) -> None:
+        self.places, self.at = list(places), 0
+
+    def seek(self, *_: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def end_offsets(self, places: Sequence[Any]) -> dict[Any, int]:
+        return dict.fromkeys(places, 10)
+
+    def position(self, place: Any) -> int:
+        return self.at
+
+    def poll(self, timeout_ms: int) -> dict[Any, list[Any]]:
+        if isinstance(self.heard, KafkaError):
+            raise self.heard
+        time.sleep(0.01)
+        some, self.heard = self.heard, ()
+        self.at += len(some)
+        return {self.places[0]: [SimpleNamespace(key=key) for key in some]}
+
+
+JOINS = grow.announced(["a/0"])[0][0]
+OTHERS = JOINS.replace(f'"protocol":{PROTOCOL}'.encode(), b'"protocol":1')
+
+
+@pytest.mark.parametrize(
+    ("heard", "said", "then"),
+    [
+        ([JOINS] * 9, "topic blue.ah.slices: nothing came in 0 s", "once Kafka answers, AGAIN; nothing is lost"),
+        (KafkaConnectionError("gone"), "b:9092: Kafka does not tell: .*gone", "grant Describe"),
+        ([OTHERS], "topic blue.ah.slices: written by protocol 1", "the asynchealth .*AGAIN"),
+    ],
+    ids=("a broker that goes away", "a broker that refuses", "another version's messages"),
+)
+def test_what_stops_a_growth_that_reads_is_said(
+    heard: Any, said: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(growing: Growth, partitions: int) -> Grown:
+        place = TopicPartition(growing.names.slices, 0)
+        growing._hear({place: Frontier(["a/0"], 0)}, {place: 0})
+        return Grown({})
+
+    monkeypatch.setattr(grow, "admin", lambda at: None)
+    monkeypatch.setattr(grow, "KafkaConsumer", lambda **_: Reader(heard))
+    monkeypatch.setattr(grow, "WAIT_S", 0.05)
+    monkeypatch.setattr(Growth, "_grow", read)
+    growing = Growth(Connection(broker="b:9092", given=("tls=true",)), "blue.", {})
+    again = "asynchealth topics grow --broker b:9092 --kafka tls=true --prefix blue."
+    with pytest.raises(Problem, match=f"{said}.*\nNext: {then.replace('AGAIN', again)}"):
+        growing.grow(0)
 
 
 # ---- what the tests above would notice ----
