@@ -55,6 +55,7 @@ class Threshold:
     high: float
     of: str = "value"
     kind: str = ""  # if set, it is for assessments of this kind only
+    facts: tuple[str, ...] = ()  # those that only its kind has
 
 
 SubjectKind = Literal["node", "edge", "service", "entity", "fleet", "partition"]
@@ -132,6 +133,12 @@ class Detector:
         """Of the values of this kind: that of its own threshold of values, if it has one."""
         own = (t.unit for t in self.thresholds if t.kind == kind and kind and t.of == "value")
         return next(own, self.unit)
+
+    def facts_of(self, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Without those that only other kinds have: of this one they are not unknown."""
+        others = {n for t in self.thresholds if t.kind != kind for n in t.facts}
+        own = {n for t in self.thresholds if t.kind == kind for n in t.facts}
+        return {n: v for n, v in facts.items() if n in own or n not in others}
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -335,7 +335,7 @@ def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict
         "unit": detector.unit_of(kind),
         "threshold": episode.threshold,
         "count": episode.count,
-        "facts": msgspec.json.encode(episode.facts, order="sorted").decode(),
+        "facts": msgspec.json.encode(detector.facts_of(kind, episode.facts), order="sorted").decode(),
         "proof": list(episode.proof),
     }
 

@@ -32,6 +32,7 @@ from detectors.windows import MINUTE_US, S_PER_US, STRAY
 
 MIN_VOLUME = 100
 WHO = [*SPACE, "subject"]
+LOST, SHARE = ("first_offset", "last_offset"), "late_share"
 PARTITION = pl.concat_str("stream", pl.lit("/"), "partition")
 
 
@@ -90,7 +91,7 @@ def _late_share(view: View) -> pl.DataFrame:
     return (
         trailing(view, rows, PARTITION, ("late", "dated"), "late", 10 * MINUTE_US)
         .with_columns(
-            kind=pl.lit("late_share"),
+            kind=pl.lit(SHARE),
             value=col("late").cast(pl.Float64),
             late_share=(col("late") / col("dated")).fill_nan(0.0),
             unknown=col("dated") < least,
@@ -106,12 +107,12 @@ pipeline = Detector(
     subject_kind="partition",
     unknown_when="fewer than pipeline.min_volume rows in ten minutes",
     thresholds=(
-        Threshold("stepped_rows", "warn", 0, "rows", 0, 1e9, kind="append_back"),
-        Threshold("stray_rows", "warn", 0, "rows", 0, 1e9, kind=STRAY),
+        Threshold("stepped_rows", "warn", 0, "rows", 0, 1e9, kind="append_back", facts=("step_back_s",)),
+        Threshold("stray_rows", "warn", 0, "rows", 0, 1e9, kind=STRAY, facts=("behind_s",)),
         Threshold("differing_copies", "warn", 0, "copies", 0, 1e9, kind="copies"),
-        Threshold("parked_records", "page", 0, "records", 0, 1e9, kind=PARKED),
-        Threshold("deleted_records", "page", 0, "records", 0, 1e12, kind=DELETED),
-        Threshold("late_share", "warn", 0.10, "of the rows", 0, 1, of="late_share", kind="late_share"),
+        Threshold("parked_records", "page", 0, "records", 0, 1e9, kind=PARKED, facts=LOST),
+        Threshold("deleted_records", "page", 0, "records", 0, 1e12, kind=DELETED, facts=LOST),
+        Threshold(SHARE, "warn", 0.10, "of the rows", 0, 1, of=SHARE, kind=SHARE, facts=(SHARE,)),
     ),
     unit="rows",
     numbers=("min_volume",),

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
+from detectors.catalog.pipeline import pipeline
 from detectors.engine import MatchState, match, reduce
 from detectors.events import STREAMS
 from detectors.tables.accounts import ACCOUNTS
 from detectors.windows import WINDOW_US
 from tests.cases import Case, at, partitions
+from tests.cases.pipeline import fires_where_a_fifth_is_late, fires_where_append_time_steps_back
 from tests.harness import Memory, one_pass, placed
 
 Row = dict[str, Any]
@@ -51,6 +54,28 @@ def test_append_time_may_step_back_by_two_seconds(step_s: float, fires: bool) ->
     case = Case({"requests": [part.with_columns(pl.when(stepped).then(back).otherwise("arrival"))]})
     expected = {("requests/0", "append_back", "warn")} if fires else set()
     assert one_pass(case).fired("pipeline") == expected
+
+
+FACTS = {
+    "append_back": {"step_back_s"},
+    "late_share": {"late_share"},
+    "stray": {"behind_s"},
+    "parked": {"first_offset", "last_offset"},
+    "deleted": {"first_offset", "last_offset"},
+    "copies": set[str](),
+}
+
+
+def test_a_kind_has_its_own_facts_and_none_of_the_others() -> None:
+    every = dict.fromkeys(set().union(*FACTS.values(), {"mine"}))
+    assert {t.kind for t in pipeline.thresholds} == set(FACTS)
+    for kind, facts in FACTS.items():
+        assert set(pipeline.facts_of(kind, every)) == {*facts, "mine"}
+    cases = fires_where_append_time_steps_back(), fires_where_a_fifth_is_late()
+    found = pl.concat(one_pass(case, only="pipeline").findings for case in cases)
+    told = list(found.select("kind", "facts").iter_rows())
+    assert {kind for kind, _ in told} == {"append_back", "late_share"}
+    assert all(set(msgspec.json.decode(facts)) == FACTS[kind] and "null" not in facts for kind, facts in told)
 
 
 @pytest.mark.parametrize(("late", "fires"), [(12, False), (13, True)])
