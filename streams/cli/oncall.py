@@ -64,16 +64,22 @@ def _chosen(
     return (chart_of(found.detector), found) if found else None
 
 
-def card(ascii_only: Ascii = False, state: State = STATE) -> None:
+def card(
+    about: Annotated[str, typer.Argument(metavar="[FINDING_ID]", help="Else the worst open finding.")] = "",
+    ascii_only: Ascii = False,
+    state: State = STATE,
+) -> None:
     """The emergency card: what to type first, what not to, and whom to call."""
     from streams.inventory import inventory
     from streams.report import card as emergency
+    from streams.report.found import one_of
     from streams.sources.files import READABLE
 
     def invoke(command: str) -> str:
         return with_state(command, state)
 
     say(emergency.card(inventory().everyone, invoke), ascii_only)
-    if state != STATE or (state / READABLE).exists():
+    if about or state != STATE or (state / READABLE).exists():
         with opened(state) as (_, every, span, _, _):
-            say(emergency.now(every, span, invoke), ascii_only)
+            one = one_of(every, about, invoke("findings")) if about else None
+            say(emergency.now(every, one, span, invoke), ascii_only)

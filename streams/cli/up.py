@@ -10,7 +10,7 @@ import typer
 
 from streams.cli.live import Broker, Prefix, ready
 from streams.cli.look import say
-from streams.cli.work import STATE, Security, Sets, State, invoked, with_state
+from streams.cli.work import STATE, Security, Sets, State, invoked, typed, with_state
 from streams.problems import Problem
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def up(
     except KeyboardInterrupt:
         typer.echo("")
     screen.show()
-    typer.echo(f"Ended; what was found stays. Next: {with_state('report', state)}")
+    if screen.read:
+        typer.echo(f"Ended; what was found stays. Next: {with_state('report', state)}")
+    else:
+        typer.echo(typed(f"Ended before any row had landed.\nNext: {invoked()}"))
 
 
 def _inside(screen: Screen, tape: list[str], minutes: int, settings: Settings, once: bool) -> None:
@@ -87,6 +90,7 @@ class Screen:
         self.state = state
         self.seen: dict[str, tuple[str, bool]] = {}
         self.shown_ns = 0  # when the file that was shown last was written
+        self.read = 0
 
     def show(self) -> None:
         from streams.landing.state import open_readable
@@ -100,7 +104,7 @@ class Screen:
         con = open_readable(self.state)
         try:
             found = all_findings(con)
-            read, until = con.execute(HOW_FAR).fetchall()[0]
+            self.read, until = con.execute(HOW_FAR).fetchall()[0]
         finally:
             con.close()
         fresh = [f for f in found if self.seen.get(f.finding_id) != (f.level, f.resolved is not None)]
@@ -109,7 +113,7 @@ class Screen:
             say([self._line(f)])
             self.seen[f.finding_id] = (f.level, f.resolved is not None)
         if until:
-            self._status(f"{until:%Y-%m-%d %H:%M:%S} UTC   {read:,} read   {len(found)} findings")
+            self._status(f"{until:%Y-%m-%d %H:%M:%S} UTC   {self.read:,} read   {len(found)} findings")
 
     def _line(self, f: Found) -> str:
         from streams.report.sentences import sentence

@@ -59,11 +59,12 @@ def _called(everyone: Sequence[Contact]) -> Iterator[str]:
     yield from (f"{c.of:<{widths[0]}}  {c.team:<{widths[1]}}  {c.contact}" for c in everyone)
 
 
-def now(every: Sequence[Found], span: Span, invoke: Invoke) -> Iterator[str]:
-    """The worst finding that is open, and the next command."""
-    worst = next((f for f in every if span.is_open(f)), None)
-    if worst is None:
+def now(every: Sequence[Found], about: Found | None, span: Span, invoke: Invoke) -> Iterator[str]:
+    """The finding that is asked for, else the worst that is open, and the next command."""
+    one = about or next((f for f in every if span.is_open(f)), None)
+    if one is None:
         yield f"Now: nothing is open at {span.end:%Y-%m-%d %H:%M} UTC. Next: {invoke('findings')}"
         return
-    yield f"Now: {worst.level.upper()} {worst.detector} {worst.name}, {sentence(worst)}, since {span.since(worst)}"
-    yield f"Next: {invoke(f'triage {worst.short}')}"
+    when, during = ("Now", f"since {span.since(one)}") if span.is_open(one) else ("Found", span.between(one))
+    yield f"{when}: {one.level.upper()} {one.detector} {one.name}, {sentence(one)}, {during}"
+    yield f"Next: {invoke(f'triage {one.short}')}"

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,17 +19,19 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from detectors.detector import Settings
 from detectors.events import STREAMS
 from detectors.windows import MINUTE_US
+from streams.cli import app
 from streams.landing.state import begin_anew
 from streams.live.follow import Follower
 from streams.live.play import Player, last_us, read_tape
 from streams.live.system import RESTARTS, ROLES, Parts, System, run_as
 from streams.live.up import QUEUES, broker_inside, finish, fitting, play_through
 from streams.problems import Exit, Problem
-from streams.replay import rebuild
+from streams.replay import rebuild, replay
 from streams.said import ACKS
 from streams.sources.files import READABLE
 from tests.streams.report.test_queries import COLUMNS
@@ -181,6 +184,28 @@ def test_one_signal_ends_all_and_what_was_found_stays(tmp_path: Path) -> None:
         up.wait()
     assert b"Traceback" not in said.read_bytes()
     assert b" read = " in asynchealth("report", "--state", live).stdout
+
+
+@pytest.mark.parametrize("landed", [False, True])
+def test_what_to_type_when_it_has_ended_can_be_typed(
+    landed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a row has landed there is nothing to report."""
+    here, rows = tmp_path / "my state", [request(t) for t in range(60)]
+
+    def until_ctrl_c(*_: object) -> None:
+        if landed:
+            replay([str(write(tmp_path / "requests.jsonl", lines(rows)))], here, Settings())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("streams.live.up.inside", until_ctrl_c)
+    command = ["asynchealth", "up", "--minutes", "5", "--state", str(here)]
+    monkeypatch.setattr("sys.argv", command)
+    ended = CliRunner().invoke(app, command[1:])
+    then = shlex.split(ended.output.splitlines()[-1].partition("Next: ")[2])
+    assert (ended.exit_code, then) == (0, ["asynchealth", "report", "--state", str(here)] if landed else command)
+    assert landed or "Ended before any row had landed.\n" in ended.output
+    assert not landed or CliRunner().invoke(app, then[1:]).exit_code == 0
 
 
 def test_an_acknowledgement_lands_and_stays(tape: Path, tmp_path: Path) -> None:

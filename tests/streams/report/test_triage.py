@@ -24,6 +24,7 @@ from detectors.engine import FINDING
 from streams.catalog import runbook_of
 from streams.cli import app
 from streams.landing import state
+from streams.problems import Problem
 from streams.report.found import all_findings
 from streams.report.triage.chart import Chart, chart_of, charts
 from streams.report.triage.walk import NOBODY, walk
@@ -355,6 +356,19 @@ def test_the_card_is_the_golden_one_and_its_query_runs_word_for_word(
     assert query == "SELECT * FROM requests\nWHERE idempotency_key = 'XXX';"
     assert "0 rows" in screen(demo_state, "sql", query)
     assert "4 rows" in screen(demo_state, "sql", query.replace("XXX", key_))
+
+
+def test_the_card_names_the_finding_that_is_asked_for_open_or_not(demo_state: Path) -> None:
+    with state.open_readable(demo_state) as con:
+        found = all_findings(con)
+    asked = {f.detector: f for f in reversed(found) if f.detector in ("retry_storm", "clock_skew")}
+    for f in asked.values():
+        name = rf"{f.level.upper()} {f.detector} {f.name}, .*"
+        when = {"retry_storm": rf"Found: {name}, 08:17 - 08:24\n", "clock_skew": rf"Now: {name}, since 08:15\n"}
+        said = screen(demo_state, "card", f.finding_id)
+        assert re.search(rf"{when[f.detector]}Next: .*triage {f.short} ", said)
+    with pytest.raises(Problem, match="no finding has an id that begins so"):
+        CliRunner().invoke(app, ["card", "none", "--state", str(demo_state)], catch_exceptions=False)
 
 
 def test_the_card_needs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
