@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,6 +142,7 @@ def report(
 def findings(
     id_: Annotated[str, typer.Argument(metavar="[ID]", help="One finding; with --csv the list behind it.")] = "",
     since: Since = "", until: Until = "", service: Service = "", node: Node = "", key: Key = "", trace: Trace = "",
+    detector: Annotated[str, typer.Option(help="Of this detector.")] = "",
     json: Json = False, csv: Csv = False, ascii_only: Ascii = False, fail_on: FailOn = "", state: State = STATE,
 ) -> None:  # fmt: skip
     """What was found: pages first, then in the order in which it began."""
@@ -158,7 +160,9 @@ def findings(
             columns, rows = behind(con, one)
             give(comma_separated(columns, iter(rows)))
             return
-        wanted = asked(span, since, until, service, node, key, trace)
+        if detector and detector not in {*sight, *(f.detector for f in every)}:
+            raise Problem(f"--detector {detector}", "no such detector", invoke("detectors"))
+        wanted = replace(asked(span, since, until, service, node, key, trace), detector=detector)
         found = about(con, [one] if one else every, wanted)
         if form == "json":
             give(ENCODER.encode(f.columns).decode() for f in found)
@@ -169,6 +173,7 @@ def findings(
             nobody = [*in_no_row(con, wanted)]
             unsaid = cannot_say(con, sight, wanted) if not nobody else []
             unsaid += [] if nobody or cache_size(con) else ["cache size (no source reports it)"]
+            unsaid = [words for words in unsaid if not detector or words.split()[0] == detector]
             say(listing(found, span, sight, wanted, nobody, unsaid, judged_with(con, found), invoke), ascii_only)
     fail(fail_on, Counter(f.level for f in found))
 

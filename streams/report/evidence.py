@@ -352,9 +352,10 @@ def behind(con: duckdb.DuckDBPyConnection, f: Found) -> tuple[list[str], list[li
 
 
 def about(con: duckdb.DuckDBPyConnection, every: Sequence[Found], wanted: Filter) -> list[Found]:
-    """Findings in the time asked for that are about the service and node asked for, or have a row of them, and of the
-    key and trace asked for."""
-    return [f for f in wanted.in_time(every) if _has(con, f, wanted)]
+    """Findings in the time and of the detector asked for that are about the service and node asked for, or have a row
+    of them, and of the key and trace asked for."""
+    mine = (f for f in wanted.in_time(every) if wanted.detector in ("", f.detector))
+    return [f for f in mine if _has(con, f, wanted)]
 
 
 def _named(f: Found, what: str) -> set[str]:

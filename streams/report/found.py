@@ -270,6 +270,7 @@ class Filter:
     node: str = ""
     key: str = ""
     trace: str = ""
+    detector: str = ""
 
     @property
     def subject(self) -> str:
@@ -278,8 +279,8 @@ class Filter:
         return f"of {', '.join(said)}" if said else ""
 
     def _named(self) -> list[str]:
-        named = [("service", self.service), ("node", self.node), ("key", self.key), ("trace", self.trace)]
-        return [f"{n} {v}" for n, v in named if v]
+        named = ("detector", "service", "node", "key", "trace")
+        return [f"{n} {v}" for n in named if (v := getattr(self, n))]
 
     @property
     def words(self) -> str:

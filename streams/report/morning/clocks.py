@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from detectors.clocks import MAJORITY
@@ -12,7 +13,7 @@ from streams.report.evidence import (
     text,
 )
 from streams.report.found import Found, Span
-from streams.report.morning.section import BADGE, Section, Source, level, unknown
+from streams.report.morning.section import BADGE, Section, Source, first_of, level, unknown
 from streams.report.reach import clocks_seen, no_observer
 from streams.report.sentences import ahead, count, drift, impossible
 
@@ -23,14 +24,15 @@ STEP = "sudo chronyc makestep   (old: ntpdate -b pool.ntp.org)"
 
 def clocks(s: Source) -> Section:
     found, beside = s.of("clock_skew"), [*s.of("clock_drift"), *s.of("impossible_timestamp")]
-    lines = [_beside(f) for f in beside]
+    shown, more = first_of([*found, *beside])
+    lines = [_beside(f) for f in shown if f.detector != "clock_skew"]
     head = ("clock_skew", "⏰", "CLOCK SKEW")
     why = s.blind("clock_skew")
     why = why or ("" if found else s.not_kept("node"))
     seen = clocks_seen(s.con, _whose(s), s.time(), s.wanted.until)
     why = why or ("" if found or seen.nodes else s.nothing("message that tells of a clock"))
     if why:
-        return unknown(head, why, lines, beside)
+        return replace(unknown(head, why, lines, beside), more=more)
     numbers: dict[str, Any] = {"nodes": seen.nodes, "affected": len({f.subject for f in found})}
     unsaid = [(f"{side}:", why) for side, why in seen.unsaid]
     if not found:
@@ -39,20 +41,21 @@ def clocks(s: Source) -> Section:
         value = f"none of {count(seen.nodes, 'node')}{scope} {sides} by more than {seen.warn_ms:,.0f}ms"
         if unsaid:
             numbers |= {"why": "; ".join(f"{side} {words}" for side, words in unsaid)}
-            return Section(*head, "unknown", value, [*unsaid, *lines], beside, numbers)
-        return Section(*head, "ok", f"{value} (OK)", lines, beside, numbers)
+            return Section(*head, "unknown", value, [*unsaid, *lines], beside, numbers, more=more)
+        return Section(*head, "ok", f"{value} (OK)", lines, beside, numbers, more=more)
     worst = max(found, key=lambda f: f.peak)
+    skewed = (f for f in shown if f.detector == "clock_skew")
     clock = against(sorted({str(f.facts["reference"]) for f in found}))
     lines = [
         ("Affected nodes:", f"{numbers['affected']} of {seen.nodes}   (against {clock})"),
-        *((f"- {f.name}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in found),
+        *((f"- {f.name}:", f"{off_by(f)}, since {s.span.since(f)}{_ended(s.span, f)}") for f in skewed),
         *unsaid,
         *lines,
     ]
     action = STEP if worst.peak >= SLEWS_MS else f"below a second let chrony slew; else {STEP}"
     numbers |= {"max_skew_ms": worst.peak}
     every = [*found, *beside]
-    return Section(*head, level(found), off_by(worst), lines, every, numbers, action, runbook="clock_skew")
+    return Section(*head, level(found), off_by(worst), lines, every, numbers, action, more, runbook="clock_skew")
 
 
 def _beside(f: Found) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import duckdb
 
 from streams.landing.state import has
 from streams.report.found import Found
-from streams.report.morning.section import BADGE, Section, Source, level
+from streams.report.morning.section import BADGE, Section, Source, first_of, level
 from streams.report.sentences import count, sentence
 
 REPEATS = """
@@ -27,7 +27,8 @@ def keys(s: Source) -> Section:
     doubled = s.of("duplicate_key")
     head = ("idempotency", "🎯", "IDEMPOTENCY")
     size = "" if s.only_numbers else cache_size(s.con)
-    lines = [(_doubled_label(f), f"{_doubled(f)} ({BADGE[f.level]})") for f in doubled]
+    shown, more = first_of([*found, *doubled])
+    lines = [(_doubled_label(f), f"{_doubled(f)} ({BADGE[f.level]})") for f in shown if f.detector == "duplicate_key"]
     lines.append(("Cache size:", size or "unknown (no source reports it)"))
     numbers: dict[str, Any] = {"keys": {f.kind: f.count for f in doubled}, "cache_size": size}
     hits, lookups = s.one(REPEATS.format(where=s.where())) if has(s.con, "keys") else (0, 0)
@@ -38,17 +39,18 @@ def keys(s: Source) -> Section:
         why = reach.why
         lines.insert(0, ("Cache hits:", f"{hits:,} of {lookups:,} repeats"))
     if why and not found:
-        return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why})
+        return Section(*head, "unknown", f"unknown ({why})", lines, doubled, numbers | {"why": why}, more=more)
     numbers |= {"hits": hits, "lookups": lookups}
     numbers |= {"hit_pct": 100 * hits / lookups} if lookups else {}
     verdict = level(found) if found else "ok"
-    of_whom = [(f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in found]
+    caches = (f for f in shown if f.detector == "idempotency_cache")
+    of_whom = [(f"- {f.name}:", f"{sentence(f)}, {s.span.between(f)}") for f in caches]
     lines = [*of_whom, *s.not_judged("idempotency_cache"), *lines]
     rate = f"{count(len(found), 'cache')} forgot keys"
     if lookups:
         rate = f"{hits / lookups:.0%} cache hit ({BADGE[verdict]})   {hits:,} of {lookups:,} repeats"
     every = [*found, *doubled]
-    return Section(*head, level(every) if every else "ok", rate, lines, every, numbers)
+    return Section(*head, level(every) if every else "ok", rate, lines, every, numbers, more=more)
 
 
 def _doubled_label(f: Found) -> str:

@@ -64,4 +64,4 @@ def _parts(report: Report, invoke: Invoke) -> Iterator[Part]:
         yield f"{s.icon} {s.title}: {headline(s)}", s.state, [*under(report, s, invoke)]
     if report.other:
         worst = level(report.other)
-        yield f"🔎 ALSO: {count(len(report.other), 'finding')} ({BADGE[worst]})", worst, [*also(report)]
+        yield f"🔎 ALSO: {count(len(report.other), 'finding')} ({BADGE[worst]})", worst, [*also(report, invoke)]

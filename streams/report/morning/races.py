@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams.report.evidence import served_by
-from streams.report.morning.section import Section, Source, level, of_service, unknown
+from streams.report.morning.section import Section, Source, first_of, level, of_service, unknown
 from streams.report.reach import NOT_COMPARED, compared
 from streams.report.sentences import count
 
@@ -21,11 +21,12 @@ def races(s: Source) -> Section:
         if why := why or ("" if written else s.nothing("comparable write")):
             return unknown(head, why)
         return Section(*head, "ok", "None detected ✅", numbers={"incidents": 0})
-    lines = [(f"- {f.name}:", f"{count(f.peak, 'conflict')}/hour") for f in found]
+    shown, more = first_of(found)
+    lines = [(f"- {f.name}:", f"{count(f.peak, 'conflict')}/hour") for f in shown]
     conflicts = {f.subject: f.peak for f in found}
     numbers = {"incidents": len(found), "conflicts_per_hour": conflicts}
     incidents = count(len(found), "incident")
-    return Section(*head, level(found), incidents, lines, found, numbers, "Review optimistic lock")
+    return Section(*head, level(found), incidents, lines, found, numbers, "Review optimistic lock", more=more)
 
 
 def _written(s: Source) -> bool:

@@ -9,7 +9,7 @@ from streams.report.explain import quoted
 from streams.report.found import NO_TIME, NO_TIMES, SHOWN_LEVELS, Invoke, is_time
 from streams.report.morning import Report
 from streams.report.morning.day import measures, words
-from streams.report.morning.section import BADGE, Section, level
+from streams.report.morning.section import BADGE, Section, first_of, level
 from streams.report.sentences import count, sentence, share
 
 RULE = "━" * 43
@@ -26,7 +26,7 @@ def rendered(report: Report, invoke: Invoke) -> Iterator[str]:
         yield from (_line(*line) for line in under(report, s, invoke))
     if report.other:
         yield f"🔎 {'ALSO:':<20}{count(len(report.other), 'finding')} ({BADGE[level(report.other)]})"
-        yield from (_line(*line) for line in also(report))
+        yield from (_line(*line) for line in also(report, invoke))
     yield RULE
     yield from (f"   {note}" for note in notes(report, invoke))
     first, *rest = commands(report, invoke)
@@ -69,6 +69,7 @@ def headline(s: Section) -> str:
 def under(report: Report, s: Section, invoke: Invoke) -> Iterator[tuple[str, str]]:
     """The lines under a section's headline."""
     yield from s.lines
+    yield from _more(s.more, invoke)
     if s.shown_by:
         yield "All:", invoke(s.shown_by)
     if report.before.span and measures(s):
@@ -79,10 +80,17 @@ def under(report: Report, s: Section, invoke: Invoke) -> Iterator[tuple[str, str
         yield "Action:", s.action
 
 
-def also(report: Report) -> Iterator[tuple[str, str]]:
+def also(report: Report, invoke: Invoke) -> Iterator[tuple[str, str]]:
     """Findings that are in no section."""
-    for f in report.other:
+    shown, more = first_of(report.other)
+    for f in shown:
         yield f"- {f.name}:", f"{f.detector}, {sentence(f)}, {report.span.between(f)}"
+    yield from _more(more, invoke)
+
+
+def _more(more: Mapping[str, int], invoke: Invoke) -> Iterator[tuple[str, str]]:
+    for detector, n in more.items():
+        yield f"And {n:,} more:", invoke(f"findings --detector {detector}")
 
 
 def accounting(totals: dict[str, int]) -> str:

@@ -5,7 +5,8 @@ Where a detector was blind or had nothing to look at, the answer is unknown and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from streams.report.found import SHOWN_LEVELS, Filter, Found, Sight, Span
 from streams.report.reach import Reach, reach
 
 BADGE = {"page": "🚨 PAGE", "warn": "⚠️ WARN", SHADOW: "shadow", "ok": "OK", "unknown": "unknown"}
+FEW = 5  # are shown of many alike; a page always is
 Head = tuple[str, str, str]  # name, icon, title
 
 
@@ -34,7 +36,8 @@ class Section:
     findings: Sequence[Found] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     action: str = ""
-    shown_by: str = ""  # the command that shows what the lines leave out
+    more: Mapping[str, int] = field(default_factory=dict)  # findings that the lines leave out, by detector
+    shown_by: str = ""  # the command that shows what else they leave out
     runbook: str = ""  # of the detector whose steps come before the action
 
 
@@ -106,6 +109,18 @@ class Source:
         """The line that says of whom an answer does not speak."""
         reach = None if self.only_numbers else self.reach(detector)
         return [("Not judged:", reach.words)] if reach and reach.short else []
+
+
+def first_of(found: Sequence[Found]) -> tuple[list[Found], Counter[str]]:
+    """Every page, and the first few others of each detector and kind; of each detector how many more there are."""
+    shown, seen, more = [], Counter[tuple[str, str]](), Counter[str]()
+    for f in found:
+        seen[f.detector, f.kind] += f.level != "page"
+        if f.level == "page" or seen[f.detector, f.kind] <= FEW:
+            shown.append(f)
+        else:
+            more[f.detector] += 1
+    return shown, more
 
 
 def level(found: Sequence[Found]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streams.landing.state import has
 from streams.report.evidence import in_episode, in_space, lake, of_edge
 from streams.report.found import Found
-from streams.report.morning.section import Section, Source, level, of_service, unknown
+from streams.report.morning.section import Section, Source, first_of, level, of_service, unknown
 from streams.report.reach import filled
 from streams.report.sentences import count
 
@@ -23,17 +23,20 @@ def storms(s: Source) -> Section:
         return Section(*head, "ok", "None detected ✅", numbers={"storms": 0})
     edges = {f.subject for f in found}
     timeouts = [f for f in s.of("timeout_ratio") if f.subject in edges]
-    lines, storms = [], []
-    for f in found:
-        totals = _totals(s, f)
-        storms.append({"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals})
+    shown, more = first_of(found)
+    totals_of = {f.finding_id: _totals(s, f) for f in found}
+    storms = [{"edge": f.subject, "peak_per_min": f.peak, "at": f.peak_at, **totals_of[f.finding_id]} for f in found]
+    lines = []
+    for f in shown:
+        totals = totals_of[f.finding_id]
         peak = f"{f.peak:,.0f}/min at {s.span.clock(f.peak_at)}, {f.facts['share']:.0%} of attempts"
         lines.append((f"- {f.name}:", f"{peak}, {_load(f)}"))
         late = f"{totals['timeouts']:,} of {totals['attempts']:,} attempts timed out"
         percent = f"({totals['timeouts'] / totals['attempts']:.0%})" if totals["attempts"] else ""
         lines.append((f"- {s.span.between(f)}:", f"{count(totals['retries'], 'retry', 'retries')}; {late} {percent}"))
     every = [*found, *timeouts]
-    return Section(*head, level(found), str(len(found)), lines, every, {"storms": storms}, _action(found))
+    numbers = {"storms": storms}
+    return Section(*head, level(found), str(len(found)), lines, every, numbers, _action(found), more=more)
 
 
 def _action(found: Sequence[Found]) -> str:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
+import shlex
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from streams.cli import app
+from streams.problems import Problem
 from streams.report.morning.clocks import against
 from streams.report.morning.screen import accounting
-from tests.cases import T0
-from tests.streams.report.states import of_rows
+from streams.report.morning.section import FEW, first_of
+from tests.cases import T0, Case, partitions
+from tests.cases.pipeline import _rows as of_partitions
+from tests.cases.pipeline import _stepped
+from tests.streams.report.states import of_case, of_rows
 
 HEADINGS = ("CLOCK SKEW", "RETRY STORMS", "RACE CONDITIONS", "TIMEOUT BUDGET", "IDEMPOTENCY")
 
@@ -349,3 +359,37 @@ def test_the_parts_of_the_accounting_add_up(demo_state: Path) -> None:
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_every_section_of_the_demo_has_its_heading_once(heading: str, demo_state: Path) -> None:
     assert screen(demo_state, "report").count(heading) == 1
+
+
+OF_MANY = st.tuples(st.sampled_from(["page", "warn", "shadow"]), st.sampled_from("ab"), st.sampled_from(["", "k"]))
+
+
+@given(st.lists(OF_MANY, max_size=40))
+def test_of_many_alike_the_first_are_shown_and_every_page(many: list[tuple[str, str, str]]) -> None:
+    found: Any = [SimpleNamespace(level=level, detector=d, kind=k) for level, d, k in sorted(many)]
+    shown, more = first_of(found)
+    ids = {id(f) for f in shown}
+    left = [f for f in found if id(f) not in ids]
+    assert shown == [f for f in found if id(f) in ids], "in their order"
+    assert Counter(f.detector for f in left) == more
+    for d, k in {(f.detector, f.kind) for f in found}:
+        warned = [f for f in found if (f.detector, f.kind) == (d, k) and f.level != "page"]
+        assert [f for f in warned if id(f) in ids] == warned[:FEW]
+    assert all(f.level != "page" for f in left)
+
+
+def test_findings_alike_are_a_few_lines_of_the_report_and_all_of_the_list(tmp_path: Path) -> None:
+    parts = partitions("requests", of_partitions(0), 8)
+    state = of_case(tmp_path, Case({"requests": [_stepped(part, 50, 60, 60.0) for part in parts]}))
+    told = screen(state, "report").splitlines()
+    assert sum("append time stepped back" in line for line in told) == FEW
+    (more,) = [line for line in told if "And 3 more:" in line]
+    command = shlex.split(more.partition(":")[2])
+    assert command[-2:] == ["--state", str(state)]
+    listed = screen(state, *command[1:-2])
+    assert listed.startswith("8 findings") and "(only detector pipeline)" in listed
+    assert more.split(":")[1].strip() in html.unescape(screen(state, "report", "--format", "html"))
+    none = screen(state, "findings", "--detector", "clock_skew")
+    assert none.startswith("0 findings") and "clock_skew (" in none and "timeout_ratio" not in none
+    with pytest.raises(Problem, match="--detector typo: no such detector"):
+        CliRunner().invoke(app, ["findings", "--detector", "typo", "--state", str(state)], catch_exceptions=False)
