@@ -32,6 +32,7 @@ from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.landing.publish import publish
 from streams.live import differing
+from streams.live.judge import SLICES
 from streams.outcome import Outcome, outcome
 from streams.problems import Exit, Problem
 from streams.progress import Progress
@@ -180,13 +181,15 @@ class Again:
                 self.con.execute(f'CREATE TABLE {state.RECENT}."{name}" AS FROM kept')
 
     def _keep_findings(self) -> None:
-        """What was found before the first row that is left, and what was landed of later windows."""
+        """What was found before the first row that is left, what was landed of later windows, and what no row tells of:
+        windows that were said in two ways."""
         number = f"epoch_us(final_at) // {WINDOW_US} - (resolved IS NOT NULL)::INTEGER"
         later = f"SELECT finding_id FROM old_changes WHERE {number} >= {self.until // WINDOW_US}"
         is_open = f"resolved IS NULL AND NOT lost AND {self.judged * WINDOW_US > self.until}"
         self.con.execute(
             f"CREATE OR REPLACE TEMP TABLE kept AS FROM old_findings "
-            f"WHERE epoch_us(onset) < {self.since} OR finding_id IN ({later}) OR ({is_open})"
+            f"WHERE epoch_us(onset) < {self.since} OR finding_id IN ({later}) OR ({is_open}) "
+            f"OR starts_with(subject, '{SLICES}/')"
         )
         for table, old in (("findings", "old_findings"), ("finding_changes", "old_changes")):
             self.con.execute(f"DELETE FROM {table} WHERE finding_id IN (SELECT finding_id FROM kept)")

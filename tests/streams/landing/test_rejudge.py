@@ -18,9 +18,11 @@ from streams.problems import Exit, Problem
 from streams.replay import rebuild, replay
 from streams.settings import Limits
 from tests.cases import Case
+from tests.cases.timeout_ratio import fires_one_in_five
 from tests.streams.landing import pieces
 from tests.streams.landing.pieces import fed, published, unlike
 from tests.streams.live.chain import Chain, until
+from tests.streams.live.test_ourselves import Twofold
 from tests.streams.tape import contents
 
 pytestmark = pytest.mark.xdist_group("lander")  # they share one recording
@@ -115,6 +117,24 @@ def test_what_was_set_aside_is_so_still_when_the_rest_is_judged_again(case: Case
     assert len(ours) and before["lost"]["what"].to_list() == ["requests"]
     rebuild(tmp_path, Settings())
     assert unlike(contents(tmp_path), before) == ["landed"]
+
+
+def test_what_judge_read_in_two_ways_is_so_still_when_the_rest_is_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row and no table that landed tells of it."""
+    monkeypatch.setattr(pieces, "QUEUES", 2)  # of fewer, each has rows to leave out
+    case = fires_one_in_five()
+    chain = Twofold(case, "timeout_ratio+pipeline", random.Random(1), queues=2, first=0, steps=(20, 100))
+    chain.of_tables = True
+    chain.run(0, until(case))
+    fed(tmp_path, chain, dict.fromkeys(("events", "tables", "findings"), 1.0))
+    before = contents(tmp_path)
+    rebuild(tmp_path, Settings())
+    after = contents(tmp_path)
+    for table in ("findings", "finding_changes"):
+        said, still = (found[table].filter(kind="copies") for found in (before, after))
+        assert len(said) and still.equals(said)
 
 
 def test_a_state_that_a_lander_holds_is_not_judged_again(live: Path) -> None:
