@@ -124,7 +124,7 @@ def _whole(id_: str, state: Path) -> str:
 def _tell(word: Word, state: Path, broker: str, kafka: list[str], prefix: str) -> None:
     """To the file beside a state that was replayed; of one that is fed live to the topic that its lander reads."""
     from streams import said
-    from streams.landing.state import BROKER, LANDING
+    from streams.landing.state import LANDING, fed_from
 
     if not (state / LANDING).exists():
         said.write(state, word)
@@ -132,7 +132,5 @@ def _tell(word: Word, state: Path, broker: str, kafka: list[str], prefix: str) -
     from streams.live.connect import connection
     from streams.live.tell import tell
 
-    if not broker and (state / BROKER).exists():
-        broker, known = (state / BROKER).read_text().splitlines()
-        prefix = prefix or known
-    tell(connection(broker, kafka), "signals", said.record(word), prefix)
+    known = ("", "") if broker else fed_from(state)
+    tell(connection(broker or known[0], kafka), "signals", said.record(word), prefix or known[1])

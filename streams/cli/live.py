@@ -225,7 +225,8 @@ def lag(
     kafka: Security = [],  # noqa: B006
     prefix: Prefix = "",
     state: Annotated[
-        Path | None, typer.Option("--state", parser=folder_named, help="Also what a lander has published there.")
+        Path | None,
+        typer.Option("--state", parser=folder_named, help="Also what a lander has published there, from its Kafka."),
     ] = None,
     max_lag_s: Annotated[
         float | None, typer.Option(min=0, help="Exit 1 if anything is further behind; 60 s are normal.")
@@ -234,13 +235,15 @@ def lag(
     ascii_only: Ascii = False,
 ) -> None:
     """How far behind the workers are, and who does what. Joins no group, changes nothing."""
+    from streams.landing.state import fed_from
     from streams.live import lag as behind
     from streams.live.connect import connection
     from streams.report.answers import ENCODER
     from streams.report.lag import screen
     from streams.sources.named import sources
 
-    at = connection(broker, kafka)
+    known = fed_from(state) if state and not broker else ("", "")
+    at, prefix = connection(broker or known[0], kafka), prefix or known[1]
     found = behind.lag(behind.facts(at, prefix, state, [s.name for s in sources(prefix)]))
     if json:
         give([ENCODER.encode(found).decode()])

@@ -126,6 +126,14 @@ def locked(state: Path, then: str = "ps -p {owner}") -> Iterator[None]:
         yield
 
 
+def fed_from(state: Path) -> tuple[str, str]:
+    """The broker and the prefix of the lander that writes here, or did last; empty where none does."""
+    if not (state / BROKER).exists():
+        return "", ""
+    broker, prefix = (state / BROKER).read_text().splitlines()
+    return broker, prefix
+
+
 def begin_anew(state: Path) -> None:
     """Removes what `up` left here, since its broker is gone; what came otherwise is never touched."""
     with locked(state):

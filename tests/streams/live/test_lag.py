@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from typer.testing import CliRunner
 
 from detectors.events import STREAMS
 from detectors.windows import SECOND_US, SLICE_US, WINDOW_US
+from streams.cli import app
+from streams.landing.state import BROKER, fed_from
 from streams.live.connect import Connection
 from streams.live.lag import Facts, Landed, Member, Partition, added, answered, facts, lag
 from streams.live.reduce import Point
 from streams.live.topics import admin, create, names, topics
 from streams.live.worker import group
-from streams.problems import Exit
+from streams.problems import Exit, Problem
 from streams.report.lag import age, screen, spelled
+from tests.kafka import free_port
 from tests.streams.live.test_commands import begun
 from tests.streams.tape import T0, asynchealth
 
@@ -220,6 +224,15 @@ def test_one_partition_that_is_stuck_is_named_with_what_waits_for_it(kafka: str,
     assert found.behind_s is not None and 180 <= found.behind_s < 180 + PATIENCE_S
     said = asynchealth("lag", "--broker", kafka, "--prefix", prefix).stdout.decode()
     assert f"Held by {prefix}requests/1: " in said and "7 unread, of nobody" in said and "No worker runs" in said
+
+
+def test_a_state_tells_which_kafka_its_lander_reads_unless_another_is_given(tmp_path: Path) -> None:
+    mine, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    (tmp_path / BROKER).write_text(f"{mine}\nblue.\n")
+    for options, asked in (([], mine), (["--broker", other], other)):
+        with pytest.raises(Problem, match=f"^{asked}: no Kafka answers"):
+            CliRunner().invoke(app, ["lag", "--state", str(tmp_path), *options], catch_exceptions=False)
+    assert fed_from(tmp_path) == (mine, "blue.") and fed_from(tmp_path / "none") == ("", "")
 
 
 @real
