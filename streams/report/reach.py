@@ -331,8 +331,11 @@ WHERE until > $since AND since < $until GROUP BY name ORDER BY name
 
 
 def lost(con: duckdb.DuckDBPyConnection, wanted: Filter) -> Iterator[str]:
-    """Of each detector when something that it reads was not there to be measured."""
+    """Of each detector when something that it reads was not there to be measured; what the lander read in two ways."""
     span = {"since": wanted.since or EPOCH, "until": wanted.until or datetime.max.replace(tzinfo=UTC)}
     for name, since, until, what in con.execute(LOST, span).fetchall():
         times = f"{since:%Y-%m-%d %H:%M:%S} and {until:%Y-%m-%d %H:%M:%S} UTC"
         yield f"{name} between {times} (of {' and '.join(what)} a part was lost)"
+    unequal = con.execute("SELECT unequal FROM landed WHERE unequal > 0").fetchall() if has(con, "landed") else []
+    for (n,) in unequal:
+        yield f"which is right of {count(n, 'message')} that workers said in two ways (the first counts)"
