@@ -9,6 +9,7 @@ lacked is measured now. It is made aside and switched with one rename.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from streams.landing import lake, state, tables
 from streams.landing.lake import Part
 from streams.landing.publish import publish
 from streams.live import differing
+from streams.live.connect import Connection
 from streams.live.judge import SLICES
 from streams.outcome import Outcome, outcome
 from streams.problems import Exit, Problem
@@ -66,7 +68,7 @@ def _aside(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         found = state.version_of(con)
         if found != state.SCHEMA_VERSION:
             reason = f"has schema {found}, this asynchealth reads {state.SCHEMA_VERSION}"
-            raise Problem(str(folder), reason, "asynchealth land --state NEW", Exit.STATE)
+            raise Problem(str(folder), reason, f"{_land(folder)} --state NEW", Exit.STATE)
         con.execute("CHECKPOINT")
     shutil.copy(landing, aside)
     try:
@@ -81,6 +83,12 @@ def _aside(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         for left in (aside, aside.with_name(f"{aside.name}.wal")):
             left.unlink(missing_ok=True)
         shutil.rmtree(aside.with_name(f"{aside.name}.tmp"), ignore_errors=True)
+
+
+def _land(folder: Path) -> str:
+    """The command of the lander that writes there."""
+    broker, prefix = state.fed_from(folder)
+    return f"asynchealth land {Connection(broker=broker).options(prefix)}"
 
 
 @dataclass
@@ -104,7 +112,8 @@ class Again:
         self.rows = [p for p in parts if p.stream in STREAMS]
         self.tables = [p for p in parts if p.stream not in STREAMS and p.stream not in state.HIDDEN]
         if not self.rows or not self.window:
-            raise Problem(str(self.folder), "holds no rows that were judged", "asynchealth land", Exit.NOTHING)
+            then = f"{_land(self.folder)} --state {shlex.quote(str(self.folder))}, beside a worker"
+            raise Problem(str(self.folder), "holds no rows that were judged", then, Exit.NOTHING)
         ((closed,),) = self.con.execute(CLOSED).fetchall()
         landed = (closed * SLICE_US - LATENESS_US) // WINDOW_US
         self.until = min(self.window, self.judged, landed) * WINDOW_US

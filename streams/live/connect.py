@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import aiokafka.abc
+import kafka.errors
 import kafka.net.sasl.oauth
 import msgspec
 
@@ -117,6 +118,14 @@ class Connection(Access, frozen=True, kw_only=True, dict=True):
 
     def kafka_python(self) -> dict[str, Any]:
         return self._python(SyncTokens(Tokens(self)))
+
+    def consumer(self, **settings: Any) -> kafka.KafkaConsumer:
+        """kafka-python's, which asks a broker as it begins."""
+        try:
+            return kafka.KafkaConsumer(**self.kafka_python(), **settings)
+        except kafka.errors.KafkaError as error:
+            then = "can each of its brokers be reached from here? The one inside asynchealth up is for that up alone"
+            raise Problem(self.broker, f"no Kafka answers a consumer ({error})", then) from None
 
     def _python(self, tokens: Any) -> dict[str, Any]:
         """The two clients in Python have the same words."""

@@ -29,7 +29,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import NewPartitions, OffsetSpec
-from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, NoError, UnknownMemberIdError
 
 from detectors.windows import LATENESS_US, SECOND_US, SLICE_US, WINDOW_US
@@ -214,7 +214,7 @@ class Growth:
         return f"asynchealth topics check {self.connection.options(self.prefix)}"
 
     def _hear(self, frontiers: Mapping[TopicPartition, Frontier], since: Mapping[TopicPartition, int]) -> None:
-        consumer = KafkaConsumer(**self.connection.kafka_python(), group_id=None, enable_auto_commit=False)
+        consumer = self.connection.consumer(group_id=None, enable_auto_commit=False)
         try:
             consumer.assign(list(since))
             for tp, offset in since.items():

@@ -18,7 +18,7 @@ import msgspec
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError as NoAnswer
 
 from detectors.events import STREAMS
@@ -236,6 +236,9 @@ def telling(broker: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
+        if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+            reason = "does not tell how far its readers are: is it the broker inside asynchealth up?"
+            raise Problem(broker, reason, "look at its state instead: asynchealth report --state STATE") from None
         why = error.args[0].str() or error.args[0].name()
         raise Problem(broker, f"Kafka does not tell: {why}", THEN) from None
     except NoAnswer as error:
@@ -332,9 +335,7 @@ def _know_oldest(connection: Connection, known: dict[tuple[str, int], Partition]
     waiting = {TopicPartition(*at): p for at, p in known.items() if p.topic in topics and p.leader and p.unread}
     if not waiting:
         return
-    consumer = KafkaConsumer(
-        **connection.kafka_python(), group_id=None, enable_auto_commit=False, max_partition_fetch_bytes=1
-    )
+    consumer = connection.consumer(group_id=None, enable_auto_commit=False, max_partition_fetch_bytes=1)
     try:
         consumer.assign(list(waiting))
         for tp, p in waiting.items():

@@ -67,8 +67,7 @@ class Landing:
             con = open_.enter_context(opened(self.folder, self.anew))
             producers = [f"{s}/{p}" for s, n in self.sources.items() for p in range(n)]
             self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
-            consumer = KafkaConsumer(
-                **self.connection.kafka_python(),
+            consumer = self.connection.consumer(
                 group_id=group(self.prefix),
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # a position that is gone is said, not passed over

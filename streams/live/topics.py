@@ -23,6 +23,7 @@ DAY_MS = 24 * HOUR_MS
 PARTITIONS = 8
 REPLICAS = 3  # or as many as there are brokers
 WAIT_S, TRY_S, LOOK_S = 10.0, 1.0, 0.1
+GRANT = "grant DescribeConfigs on the topics to this user"
 APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
 
 
@@ -138,11 +139,13 @@ def faults(
 def _configs(client: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
     if not names:
         return {}
-    asked: dict[Any, Any] = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+    every = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    asked: dict[Any, Any] = client.describe_configs(every, request_timeout=WAIT_S)
     try:
         return {r.name: {n: e.value for n, e in future.result().items()} for r, future in asked.items()}
     except KafkaException as error:
-        then = "grant DescribeConfigs on the topics to this user"
+        late = error.args[0].code() == KafkaError._TIMED_OUT
+        then = "is a broker away? The one inside asynchealth up shows none" if late else GRANT
         raise Problem("the topics' settings", f"Kafka does not show them: {error.args[0].str()}", then) from None
 
 

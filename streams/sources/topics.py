@@ -246,16 +246,14 @@ def _answers(broker: str) -> Iterator[None]:
 
 @contextmanager
 def _consumer(at: Connection) -> Iterator[KafkaConsumer]:
-    with _answers(at.broker):
-        consumer = KafkaConsumer(
-            **at.kafka_python(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            max_poll_records=CHUNK,
-        )
+    consumer = at.consumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        allow_auto_create_topics=False,
+        max_poll_records=CHUNK,
+    )
     try:
         yield consumer
     finally:

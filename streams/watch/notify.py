@@ -188,8 +188,7 @@ class Notifier:
         if self.place.topic not in there:
             then = f"asynchealth topics create {self.connection.options(self.prefix)}"
             raise Problem(f"topic {self.place.topic}", "not there", then)
-        consumer = KafkaConsumer(
-            **self.connection.kafka_python(),
+        consumer = self.connection.consumer(
             group_id=group(self.prefix),
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -11,7 +11,11 @@ from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer
 from kafka import TopicPartition as Partition
 
+from streams.live.connect import Connection
 from streams.live.embedded import API_VERSION, EmbeddedBroker, Refused, embedded
+from streams.live.lag import facts
+from streams.live.topics import admin, faults, topics
+from streams.problems import Problem
 
 WAIT_S = 30
 
@@ -105,3 +109,18 @@ def test_beyond_5_mib_the_oldest_of_a_partition_are_gone(embedded_broker: Embedd
     reader.close()
     assert high == 16
     assert 0 < low < 16
+
+
+def test_what_it_cannot_tell_is_said_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where people look at it from another terminal."""
+    monkeypatch.setattr("streams.live.topics.WAIT_S", 0.3)
+    with embedded() as broker:
+        for topic in topics(1):
+            broker.create(topic.name, topic.partitions)
+        at = Connection(broker=broker.bootstrap)
+        with pytest.raises(Problem, match=r"settings: Kafka does not show them: .*\n.*The one inside asynchealth up"):
+            faults(admin(at), topics(1), at)
+        with pytest.raises(Problem, match=r"is it the broker inside asynchealth up.*\nNext: .* asynchealth report"):
+            facts(at)
+        with pytest.raises(Problem, match=r"no Kafka answers a consumer .*\nNext: .*inside asynchealth up"):
+            at.consumer(bootstrap_timeout_ms=300)

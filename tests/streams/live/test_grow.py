@@ -279,7 +279,7 @@ def test_what_stops_a_growth_that_reads_is_said(
         return Grown({})
 
     monkeypatch.setattr(grow, "admin", lambda at: None)
-    monkeypatch.setattr(grow, "KafkaConsumer", lambda **_: Reader(heard))
+    monkeypatch.setattr(Connection, "consumer", lambda *_, **__: Reader(heard))
     monkeypatch.setattr(grow, "WAIT_S", 0.05)
     monkeypatch.setattr(Growth, "_grow", read)
     growing = Growth(Connection(broker="b:9092", given=("tls=true",)), "blue.", {})

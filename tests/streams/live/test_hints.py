@@ -8,19 +8,23 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
 import streams
+from detectors.detector import Settings
+from streams.landing.state import BROKER, LANDING
 from streams.live import land
 from streams.live.connect import Connection, connection
 from streams.live.topics import names
 from streams.problems import Problem
+from streams.replay import rebuild
 
 HOUSE = Path(streams.__file__).parent
-FILES = [*(HOUSE / "live").glob("*.py"), *(HOUSE / "watch").glob("*.py"), HOUSE / "report/lag.py"]
+FILES = [*(HOUSE / "live").glob("*.py"), *(HOUSE / "watch").glob("*.py"), HOUSE / "report/lag.py", HOUSE / "rejudge.py"]
 FILES += [HOUSE / f"cli/{name}.py" for name in ("live", "up", "notify", "work", "incident")]
 HINT = re.compile(r"(?:asynchealth|\{program\(\)\}) (topics (?:create|check|grow)|worker|land|lag|notify)\b(.{0,60})")
 NAMED = re.compile(r" ?\{[^}]*(?:options|where|_lag)[^}]*\}")
@@ -86,3 +90,12 @@ def test_a_lander_that_needs_another_state_says_so_for_its_own_kafka(tmp_path: P
     assert str(problem.value).endswith(f"\nNext: {then}")
     gone = land.cut(TopicPartition(names("blue.").events, 0), 9, 3, landing.anew)
     assert str(gone).endswith(f"\nNext: {then}")
+
+
+def test_a_rebuild_names_the_lander_of_its_state(tmp_path: Path) -> None:
+    (tmp_path / BROKER).write_text("a:9092,b:9092\nblue.\n")
+    with duckdb.connect(str(tmp_path / LANDING)) as con:
+        con.execute("CREATE TABLE meta AS SELECT 1 AS schema_version")
+    with pytest.raises(Problem) as problem:
+        rebuild(tmp_path, Settings())
+    assert str(problem.value).endswith("\nNext: asynchealth land --broker a:9092,b:9092 --prefix blue. --state NEW")
