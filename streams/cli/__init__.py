@@ -36,12 +36,23 @@ def main() -> None:
     except Problem as problem:
         sys.stderr.write(f"{work.typed(str(problem))}\n")
         sys.exit(problem.code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.FINE)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # who reads has enough: typer ends with 1, as if it had found
+            _unread()
+            sys.exit(Exit.FINE)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _unread()
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the state is as it was before\n")
         sys.exit(130)
+
+
+def _unread() -> None:
+    """What is left to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from streams.landing.state import SCHEMA_VERSION
 from streams.problems import Exit, Problem
 from streams.report import library
 from streams.sources.files import READABLE
+from tests.streams.tape import COMMAND, ROOT
 
 Golden = Callable[[str, str], None]
 
@@ -358,3 +359,15 @@ def test_rows_of_which_nothing_was_measured_yet_stop_no_screen(storm_state: Path
     con.close()
     early = Screen(storm_state)
     assert all(early(*words.split()) for words in EARLY)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_only_the_first_lines_is_no_failure(unbuffered: str, tmp_path: Path) -> None:
+    """1 would say that it had found something."""
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    command = subprocess.Popen(
+        [*COMMAND, "card"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+    )
+    assert command.stdout and command.stderr
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait()) == (b"", Exit.FINE)
