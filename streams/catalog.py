@@ -34,7 +34,7 @@ from detectors.finding import levels
 from detectors.table import Meet, Table
 from detectors.windows import LATENESS_US, WINDOW_US, place
 from streams.live.canary import CANARY
-from streams.problems import Problem
+from streams.problems import Problem, shell
 from streams.settings import CONFIG, read
 
 GROUP = "asynchealth.detectors"
@@ -119,10 +119,12 @@ def _of_folders(path: Path) -> Iterator[Entry]:
         raise Problem(f"{path}: detectors", "not a list of folders", 'write it as in: detectors = ["./detectors"]')
     for folder in dict.fromkeys((path.parent / n).resolve() for n in named):
         if not folder.is_dir():
-            raise Problem(f"{path}: detectors", f"there is no folder {folder}", f"ls {folder.parent}, and mend {path}")
+            raise Problem(
+                f"{path}: detectors", f"there is no folder {folder}", f"ls {shell(folder.parent)}, and mend {path}"
+            )
         files = sorted(f for f in folder.glob("*.py") if not f.name.startswith("_"))
         if not files:
-            raise Problem(str(folder), "no detector in it, which would be NAME.py with NAME.md", f"ls {folder}")
+            raise Problem(str(folder), "no detector in it, which would be NAME.py with NAME.md", f"ls {shell(folder)}")
         package = _package(folder)
         for file in files:
             yield _entry(imported(f"{package}.{file.stem}", str(file), folder), file.stem, str(file))

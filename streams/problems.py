@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -27,6 +28,11 @@ class Problem(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback."""
         return [str(self)]
+
+
+def shell(path: object) -> str:
+    """As it is typed in a command."""
+    return shlex.quote(str(path))
 
 
 def few(names: Sequence[str], most: int) -> str:

@@ -9,7 +9,6 @@ lacked is measured now. It is made aside and switched with one rename.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from streams.live import differing
 from streams.live.connect import Connection
 from streams.live.judge import SLICES
 from streams.outcome import Outcome, outcome
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 from streams.progress import Progress
 from streams.settings import rows_of
 
@@ -47,7 +46,7 @@ CLOSED = "SELECT min(hi) FROM (SELECT min_by(hi, lo) AS hi FROM taken WHERE NOT 
 
 
 def rejudge(folder: Path, settings: Settings, command: str, started: datetime, bar: Progress) -> Outcome:
-    then = f"kill -INT {{owner}}, then asynchealth rebuild --state {folder}, then the lander again"
+    then = f"kill -INT {{owner}}, then asynchealth rebuild --state {shell(folder)}, then the lander again"
     with state.locked(folder, then):
         with lake.undone(folder, state.LANDING), _aside(folder) as con:
             done = Again(folder, con, settings, bar).run()
@@ -112,7 +111,7 @@ class Again:
         self.rows = [p for p in parts if p.stream in STREAMS]
         self.tables = [p for p in parts if p.stream not in STREAMS and p.stream not in state.HIDDEN]
         if not self.rows or not self.window:
-            then = f"{_land(self.folder)} --state {shlex.quote(str(self.folder))}, beside a worker"
+            then = f"{_land(self.folder)} --state {shell(self.folder)}, beside a worker"
             raise Problem(str(self.folder), "holds no rows that were judged", then, Exit.NOTHING)
         ((closed,),) = self.con.execute(CLOSED).fetchall()
         landed = (closed * SLICE_US - LATENESS_US) // WINDOW_US

@@ -26,7 +26,7 @@ from streams.catalog import all_detectors
 from streams.landing import lake, state
 from streams.landing.lake import Part, Writer
 from streams.outcome import Outcome, outcome
-from streams.problems import Exit, Problem, disk_full
+from streams.problems import Exit, Problem, disk_full, shell
 from streams.progress import Progress
 from streams.rejudge import rejudge
 from streams.settings import rows_of
@@ -95,7 +95,7 @@ def replay(
         done = _switch(folder, old.runs, parts, intake.known, ledger, settings, run, bar)
     if not usable:
         query = "SELECT source, field, reason, count(*) FROM rejects GROUP BY ALL"
-        then = f'asynchealth sql "{query}" --state {folder}'
+        then = f'asynchealth sql "{query}" --state {shell(folder)}'
         raise Problem("nothing to analyse", "\n".join(together(notes)), then, Exit.NOTHING)
     return done
 
@@ -123,7 +123,9 @@ def rebuild(
     with _disk(folder), state.locked(folder), lake.undone(folder):
         old = load(folder)
         if not old.parts:
-            raise Problem(str(folder), "holds no rows", f"asynchealth replay PATH… --state {folder}", Exit.NOTHING)
+            raise Problem(
+                str(folder), "holds no rows", f"asynchealth replay PATH… --state {shell(folder)}", Exit.NOTHING
+            )
         late = old.lateness_us if lateness_us is None else lateness_us
         parts = _relabelled(folder, old, late)
         run = (started, command, late, list[str]())
@@ -138,7 +140,7 @@ def _disk(folder: Path) -> Iterator[None]:
         if not (why := disk_full(error)):
             raise
         reason = f"{why}; the state is as it was before this run"
-        raise Problem(str(folder), reason, f"df -h {folder}", Exit.STATE) from error
+        raise Problem(str(folder), reason, f"df -h {shell(folder)}", Exit.STATE) from error
 
 
 def load(folder: Path, fresh: bool = False) -> Old:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 import duckdb
 import msgspec
 
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 
 ACKS = "acks.jsonl"
 PREFIX = "incident."
@@ -122,7 +122,7 @@ def write(folder: Path, word: Word) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise Problem(str(path), f"can't be written: {error.strerror}", f"ls -ld {folder}", Exit.STATE) from None
+        raise Problem(str(path), f"can't be written: {error.strerror}", f"ls -ld {shell(folder)}", Exit.STATE) from None
 
 
 def said(con: duckdb.DuckDBPyConnection, folder: Path) -> list[Word]:
@@ -146,7 +146,7 @@ def _file(path: Path) -> list[Word]:
     try:
         return [_word(msgspec.json.decode(line, type=_Record)) for line in _whole(path.read_bytes()).splitlines()]
     except (OSError, msgspec.DecodeError) as error:
-        raise Problem(str(path), f"can't be read: {error}", f"mv {path} {path}.bad", Exit.STATE) from None
+        raise Problem(str(path), f"can't be read: {error}", f"mv {shell(path)} {shell(path)}.bad", Exit.STATE) from None
 
 
 def _whole(lines: bytes) -> bytes:

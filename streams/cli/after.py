@@ -11,7 +11,7 @@ import typer
 
 from streams.cli.look import Ascii, Csv, Key, Node, Service, Since, Trace, Until, asked, give, opened, say
 from streams.cli.work import STATE, State, program, with_state
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +125,7 @@ def _kept(path: Path, one: Incident, some: Sequence[Incident]) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-        raise Problem(str(path), f"can't be read: {reason}", f"ls -ld {path}", Exit.USAGE) from None
+        raise Problem(str(path), f"can't be read: {reason}", f"ls -ld {shell(path)}", Exit.USAGE) from None
     was = incident_in(old)
     if old and was is None:
         raise Problem(str(path), "is no post-mortem, and stays as it is", "--out another.md", Exit.USAGE)
@@ -172,7 +172,9 @@ def bundle(
         try:
             packed = pack(state, book.con, since, until, beside, to.absolute(), review.proof(book.con, known, since))
         except OSError as error:
-            raise Problem(str(to), f"can't be written: {error.strerror}", f"df -h {to.parent}", Exit.STATE) from None
+            raise Problem(
+                str(to), f"can't be written: {error.strerror}", f"df -h {shell(to.parent)}", Exit.STATE
+            ) from None
     size = f"{packed.size_bytes / 1e6:,.1f} MB"
     say([f"{to}: {packed.rows:,} rows of {since:%H:%M} - {until:%H:%M} UTC, {packed.tables} tables, {size}."])
     say([f"Anywhere: {program()} reopen {to.name}"])
@@ -201,4 +203,6 @@ def written(path: Path, text: str) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise Problem(str(path), f"can't be written: {error.strerror}", f"ls -ld {path.parent}", Exit.STATE) from None
+        raise Problem(
+            str(path), f"can't be written: {error.strerror}", f"ls -ld {shell(path.parent)}", Exit.STATE
+        ) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 
 if TYPE_CHECKING:
     from streams.outcome import Outcome
@@ -75,7 +75,7 @@ def invoked() -> str:
 
 def with_state(command: str, state: Path) -> str:
     """A hint as it can be typed here."""
-    return f"{program()} {command}" + ("" if state == STATE else f" --state {shlex.quote(str(state))}")
+    return f"{program()} {command}" + ("" if state == STATE else f" --state {shell(state)}")
 
 
 def typed(message: str) -> str:

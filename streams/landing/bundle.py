@@ -19,7 +19,7 @@ from detectors.events import STREAMS
 from detectors.windows import HOUR_US, us_of
 from streams.landing import lake, state
 from streams.landing.lake import Part
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 from streams.sources.files import READABLE
 
 NOT_OURS = {"meta", "lake_parts", "positions", "taken", "landed", "rejects"}  # of the whole state, or without a time
@@ -129,12 +129,14 @@ def unpack(bundle: Path, into: Path) -> Path:
             if Path(folder.name) / READABLE not in names or not inside:
                 raise Problem(str(bundle), "no bundle of asynchealth", "asynchealth bundle INCIDENT", Exit.USAGE)
             if folder.exists():
-                raise Problem(str(folder), "is there already", f"asynchealth report --state {folder}", Exit.USAGE)
+                raise Problem(
+                    str(folder), "is there already", f"asynchealth report --state {shell(folder)}", Exit.USAGE
+                )
             into.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=into, prefix=f".{folder.name}-") as aside:
                 file.extractall(aside)
                 os.replace(Path(aside) / folder.name, folder)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Problem(str(bundle), f"can't be opened: {reason}", f"ls -l {bundle}", Exit.USAGE) from None
+        raise Problem(str(bundle), f"can't be opened: {reason}", f"ls -l {shell(bundle)}", Exit.USAGE) from None
     return folder

@@ -19,7 +19,7 @@ import polars as pl
 
 from detectors.events import LANDED
 from detectors.windows import HOUR_US, coordinate, place
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 from streams.sources.files import READABLE
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def read(state: Path, part: Part, columns: list[str] | None = None) -> pl.DataFr
 
 def damaged(state: Path, error: Exception) -> Problem:
     reason = f"the state is damaged: {str(error).splitlines()[0]}"
-    return Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
+    return Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {shell(state)}", Exit.STATE)
 
 
 def _without(state: Path, part: Part, gone: pl.Expr) -> tuple[Part | None, pl.DataFrame | None]:

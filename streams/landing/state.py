@@ -27,7 +27,7 @@ from detectors.incidents import INCIDENT, change, fold
 from detectors.windows import EPOCH, parse_coordinate
 from streams.coverage import OWN, Filled, Seen, format_of, seen
 from streams.landing.lake import Part, damaged
-from streams.problems import Exit, Problem, disk_full
+from streams.problems import Exit, Problem, disk_full, shell
 from streams.settings import fingerprint
 from streams.sources.files import READABLE, Known
 
@@ -111,7 +111,7 @@ def locked(state: Path, then: str = "ps -p {owner}") -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         handle = (state / "lock").open("a+b", buffering=0)
     except OSError as error:
-        then = f"df -h {state.parent}" if disk_full(error) else f"ls -ld {state}"
+        then = f"df -h {shell(state.parent)}" if disk_full(error) else f"ls -ld {shell(state)}"
         raise Problem(str(state), f"can't be written: {error.strerror}", then, Exit.STATE) from None
     with handle:
         try:
@@ -152,7 +152,7 @@ def open_readable(state: Path) -> duckdb.DuckDBPyConnection:
     """The readable file, read-only, in UTC, with views on the rows where the file is now."""
     path = state / READABLE
     if not path.exists():
-        then = f"asynchealth replay PATH… --state {state}"
+        then = f"asynchealth replay PATH… --state {shell(state)}"
         raise Problem(str(state), "no asynchealth state here", then, Exit.NOTHING)
     try:
         con = duckdb.connect(str(path), read_only=True)
@@ -169,7 +169,9 @@ def unopened(path: Path, error: duckdb.Error) -> Problem:
     """One that somebody has open is whole: to put it aside would lose what it holds."""
     reason = str(error).splitlines()[0]
     held = "lock on file" in reason
-    return Problem(str(path), reason, f"fuser {path}" if held else f"mv {path} {path}.bad", Exit.STATE)
+    return Problem(
+        str(path), reason, f"fuser {shell(path)}" if held else f"mv {shell(path)} {shell(path)}.bad", Exit.STATE
+    )
 
 
 def _prepare(con: duckdb.DuckDBPyConnection, state: Path) -> None:
@@ -178,7 +180,7 @@ def _prepare(con: duckdb.DuckDBPyConnection, state: Path) -> None:
         version = version_of(con)
         if version != SCHEMA_VERSION:
             reason = f"has schema {version}, this asynchealth reads {SCHEMA_VERSION}"
-            raise Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {state}", Exit.STATE)
+            raise Problem(str(state), reason, f"asynchealth replay PATH… --fresh --state {shell(state)}", Exit.STATE)
         for name, sql in view_sql(state, parts_of(con)).items():
             con.execute(f'CREATE TEMP VIEW "{name}" AS {sql}')
     except duckdb.Error as error:

@@ -6,7 +6,6 @@ others to see how far it is; it never asks.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import signal
 import sys
@@ -30,7 +29,7 @@ from streams.landing.publish import publish
 from streams.live.connect import Connection
 from streams.live.numbered import OtherProtocol
 from streams.live.topics import names
-from streams.problems import Exit, Problem, disk_full
+from streams.problems import Exit, Problem, disk_full, shell
 from streams.settings import Limits
 from streams.sources.files import READABLE
 from streams.watch.metrics import LANDER, Meter
@@ -199,7 +198,7 @@ def disk(folder: Path, again: str) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free / 1e6
         reason = f"{why} ({free:,.1f} MB free); what was landed is whole, the rest is read again"
-        then = f"df -h {shlex.quote(str(folder))}; make room, or set [lake] max_gb in asynchealth.toml; then {again}"
+        then = f"df -h {shell(folder)}; make room, or set [lake] max_gb in asynchealth.toml; then {again}"
         raise Problem(str(folder), reason, then, Exit.STATE) from error
 
 

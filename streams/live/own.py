@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 
 PREFIX = "asynchealth-worker-"
 LOCK = "lock"
@@ -27,7 +27,7 @@ def own_folder(among: Path | None = None) -> Iterator[Path]:
         among.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=among)
     except OSError as error:
-        raise Problem(str(among), f"can't be written: {error.strerror}", f"ls -ld {among}", Exit.STATE) from None
+        raise Problem(str(among), f"can't be written: {error.strerror}", f"ls -ld {shell(among)}", Exit.STATE) from None
     for folder in among.glob(f"{PREFIX}*"):
         if left_behind(folder):
             shutil.rmtree(folder, ignore_errors=True)  # another worker that begins may do so too

@@ -21,7 +21,7 @@ from detectors.windows import AHEAD_US, LATENESS_US, SLICE_US, WINDOW_US, event_
 from streams.live.connect import Connection
 from streams.live.ticks import tick
 from streams.live.topics import names
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 from streams.sources.decode import Reading, chunks, recognise
 from streams.sources.files import File, Recording, find, look
 from streams.told import together
@@ -84,7 +84,7 @@ def _log(recording: Recording, reading: Reading, partition: int) -> Log:
     events = pl.concat([d.events for d in decoded])
     told = events.group_by("offset").agg(pl.col("arrival").max().dt.epoch("ms"))
     if told["arrival"].null_count() or told.is_empty():
-        then = f"asynchealth replay {file.path}"
+        then = f"asynchealth replay {shell(file.path)}"
         raise Problem(file.name, "not every event has an arrival, so it can't be played", then, Exit.NOTHING)
     values = _values(file, reading, events)
     every = pl.DataFrame({"offset": np.arange(len(values))}).join(told, on="offset", how="left").sort("offset")

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from detectors.events import UNREADABLE
-from streams.problems import Problem
+from streams.problems import Problem, shell
 from streams.sources.formats import NotOne, Unfold
 
 GROUP = "asynchealth.formats"
@@ -50,7 +50,9 @@ def _text(path: Path, where: str) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Problem(f"{where}: format.schema", f"{path} is not readable: {reason}", f"ls -l {path.parent}") from None
+        raise Problem(
+            f"{where}: format.schema", f"{path} is not readable: {reason}", f"ls -l {shell(path.parent)}"
+        ) from None
 
 
 def decoders() -> dict[str, EntryPoint]:

@@ -24,7 +24,7 @@ import xxhash
 import zstandard
 
 from detectors.events import SCHEMA, STREAMS, UNREADABLE
-from streams.problems import Exit, Problem, few
+from streams.problems import Exit, Problem, few, shell
 
 NO_LOG = re.compile(r"[._].*|.*\.(crc|md5|sha1|sha256|sha512|sig|asc|toml)")  # _SUCCESS: of a job that has ended
 TRUTH = "labels.json"  # of a simulated fleet, beside its logs
@@ -156,14 +156,14 @@ def look(path: Path, name: str) -> File:
         with path.open("rb") as f:
             head = f.read(4)
     except FileNotFoundError:
-        raise Problem(name, "no such file or folder", f"ls {path.parent}", Exit.NOTHING) from None
+        raise Problem(name, "no such file or folder", f"ls {shell(path.parent)}", Exit.NOTHING) from None
     except OSError as error:
-        raise Problem(name, f"not readable: {error.strerror}", f"ls -l {path}", Exit.NOTHING) from None
+        raise Problem(name, f"not readable: {error.strerror}", f"ls -l {shell(path)}", Exit.NOTHING) from None
     if head in MARKS:
         return File(path, name, MARKS[head], "")
     for mark, (what, command) in ARCHIVES.items():
         if head.startswith(mark):
-            raise Problem(name, what, command.format(shlex.quote(str(path))), Exit.NOTHING)
+            raise Problem(name, what, command.format(shell(path)), Exit.NOTHING)
     packed = "gz" if head[:2] == b"\x1f\x8b" else "zst" if head == b"\x28\xb5\x2f\xfd" else ""
     return File(path, name, "jsonl", packed)
 
@@ -172,12 +172,12 @@ def _passed_over(folder: Path, name: str) -> Problem:
     """What of a folder is not looked into, or that there is nothing."""
     named = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file() and _is_none(p, folder)]
     if not _readable(folder):
-        return Problem(name, "not readable: Permission denied", f"ls -ld {shlex.quote(str(folder))}", Exit.NOTHING)
+        return Problem(name, "not readable: Permission denied", f"ls -ld {shell(folder)}", Exit.NOTHING)
     if name.endswith("/"):
-        then = f"asynchealth replay {shlex.quote(str(folder))}"
+        then = f"asynchealth replay {shell(folder)}"
         return Problem(name, "a link to a folder, which is not followed", then, Exit.NOTHING)
     if not named:
-        return Problem(name, "no files in this folder", f"ls {shlex.quote(str(folder))}", Exit.NOTHING)
+        return Problem(name, "no files in this folder", f"ls {shell(folder)}", Exit.NOTHING)
     what = (
         f"passed over {len(named):,} that are hidden, marks, checksums or settings by their names: {few(named, SHOWN)}"
     )
