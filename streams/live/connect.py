@@ -61,6 +61,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     token_url: str = ""
     scope: str = ""
 
+    def __repr__(self) -> str:
+        return f"Access({self.broker})"
+
 
 class Connection(Access, frozen=True, kw_only=True, dict=True):
     """How Kafka is reached. given: what came after each --kafka, which no file has."""
