@@ -20,7 +20,7 @@ import polars as pl
 
 from detectors.detector import Settings
 from detectors.events import INSTANT, SCHEMA
-from detectors.windows import LATENESS_US
+from detectors.windows import LATENESS_US, us_of
 from streams.analysis import Analysis
 from streams.catalog import all_detectors
 from streams.landing import lake, state
@@ -80,7 +80,7 @@ def replay(
         ledger = old.ledger()
         bar.begin("reading")
         with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
-            intake = Intake(folder, lateness_us, arrival, writer, ledger, bar, list(old.known))
+            intake = Intake(folder, us_of(started), lateness_us, arrival, writer, ledger, bar, list(old.known))
             try:
                 with sources(paths, folder, arrival=arrival, since=since, kafka=kafka, maps=maps) as found:
                     usable = sum(map(intake.take, found))

@@ -22,7 +22,7 @@ from detectors.engine import (
     match,
     reduce,
 )
-from detectors.events import COORDINATES, PLACED, SCHEMA
+from detectors.events import COORDINATES, PLACED, REJECTS, SCHEMA, Decoded
 from detectors.finding import Episode, Episodes, Key
 from detectors.table import Table
 from detectors.windows import (
@@ -36,6 +36,7 @@ from detectors.windows import (
     stand_in_arrival,
 )
 from streams.laws.case import Case
+from streams.sources.arrivals import Arrivals
 
 Log = dict[str, list[pl.DataFrame]]  # placed rows by stream and partition
 
@@ -56,19 +57,24 @@ class Memory:
         self.kept[place] = both.filter(pl.col("window") >= before)
 
 
-def placed(case: Case, *, arrivals: bool = True, lateness_us: int = LATENESS_US) -> Log:
-    """Rows with offsets from 1 on, so that a row can be put before the first without moving a coordinate."""
+def placed(case: Case, *, arrivals: bool = True, lateness_us: int = LATENESS_US, read_us: int | None = None) -> Log:
+    """Rows with offsets from 1 on, so that a row can be put before the first without moving a coordinate.
+
+    read_us: when they are read as files are, without those whose arrival is not believed.
+    """
     log: Log = {}
     for stream, parts in case.streams.items():
+        columns = [*SCHEMA[stream], *COORDINATES, *PLACED]
         log[stream] = []
-        for p, part in enumerate(parts):
-            told = arrivals and part["arrival"].null_count() == 0
-            columns = [*SCHEMA[stream], *COORDINATES, *PLACED]
+        for p, raw in enumerate(parts):
+            told = arrivals and raw["arrival"].null_count() == 0
+            part = _numbered(raw)
+            if told and read_us is not None:
+                part = _believed(part, stream, read_us)
             if told:
                 arrived = running_arrival(part["arrival"])
             else:
                 arrived = stand_in_arrival(part.select(event_time(stream).alias("t")).to_series())
-            offset = part["offset"] if "offset" in part.columns else pl.int_range(1, len(part) + 1, eager=True)
             frame = part.with_columns(
                 arrival=arrived.cast(pl.Datetime("us", "UTC")),
                 told=pl.lit(told),
@@ -76,12 +82,21 @@ def placed(case: Case, *, arrivals: bool = True, lateness_us: int = LATENESS_US)
                 source=pl.lit(f"{stream}-{p}"),
                 topic=pl.lit(stream),
                 partition=pl.lit(p, dtype=pl.Int64),
-                offset=offset.cast(pl.Int64),
-                sub=pl.lit(0, dtype=pl.Int64),
             )
             fate = pl.lit("")  # place decides
             log[stream].append(place(frame.with_columns(fate=fate).select(columns), stream, lateness_us))
     return log
+
+
+def _numbered(part: pl.DataFrame) -> pl.DataFrame:
+    offset = part["offset"] if "offset" in part.columns else pl.int_range(1, len(part) + 1, eager=True)
+    return part.with_columns(offset=offset.cast(pl.Int64), sub=pl.lit(0, dtype=pl.Int64))
+
+
+def _believed(part: pl.DataFrame, stream: str, read_us: int) -> pl.DataFrame:
+    chunk = (len(part), Decoded(part, pl.DataFrame(schema=REJECTS)))
+    ((_, sifted),) = Arrivals(stream, read_us, None).believed(iter([chunk]))
+    return sifted.events
 
 
 @dataclass

@@ -64,7 +64,8 @@ class File:
 class Known:
     """How much of a recording was read before: decoded bytes and their hash, records, null records, its partition.
 
-    clock: where its arrivals stood at the end, in µs; None where it has none. head: the hash of its first event.
+    clock: where its arrivals stood at the end, in µs; None where it has none, or later rows may tell that they stood
+    elsewhere. head: the hash of its first event.
     arrival: the column that held its arrivals, as asked for. by: the digest of the field map it was read with. Of a
     partition of Kafka, length is the offset at which it was first read, records the next one to read, head what it is
     known by; it has no digest.

@@ -20,7 +20,7 @@ from streams.landing.lake import Writer
 from streams.live.canary import theirs
 from streams.problems import Exit, Problem
 from streams.progress import Progress
-from streams.sources.arrivals import SLIP, believed
+from streams.sources.arrivals import Arrivals
 from streams.sources.copies import Alike
 from streams.sources.files import SPOOL, Known
 from streams.sources.source import Opening, Source
@@ -79,6 +79,7 @@ class Intake:
     """
 
     folder: Path
+    now_us: int
     lateness_us: int
     arrival: str
     writer: Writer
@@ -118,7 +119,8 @@ class Intake:
         start = self._start(source, before)
         records, tombstones, used, clock = start.records, start.tombstones, 0, start.clock
         first_reject = len(self.ledger.rejects)
-        for count, rows, decoded in self._placed(source, start):
+        arrivals = Arrivals(stream, self.now_us, clock)
+        for count, rows, decoded in self._placed(source, start, arrivals):
             records += count
             tombstones += decoded.tombstones
             if len(rows) and rows["told"][0]:
@@ -140,7 +142,9 @@ class Intake:
             self.ledger.notes.append(f"{name}: {nothing}")
         elif source.format:
             self.ledger.notes.append(_read_as(source, used, self.ledger.rejects[first_reject:]))
-        done = source.known(start, records)
+        if arrivals.rejected:
+            self.ledger.notes.append(_unbelieved(name, arrivals.rejected, self.folder))
+        done, clock = source.known(start, records), None if arrivals.undecided else clock
         self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival, by=source.by))
         return bool(used or before)
 
@@ -155,24 +159,18 @@ class Intake:
 
     def _start(self, source: Source, before: Known | None) -> Known:
         """Where reading begins. Without arrivals a row's place depends on the whole recording: it is read again, and so
-        it is where another column now holds them, and where its last arrival could not be told from a slip.
+        it is where another column now holds them, and where its last arrivals could not be told from slips.
         """
         if not before:
             return source.whole(self._partition(source), None)
         start = replace(before, name=source.name)
         other = before.arrival != self.arrival or before.by != source.by
-        if before.clock is None or other or self._undecided(before):
+        if before.clock is None or other:
             start = source.whole(before.partition, before)
             for rows in self.writer.take_back(source.stream, before.partition):
                 self.ledger.cover(source.stream, rows, -1)
         self.ledger.take_back(start)
         return start
-
-    def _undecided(self, before: Known) -> bool:
-        """Whether it ends with an arrival that only later ones can tell from a slip."""
-        mine = (pl.col("stream") == before.stream) & (pl.col("partition") == before.partition)
-        last = mine & (pl.col("offset") == before.records - 1) & (pl.col("reason") == SLIP)
-        return before.records == 1 or any(f.filter(last).height for f in self.ledger.rejects)
 
     def _partition(self, source: Source) -> int:
         if source.partition is None:
@@ -191,11 +189,11 @@ class Intake:
             )
         return number
 
-    def _placed(self, source: Source, start: Known) -> Iterator[Chunk]:
+    def _placed(self, source: Source, start: Known, arrivals: Arrivals) -> Iterator[Chunk]:
         """Chunks whose rows have their arrivals; while none was seen they wait, for a later row may have one."""
         clock = start.clock
         waiting: list[Waiting] = []
-        for count, decoded in self._arrived(source, start):
+        for count, decoded in self._arrived(source, start, arrivals):
             events = decoded.events
             if clock is None:
                 clock = events["arrival"].drop_nulls().cast(pl.Int64).first()  # type: ignore[assignment]
@@ -211,13 +209,13 @@ class Intake:
         if waiting:
             yield from self._stand_in(waiting, start, None if source.ordered else False)
 
-    def _arrived(self, source: Source, start: Known) -> Iterator[tuple[int, Decoded]]:
+    def _arrived(self, source: Source, start: Known, arrivals: Arrivals) -> Iterator[tuple[int, Decoded]]:
         chunks = (
             (count, replace(decoded, events=self._with_arrival(source, decoded.events)))
             for count, decoded in source.chunks(start.records)
         )
         of_broker = source.partition is not None
-        return chunks if of_broker else believed(chunks, start.stream, start.clock)
+        return chunks if of_broker else arrivals.believed(chunks)
 
     def _with_arrival(self, source: Source, events: pl.DataFrame) -> pl.DataFrame:
         if self.arrival == "none" or source.ordered:
@@ -262,6 +260,11 @@ def _parted(name: str, alike: Alike) -> str:
     first = f"its first {shared:,} records are" if shared > 1 else "its first record is"
     then = f"if they are one log, asynchealth replay PATH… --fresh without {name} or {other}"
     return f"{name}: {first} in {other}, too, then the two differ: events without an event_id count twice\nNext: {then}"
+
+
+def _unbelieved(name: str, rows: int, folder: Path) -> str:
+    what = "1 row is rejected, whose arrival" if rows == 1 else f"{rows:,} rows are rejected, whose arrivals"
+    return str(Problem(name, f"{what} can't be true", f"asynchealth sql @rejected_rows --state {folder}"))
 
 
 def _read_otherwise(before: str, now: str) -> str:

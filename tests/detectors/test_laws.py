@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 import polars as pl
@@ -17,8 +17,8 @@ from detectors.detector import catalog
 from detectors.engine import reduce
 from detectors.events import INSTANT
 from detectors.table import Meet
-from detectors.windows import WINDOW_US
-from tests.cases import Case, cases
+from detectors.windows import WINDOW_US, us_of
+from tests.cases import T0, Case, cases
 from tests.harness import Log, Result, everything, one_pass, placed, restarted, sliced
 
 FIRING = [pytest.param(d, c, id=f"{d}-{n}") for d, n, c in cases("fires_")]
@@ -32,6 +32,7 @@ SEEDED = [
 QUIET = [pytest.param(d, c, id=f"{d}-{n}") for d, n, c in cases("quiet_")]
 CENTURY = datetime(2099, 1, 1, tzinfo=UTC)
 OWN = "zz-2099"
+READ_US = us_of(T0 + timedelta(days=365))
 
 
 def fired(detector: str, case: Case) -> Result:
@@ -147,7 +148,7 @@ NAMES = ("service_name", "node_id", "caller", "peer_node", "observer", "entity_t
 CLEARED = ("request_id", "span_id", "parent_span_id", "trace_id", "idempotency_key", "seq", "event_id", "vector_clock")
 
 
-def _added(part: pl.DataFrame, *, last: bool) -> pl.DataFrame:
+def _added(part: pl.DataFrame, *, last: bool, arrival: pl.Expr | None = None) -> pl.DataFrame:
     """The partition with one more row, dated 2099, about subjects of its own, in front or at the end."""
     offsets = part.with_columns(offset=pl.int_range(1, len(part) + 1, dtype=pl.Int64, eager=True))
     row = offsets[-1:] if last else offsets[:1]
@@ -156,6 +157,7 @@ def _added(part: pl.DataFrame, *, last: bool) -> pl.DataFrame:
         *[pl.lit(OWN).alias(c) for c in NAMES if c in part.columns],
         *[pl.lit(None, dtype=part.schema[c]).alias(c) for c in CLEARED if c in part.columns],
         *[pl.when(pl.col(c).is_not_null()).then(pl.lit(CENTURY).cast(INSTANT)).alias(c) for c in stamps],
+        arrival=pl.col("arrival") if arrival is None else arrival,
         offset=pl.lit(len(part) + 1 if last else 0, dtype=pl.Int64),
     )
     return pl.concat([offsets, far] if last else [far, offsets])
@@ -178,6 +180,21 @@ def test_a_row_dated_2099_changes_nothing_else(detector: str, case: Case, seed: 
             changed = {**case.streams, stream: [*parts[:p], _added(part, last=last), *parts[p + 1 :]]}
             after = one_pass(case, placed(replace(case, streams=changed), arrivals=arrivals))
             assert _others(after).equals(before.findings), (stream, p, last)
+
+
+ARRIVED = (pl.lit(CENTURY).cast(INSTANT), pl.col("arrival") + timedelta(minutes=90))
+
+
+@pytest.mark.parametrize(("detector", "case"), FIRING)
+def test_a_row_dated_2099_that_says_it_arrived_later_than_it_did_is_none(detector: str, case: Case) -> None:
+    """A file is read without it, and its other rows stand as they stood: so all tables and findings do."""
+    before = placed(case)
+    for arrival in (None, *ARRIVED):
+        for last in (False, True):
+            added = {s: [_added(p, last=last, arrival=arrival) for p in parts] for s, parts in case.streams.items()}
+            read = placed(case if arrival is None else replace(case, streams=added), read_us=READ_US)
+            for stream, parts in before.items():
+                assert all(a.equals(b) for a, b in zip(read[stream], parts, strict=True)), (stream, str(arrival), last)
 
 
 # ---- evidence ----------

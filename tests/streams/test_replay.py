@@ -208,7 +208,10 @@ def slipped(*bad: tuple[int, Any], n: int = 200) -> list[Any]:
     return events
 
 
-@pytest.mark.parametrize("wrong", [0, T0 - 3 * 86_400, T0 + 3 * 86_400, 9_999_999_999_999, "9999-12-31T00:00:00Z"])
+WRONG = [0, T0 - 3 * 86_400, T0 + 5_400, T0 + 3 * 86_400, 9_999_999_999_999, "9999-12-31T00:00:00Z"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("places", [[0], [7], [50, 51, 52], [199]])
 def test_an_arrival_that_can_t_be_true_is_a_reject_or_swallowed_and_moves_no_clock(
     tmp_path: Path, wrong: Any, places: list[int]
@@ -220,6 +223,21 @@ def test_an_arrival_that_can_t_be_true_is_a_reject_or_swallowed_and_moves_no_clo
     assert accounting(tmp_path / "state") == {"read": 200, "used": 200 if low else 200 - len(places)} | (
         {} if low else {"rejected": len(places)}
     )
+
+
+@pytest.mark.parametrize("ahead", [T0 + 5_400, "2099-01-01T00:00:00Z"])
+@pytest.mark.parametrize("place", [0, 5_000])
+def test_one_false_arrival_hides_no_storm_though_its_stamp_confirms_it(tmp_path: Path, place: int, ahead: Any) -> None:
+    rows = storm()
+    rows.insert(place, request(place, timestamp=ahead, arrival=ahead, service_name="elsewhere", node_id="far"))
+    outcome = run(tmp_path / "with", write(tmp_path / "requests.jsonl", lines(rows)))
+    assert outcome.totals["used"] == 8_000
+    assert outcome.notes == [
+        "requests.jsonl: 1 row is rejected, whose arrival can't be true\n"
+        f"Next: asynchealth sql @rejected_rows --state {tmp_path / 'with'}"
+    ]
+    found = contents(tmp_path / "with")["findings"]
+    assert found.select("detector", "subject", "level").rows() == [("retry_storm", "gateway->payment", "page")]
 
 
 def test_a_backlog_that_arrives_days_later_is_no_slip(tmp_path: Path) -> None:
@@ -234,9 +252,9 @@ def test_a_backlog_that_arrives_days_later_is_no_slip(tmp_path: Path) -> None:
 
 
 @settings(max_examples=8)
-@given(st.integers(1, 199), st.sampled_from([[0], [120], [40, 150]]))
-def test_a_recording_with_slips_that_has_grown_is_as_if_read_at_once(cut: int, places: list[int]) -> None:
-    content = [line + b"\n" for line in lines(slipped(*((i, 9_999_999_999) for i in places))).splitlines()]
+@given(st.integers(2, 199), st.sampled_from([[0], [120], [40, 150]]), st.sampled_from([T0 + 5_400, 9_999_999_999]))
+def test_a_recording_with_slips_that_has_grown_is_as_if_read_at_once(cut: int, places: list[int], wrong: int) -> None:
+    content = [line + b"\n" for line in lines(slipped(*((i, wrong) for i in places))).splitlines()]
     with somewhere() as tmp:
         for upto in (cut, 200):
             run(tmp / "grown", write(tmp / "requests.jsonl", b"".join(content[:upto])))
