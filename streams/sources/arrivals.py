@@ -34,6 +34,7 @@ FUTURE = "more than a day after it was read"
 SLIP = "more than a day off both its row's event time and the arrivals around it"
 LEAP = "far beyond the arrivals before and after it, which it would make late"
 LAST = "far beyond the arrivals before it and its row's event time, with hardly a row after it"
+UNBELIEVED = (FUTURE, SLIP, LEAP, LAST)
 
 Chunks = Iterator[tuple[int, Decoded]]
 Held = deque[tuple[int, Decoded]]

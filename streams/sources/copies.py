@@ -20,7 +20,7 @@ import xxhash
 from detectors.events import SCHEMA, Decoded, fields
 from streams.landing.lake import Writer
 from streams.live.canary import theirs
-from streams.sources.arrivals import SLIP
+from streams.sources.arrivals import UNBELIEVED
 from streams.sources.decode import Reading, chunks
 from streams.sources.files import File, Known, Recording
 
@@ -89,7 +89,7 @@ class _Landed:
     def __init__(self, known: Known, landed: Writer, rejects: Iterable[pl.DataFrame]) -> None:
         stream = known.stream
         bad = [f.filter(stream=stream, partition=known.partition).select(*PLACE, "reason") for f in rejects]
-        slips = pl.col("reason") == SLIP
+        slips = pl.col("reason").is_in(UNBELIEVED)
         self.known, self.shared = known, 0
         self._slips = pl.concat(f.filter(slips).select(PLACE) for f in bad) if bad else None
         events = (_said(stream, f) for f in landed.rows_of(stream, known.partition))

@@ -311,6 +311,17 @@ def test_a_shorter_copy_beside_a_recording_counts_nothing(
     assert differing(contents(tmp_path / "both"), contents(tmp_path / "whole")) == []
 
 
+def test_a_shorter_copy_of_a_recording_with_slips_is_one(tmp_path: Path) -> None:
+    """The last row of the copy is one in it, where nothing comes after it, and another in the whole."""
+    content = lines(slipped((40, T0 + 5_400), (120, T0 + 5_400)))
+    run(tmp_path / "state", write(tmp_path / "requests-a.jsonl", content))
+    before = contents(tmp_path / "state")
+    half = write(tmp_path / "requests-b.jsonl", b"".join(content.splitlines(keepends=True)[:121]))
+    outcome = run(tmp_path / "state", half)
+    assert outcome.notes == ["requests-b.jsonl: a shorter copy of requests-a.jsonl, nothing new in it"]
+    assert differing(contents(tmp_path / "state"), before) == []
+
+
 def test_a_shorter_recording_that_says_something_else_is_another(tmp_path: Path) -> None:
     """Equal in its first 99 records; the last one differs in one field, or could not be read in one of the two."""
     events = storm(400)
