@@ -47,12 +47,13 @@ COUNTED = ("used", "late", "implausible", "repeated")
 
 
 class Final(NamedTuple):
-    """Tables of the windows lo ≤ w < to; heard_us: arrivals are known up to here."""
+    """Tables of the windows lo ≤ w < to; heard_us: arrivals are known up to here. rows: that were read for them."""
 
     tables: dict[str, pl.DataFrame]
     lo: int
     to: int
     heard_us: int
+    rows: int
 
 
 @dataclass
@@ -84,11 +85,14 @@ class Analysis:
         """Each step is taken by a thread of its own, one ahead of the next step; this one lands."""
         tables = list({t.name: t for d in self.detectors for t in d.tables}.values())
         ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
+        done = 0
         with _horizon(self.folder) as horizon:
             reduced = ahead(self._reduced(tables, ordered))
             for final, judged in ahead(self._judged(ahead(self._final(tables, ordered, reduced, horizon)))):
                 (self.land or self._land_tables)(final.tables, final.to)
                 self._land_changes(judged)
+                done += final.rows
+                self.progress.add(final.rows, done)
         self._land_findings()
 
     def _land_tables(self, tables: dict[str, pl.DataFrame], _: int) -> None:
@@ -101,7 +105,6 @@ class Analysis:
         for part in ordered:
             rows = self._rows(part, columns[part.stream])
             yield _latest(rows), reduce(tables, part.stream, rows)
-            self.progress.add(part.rows)
 
     def _final(
         self,
@@ -113,11 +116,11 @@ class Analysis:
         """The tables of windows that became final, many windows at once."""
         last = max((p.last_arrival for p in ordered), default=0)
         heard = last if self.heard_us is None else self.heard_us
-        matched, waiting, rows, last_row = MatchState(open=self.told), list[Partials](), 0, 0
+        matched, waiting, rows, unsaid, last_row = MatchState(open=self.told), list[Partials](), 0, 0, 0
         for part, later, (latest, partials) in zip(ordered, [*ordered, None][1:], reduced, strict=True):
             last_row = max(last_row, latest)
             waiting.append(partials)
-            rows += part.rows
+            rows, unsaid = rows + part.rows, unsaid + part.rows
             end = (max(last, last_row) // WINDOW_US + 1) * WINDOW_US if self.until == NEVER else self.until
             to = min(final_before(later.first_arrival, self.lateness_us), self.until) if later else end
             if later and matched.next is not None and rows < BATCH_ROWS and to - matched.next < BATCH_US:
@@ -130,7 +133,8 @@ class Analysis:
                     final = {n: f.filter(pl.col("window") >= self.since) for n, f in final.items()}
                 starts = [int(f["window"].min()) for f in final.values() if len(f)]  # type: ignore[arg-type]
                 lo = max(self.since, before if before is not None else min(starts, default=to))
-                yield Final(final, min(lo, to), to, min(heard, to + self.lateness_us))
+                yield Final(final, min(lo, to), to, min(heard, to + self.lateness_us), unsaid)
+                unsaid = 0
 
     def _judged(self, final: Iterable[Final]) -> Iterator[tuple[Final, Judged]]:
         for f in joined(final, lambda: sum(map(len, self.judged.history.values()))):
@@ -189,7 +193,7 @@ def joined(final: Iterable[Final], past_rows: Callable[[], int]) -> Iterator[Fin
 def _one(some: Sequence[Final]) -> Final:
     names = dict.fromkeys(n for f in some for n in f.tables)
     tables = {n: pl.concat([f.tables[n] for f in some if n in f.tables]) for n in names}
-    return Final(tables, some[0].lo, some[-1].to, some[-1].heard_us)
+    return Final(tables, some[0].lo, some[-1].to, some[-1].heard_us, sum(f.rows for f in some))
 
 
 def ahead(steps: Iterator[R]) -> Iterator[R]:

@@ -78,11 +78,12 @@ def replay(
     with _disk(folder), state.locked(folder), lake.undone(folder):
         old = load(folder, fresh)
         ledger = old.ledger()
-        bar.begin("reading")
         with Writer(folder, _relabelled(folder, old, lateness_us)) as writer:
             intake = Intake(folder, us_of(started), lateness_us, arrival, writer, ledger, bar, list(old.known))
             try:
                 with sources(paths, folder, arrival=arrival, since=since, kafka=kafka, maps=maps) as found:
+                    sizes = [opening.size for opening in found if opening.size is not None]
+                    bar.begin("reading", sum(sizes) if len(sizes) == len(found) else 0)
                     usable = sum(map(intake.take, found))
             finally:
                 shutil.rmtree(folder / SPOOL, ignore_errors=True)

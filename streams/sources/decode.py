@@ -173,7 +173,9 @@ def _contained(recording: Recording) -> Iterator[tuple[int, Unfolded]]:
 
     with recording.open_whole() as source:
         try:
-            yield from of_container(source)
+            for end, found in of_container(source):
+                recording.reached = source.tell()
+                yield end, found
         except NotOne as error:
             recording.broken = f"damaged: {error}"
 
@@ -238,12 +240,13 @@ def _parquet(recording: Recording, reading: Reading, skip: int) -> Iterator[tupl
     else:
         names = [n for n in SCHEMA[stream] if n in table.shape]
         wanted = [pl.col(n) for n in names]
-    offset = skip
+    offset, size = skip, recording.file.path.stat().st_size
     try:
         for frame in table.frames(names, skip):
             number = pl.int_range(offset, offset + len(frame), dtype=pl.Int64).alias("offset")
-            yield len(frame), _of_columns(reading, frame.select(*wanted, number, pl.lit(0, pl.Int64).alias("sub")))
             offset += len(frame)
+            recording.reached = size * offset // table.rows
+            yield len(frame), _of_columns(reading, frame.select(*wanted, number, pl.lit(0, pl.Int64).alias("sub")))
     except NotOne as error:
         recording.broken = f"damaged: {error}"
 

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,11 +185,15 @@ def _passed_over(folder: Path, name: str) -> Problem:
     return Problem(name, what, f"asynchealth replay {shlex.quote(str(folder / named[0]))}, if it is one", Exit.NOTHING)
 
 
-def decoded(file: File) -> Iterator[bytes]:
-    """The file's bytes, unpacked, in blocks; one of DAMAGED is raised after the last good byte."""
+def decoded(file: File, reached: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+    """The file's bytes, unpacked, in blocks; one of DAMAGED is raised after the last good byte.
+
+    reached: is told how many bytes of the file itself were read.
+    """
     with file.path.open("rb") as raw:
         if not file.packed:
             while block := raw.read(BLOCK):
+                reached(raw.tell())
                 yield block
             return
         waiting, size = [], 0
@@ -198,11 +202,13 @@ def decoded(file: File) -> Iterator[bytes]:
                 waiting.append(piece)
                 size += len(piece)
                 if size >= BLOCK:
+                    reached(raw.tell())
                     yield b"".join(waiting)
                     waiting, size = [], 0
         except DAMAGED:
             yield b"".join(waiting)
             raise
+        reached(raw.tell())
         yield b"".join(waiting)
 
 
@@ -249,12 +255,13 @@ class Recording:
     """The records of one file, once, with the hash of what was read.
 
     When all is read, length and digest say how much it was and broken where a truncated file ends. torn: the last line
-    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out.
+    has no end and is not JSON, so somebody may still be writing it; length and digest leave it out. reached: how many
+    bytes of the file were read so far, or stand for the rows that were.
     """
 
     def __init__(self, file: File) -> None:
         self.file = file
-        self.length = 0
+        self.length = self.reached = 0
         self.torn = False
         self.broken = ""
         self._hash = xxhash.xxh3_128()
@@ -287,9 +294,12 @@ class Recording:
 
     def _blocks(self) -> Iterator[bytes]:
         try:
-            yield from decoded(self.file)
+            yield from decoded(self.file, self._reach)
         except DAMAGED as error:
             self.broken = f"damaged: {error}"
+
+    def _reach(self, at: int) -> None:
+        self.reached = at
 
     def _took(self, *pieces: bytes) -> None:
         for piece in pieces:

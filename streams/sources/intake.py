@@ -90,8 +90,9 @@ class Intake:
     def take(self, opening: Opening) -> bool:
         """Reads what is new of one source; False where nothing in it could be used."""
         try:
-            source = opening()
-            usable = self._read(source)
+            with self.progress.part(opening.size or 0):
+                source = opening.open()
+                usable = self._read(source)
         except Problem as problem:
             if problem.code != Exit.NOTHING:
                 raise
@@ -130,7 +131,7 @@ class Intake:
             self.ledger.cover(stream, events)
             self.ledger.reject(start, decoded.rejects)
             self.writer.add(stream, events)
-            self.progress.add(count)
+            self.progress.add(count, source.reached)
         if before:
             self.known.remove(before)
             if not same:

@@ -28,6 +28,11 @@ class Table:
         self.file = _step(lambda: pq.ParquetFile(source, coerce_int96_timestamp_unit="us"))  # in ns 9999 would be 1816
         self.shape = _step(lambda: _frame(self.file.schema_arrow.empty_table()).schema)
 
+    @property
+    def rows(self) -> int:
+        """As many as it says that it has."""
+        return int(self.file.metadata.num_rows)
+
     def frames(self, columns: Sequence[str], skip: int = 0) -> Iterator[pl.DataFrame]:
         """Of these columns, from row number `skip` on; NotOne where no more can be read."""
         row = 0

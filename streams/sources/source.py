@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import polars as pl
 
@@ -51,6 +51,10 @@ class Source(Protocol):
         """Its own number; None: the next of its stream."""
 
     @property
+    def reached(self) -> int:
+        """How much was read so far, of the size that its opening says."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What people should know of it, once it was read."""
 
@@ -73,7 +77,11 @@ class Source(Protocol):
         """What is known once it was read from the start to this record number."""
 
 
-Opening = Callable[[], Source]  # raises a Problem where there is nothing that can be read
+class Opening(NamedTuple):
+    """open: raises a Problem where there is nothing that can be read. size: in bytes, where it is told."""
+
+    open: Callable[[], Source]
+    size: int | None = None
 
 
 class Recorded:
@@ -99,6 +107,10 @@ class Recorded:
             if found := head(self.stream, chunk[1].events):
                 return found
         return ""
+
+    @property
+    def reached(self) -> int:
+        return self.recording.reached
 
     @property
     def notes(self) -> Sequence[str]:
@@ -158,4 +170,7 @@ def sources(
             from streams.sources.topics import topics
 
             found += open_.enter_context(topics(addresses, arrival, since, kafka, maps))
-        yield found + [partial(Recorded, path, name, maps, hidden) for path, name in find(files, folder)]
+        for path, name in find(files, folder):
+            size = path.stat().st_size if path.is_file() else 0
+            found.append(Opening(partial(Recorded, path, name, maps, hidden), size))
+        yield found

@@ -110,6 +110,10 @@ class Partition:
         return False
 
     @property
+    def reached(self) -> int:
+        return 0
+
+    @property
     def partition(self) -> int:
         return int(self.log.at.partition)
 
@@ -315,8 +319,8 @@ def _openings(logs: Sequence[Log], topic: str, arrival: str, since: str, asked: 
     """An empty partition is none; of an empty topic somebody should hear."""
     if holding := [log for log in logs if log.start < log.end]:
         how = (asked or _reading(holding, topic))._replace(private=private())
-        return [partial(Partition, log, how, arrival, since) for log in holding]
-    return [partial(_empty, topic)]
+        return [Opening(partial(Partition, log, how, arrival, since)) for log in holding]
+    return [Opening(partial(_empty, topic))]
 
 
 def _empty(topic: str) -> Partition:

@@ -18,7 +18,7 @@ def _finals(some: list[tuple[int, set[str]]]) -> list[Final]:
     found, lo = list[Final](), 0
     for i, (windows, names) in enumerate(some):
         to = lo + windows * WINDOW_US
-        found.append(Final({n: pl.DataFrame({"window": [lo], "of": [i]}) for n in sorted(names)}, lo, to, to + i))
+        found.append(Final({n: pl.DataFrame({"window": [lo], "of": [i]}) for n in sorted(names)}, lo, to, to + i, i))
         lo = to
     return found
 
@@ -32,6 +32,7 @@ def test_pieces_hold_all_that_is_final_in_its_order_and_none_but_the_last_is_sho
     assert [(p.lo, p.to, p.heard_us) for p in pieces[:1]] == [(0, p.to, p.heard_us) for p in pieces[:1]]
     assert [p.to for p in pieces[-1:]] == [f.to for f in given_[-1:]]
     assert all(p.to - p.lo >= JUDGED_US for p in pieces[:-1])
+    assert sum(p.rows for p in pieces) == sum(f.rows for f in given_)
     assert all(p.heard_us in {f.heard_us for f in given_ if f.to == p.to} for p in pieces)
     for name in "abc":
         told = [row for p in pieces if name in p.tables for row in p.tables[name].rows()]
@@ -41,5 +42,5 @@ def test_pieces_hold_all_that_is_final_in_its_order_and_none_but_the_last_is_sho
 @pytest.mark.parametrize(("past_rows", "many"), [(0, 3), (2 * LOOKED_BACK_ON * JUDGED_ROWS, 5)])
 def test_pieces_of_many_rows_are_short_unless_the_past_has_many_more(past_rows: int, many: int) -> None:
     rows = pl.select(window=pl.repeat(0, JUDGED_ROWS * 2 // 5, dtype=pl.Int64))
-    large = [Final({"a": rows}, i * WINDOW_US, (i + 1) * WINDOW_US, 0) for i in range(2 * many)]
+    large = [Final({"a": rows}, i * WINDOW_US, (i + 1) * WINDOW_US, 0, 7) for i in range(2 * many)]
     assert [(p.to - p.lo) // WINDOW_US for p in joined(large, lambda: past_rows)] == [many, many]

@@ -288,7 +288,7 @@ def test_each_topic_is_read_under_the_rules(here: Path) -> None:
     assert [s.reading.private for s in sources()] == [rules] * len(STREAMS)
     log: Any = Log(None, "host", None, "", 0, 0, 9)
     (partition,) = _openings([log], "requests", "arrival", "", Reading("requests"))
-    assert partition().reading.private == rules  # type: ignore[attr-defined]
+    assert partition.open().reading.private == rules  # type: ignore[attr-defined]
 
 
 def test_a_slice_that_nobody_can_measure_does_not_tell_what_it_held(
