@@ -311,7 +311,10 @@ FINDING: dict[str, Any] = {
 
 
 def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict[str, Any]:
-    """An episode as a row of FINDING; proof holds coordinates in the stream of the detector's table."""
+    """An episode as a row of FINDING; proof holds coordinates in the stream of the detector's table.
+
+    lost: nothing more was heard of it, in the end or so far.
+    """
     environment, tenant, kind, subject = key
     return {
         "finding_id": finding_id(detector, key, episode.onset),
@@ -328,7 +331,7 @@ def finding(detector: Detector, config: str, key: Key, episode: Episode) -> dict
         "onset": episode.onset,
         "last": episode.last,
         "resolved": episode.resolved,
-        "lost": episode.lost,
+        "lost": episode.lost or episode.unknown_since is not None,
         "value": episode.value,
         "peak": episode.peak,
         "peak_at": episode.peak_at,

@@ -193,7 +193,7 @@ class Again:
         windows that were said in two ways."""
         number = f"epoch_us(final_at) // {WINDOW_US} - (resolved IS NOT NULL)::INTEGER"
         later = f"SELECT finding_id FROM old_changes WHERE {number} >= {self.until // WINDOW_US}"
-        is_open = f"resolved IS NULL AND NOT lost AND {self.judged * WINDOW_US > self.until}"
+        is_open = f"resolved IS NULL AND {self.judged * WINDOW_US > self.until}"
         self.con.execute(
             f"CREATE OR REPLACE TEMP TABLE kept AS FROM old_findings "
             f"WHERE epoch_us(onset) < {self.since} OR finding_id IN ({later}) OR ({is_open}) "

@@ -120,7 +120,7 @@ class Span:
         return f.resolved is None and max(f.last, f.peak_at) >= self.last - timedelta(microseconds=QUIET_US)
 
     def until(self, f: Found) -> str:
-        """OPEN, UNKNOWN where it closed since nothing more was heard of it, or the last minute that contributed."""
+        """OPEN, UNKNOWN where nothing more was heard of it, or the last minute that contributed."""
         if not is_time(f.last):
             return NO_TIME
         if self.is_open(f):

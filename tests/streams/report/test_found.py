@@ -89,7 +89,8 @@ def beats(every_s: int, until_s: int, silent_from_s: int) -> list[dict[str, str]
     ("every_s", "until_s", "silent_from_s", "to", "state"),
     [
         (300, 5400, 3600, "open", "open"),  # the next beat that is missed is minutes away
-        (60, 3 * 3600, 3600, "unknown", "unknown"),  # the past hour has no gap to know an interval by, for an hour
+        (60, 9000, 3600, "unknown", "open"),  # the past hour has no gap to know an interval by, since half an hour
+        (60, 3 * 3600, 3600, "unknown", "unknown"),  # nor for an hour: closed
     ],
 )
 def test_a_node_that_stays_silent_is_nowhere_said_to_be_over(
