@@ -2,8 +2,9 @@
 
 waited_us is the time from the end of the attempt before of the same request to the start of the retry, both by the one
 clock that stamped them, and rounded down to one of 16 steps of each doubling. A retry that began before that end waited
-for nothing. No row for a retry of which the attempt before, its duration or the request is not told: nobody can say.
-Nor for one that waited for less than COARSE_US by stamps in whole seconds, which are off by up to a second.
+for nothing. No row for a retry of which the attempt before, its duration or the request is not told, or where calls of
+one request go on side by side: nobody can say. Nor for one that waited for less than COARSE_US by stamps in whole
+seconds, which are off by up to a second.
 """
 
 import numpy as np
@@ -23,24 +24,34 @@ END_US = START_US + (col("duration_ms") * 1000).round().cast(pl.Int64)
 
 
 def match_backoffs(rows: pl.DataFrame) -> pl.DataFrame:
-    """Of each retry: the last row before it that is the attempt before of the same request."""
-    placed = rows.with_columns(at=pl.int_range(pl.len()))
-    before = placed.select(
-        "group", "at", col("retry_count") + 1, began_us="start_us", ended_us="end_us", since="window"
-    )
-    pairs = (
-        placed.filter("now", col("retry_count") > 0)
-        .join_asof(before.drop_nulls("ended_us"), on="at", by=["group", "retry_count"], check_sortedness=False)
-        .filter(col("window") - col("since") <= WITHIN_US)
-        .with_columns(waited_us=(col("start_us") - col("ended_us")).clip(0))
+    """Of each retry: the row before it, where that is an attempt before, and no other of these came before it untaken.
+
+    One request on one edge, as attempts of one number and the retries after them take turns: 0 1 0 1 are two calls, one
+    after the other. Of 0 0 1 1, which go on side by side, nobody can say who waited for whom.
+    """
+    placed = rows.with_columns(at=pl.int_range(pl.len()), number=col("retry_count"), again=pl.lit(True))
+    attempts = placed.with_columns(number=col("retry_count") + 1, again=pl.lit(False))
+    turns = pl.concat([attempts, placed.filter(col("retry_count") > 0)]).sort("group", "number", "at")
+    waited = (
+        turns.with_columns(
+            waited_us=(col("start_us") - col("end_us").shift()).clip(0), began_us=col("start_us").shift()
+        )
+        .filter("now", "again", _turn(1) & ~col("again").shift(), ~_turn(2) | col("again").shift(2))
+        .drop_nulls("waited_us")
     )
     coarse = (col("start_us") % SECOND_US == 0) & (col("began_us") % SECOND_US == 0)
-    told = pairs.filter(~coarse | (col("waited_us") >= COARSE_US))
+    told = waited.filter(~coarse | (col("waited_us") >= COARSE_US))
     return told.select(
         *("window", *SPACE, "caller", "service_name", "side", "weight"),
         retry_count=col("retry_count").clip(upper_bound=MOST_RETRIES).cast(pl.Int64),
         waited_us=pl.Series(stepped(told["waited_us"].to_numpy())),
     )
+
+
+def _turn(n: int) -> pl.Expr:
+    """Whether the n-th row before is of the same turns, and no older than WITHIN_US."""
+    same = [col(of) == col(of).shift(n, fill_value=-1) for of in ("group", "number")]
+    return pl.all_horizontal(*same, col("window") - col("window").shift(n) <= WITHIN_US).fill_null(False)
 
 
 def stepped(us: Ints) -> Ints:

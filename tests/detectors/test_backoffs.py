@@ -58,6 +58,18 @@ def test_an_attempt_without_duration_has_no_end_and_one_that_is_fine_none_after_
     assert waits({"t": 0, **FAILED, "status": "ok"}, {"t": 200_000, **AGAIN}) == []
 
 
+def test_calls_of_one_request_wait_each_for_themselves_and_side_by_side_for_nobody_knows_whom() -> None:
+    """A waits for 50 ms, B for 400: one after the other; side by side, with A's retry before B's failure; and after."""
+
+    def call(t: int, wait: int) -> list[dict[str, Any]]:
+        return [{"t": t, **FAILED}, {"t": t + 100_000 + wait, **AGAIN}]
+
+    told = sorted((1, int(stepped(np.array([us]))[0]), 1) for us in (50_000, 400_000))
+    assert waits(*call(0, 50_000), *call(700_000, 400_000)) == told
+    assert waits(*call(0, 50_000), *call(230_000, 400_000)) == told
+    assert waits(*call(0, 50_000), *call(0, 400_000)) == []
+
+
 @pytest.mark.parametrize(("t", "told"), [(3_000_000, 0), (3_001_000, 1), (17_000_000, 1)])
 def test_stamps_in_whole_seconds_tell_no_short_wait(t: int, told: int) -> None:
     assert len(waits({"t": 0, **FAILED}, {"t": t, **AGAIN})) == told
@@ -83,14 +95,18 @@ def test_waits_are_those_that_a_loop_finds(calls: list[tuple[int, int, str, int 
     lines = sorted((a["t"] + (a["took"] or 0) * 1000, i, a) for i, a in enumerate(attempts))
     expected: dict[tuple[int, int, int], int] = {}
     for place, (end, _, a) in enumerate(lines):
-        before = [
+        turns = [
             (e, b)
             for e, _, b in lines[:place]
-            if (b["request_id"], b["retry_count"] + 1) == (a["request_id"], a["retry_count"]) and b["took"] is not None
+            if b["request_id"] == a["request_id"]
+            and 0 <= a["retry_count"] - b["retry_count"] <= 1
+            and end // WINDOW_US - e // WINDOW_US <= WITHIN_US // WINDOW_US
         ]
-        if before and a["retry_count"] and end // WINDOW_US - before[-1][0] // WINDOW_US <= WITHIN_US // WINDOW_US:
-            us = max(a["t"] - before[-1][0], 0)
-            if a["t"] % SECOND_US == before[-1][1]["t"] % SECOND_US == 0 and us < COARSE_US:
+        first = [b["retry_count"] < a["retry_count"] for _, b in turns[-2:]]
+        if a["retry_count"] and first in ([True], [False, True]) and turns[-1][1]["took"] is not None:
+            ended, before = turns[-1]
+            us = max(a["t"] - ended, 0)
+            if a["t"] % SECOND_US == before["t"] % SECOND_US == 0 and us < COARSE_US:
                 continue
             waited = int(stepped(np.array([us]))[0])
             key = (end // WINDOW_US, a["retry_count"], waited)
