@@ -3,13 +3,15 @@
 An arrival moves its partition's clock, and the clock never goes back: one wrong value would make all later rows late or
 impossible. A broker's append times need no belief: this is for files. Not believed are:
 - an arrival more than a day after the recording is read;
-- a leap over all before by more than LEAP_US, where of the rows up to the last one that comes back from there to where
-  the clock stood, at least 20 for each that stays come back; of a recording's first row, where those don't fall;
+- a leap of more than LEAP_US over all before it from which the log comes back: of the next LOOKED_AT rows, up to the
+  last that lies where the clock stood, 20 do for each that stays up there. Before a first row no clock stood: there
+  those rows must not fall, as they do where the newest comes first;
 - a leap of which the row's own event time knows nothing, in the last rows: ten at most, with 20 before for each, where
   no other leap is near;
 - one a day or more beyond both its row's event time and all before it, where any after it come back or there are none;
   and a first one a day before its row's event time, where all later ones lie a day beyond it.
-All else is kept: a gap, a backlog, clocks of several collectors, days in any order. It then stands for its clock.
+All else is kept: a gap, a backlog, clocks of several collectors, days in any order, and last rows whose event times
+agree, which are those after a gap or nobody knows. What is kept moves the clock.
 """
 
 from __future__ import annotations
