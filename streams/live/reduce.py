@@ -410,18 +410,19 @@ class Reducer:
             return spread
         by_name = {t.name: t for t in tables}
         partials = reduce(by_name.values(), self.stream, rows, ("slice",))
-        placed = pl.collect_all([self._queued(by_name[name], i, f.lazy()) for (name, i), f in partials.items()])
+        placed = pl.collect_all([self._queued(by_name[name], i, f) for (name, i), f in partials.items()])
         for (name, i), frame in zip(partials, placed, strict=True):
             parts = frame.partition_by("slice", "queue", as_dict=True, maintain_order=True, include_key=False)
             for (number, queue), part in parts.items():
                 spread.setdefault(number, {}).setdefault(int(queue), {})[f"{name}/{i}"] = part
         return spread
 
-    def _queued(self, table: Table, source: int, frame: pl.LazyFrame) -> pl.LazyFrame:
-        meets = isinstance(table.sources[source], Meet)
-        order = ["coord"] if meets else table.full_key
-        hashed = pl.col("hash") if meets else key_hash(table.key)
-        return frame.sort("slice", *order).with_columns(queue=hashed % self.queues)
+    def _queued(self, table: Table, source: int, frame: pl.DataFrame) -> pl.LazyFrame:
+        if not isinstance(table.sources[source], Meet):
+            return frame.lazy().sort("slice", *table.full_key).with_columns(queue=key_hash(table.key) % self.queues)
+        in_order = frame["slice"].is_sorted() and frame["coord"].is_sorted()  # as a log is
+        ordered = frame.lazy() if in_order else frame.lazy().sort("slice", "coord")
+        return ordered.with_columns(queue=pl.col("hash") % self.queues)
 
     def done(self, to: int) -> None:
         """All messages of slices before `to` are acknowledged."""
