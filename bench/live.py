@@ -139,7 +139,7 @@ def pathway(bootstrap: str, events: int) -> Rate:
 
 def bare(bootstrap: str, events: int, work: Callable[[list[bytes]], object]) -> Rate:
     settings = {"bootstrap.servers": bootstrap, "group.id": "bare", "auto.offset.reset": "earliest"}
-    consumer = Consumer({**settings, "enable.auto.commit": False})
+    consumer = Consumer({**settings, "enable.auto.commit": False, "fetch.queue.backoff.ms": "10"})  # see peers
     consumer.subscribe(["requests"])
     first = consumer.consume(1, PATIENCE_S)
     read, begun, cpu = len(first), time.monotonic(), cpu_s()
@@ -218,13 +218,16 @@ STAGES = {  # by the innermost call that belongs to one
     "judge": ("streams/live/judge.py", "judge (detectors/engine.py", "detectors/catalog/"),
 }
 ELSE = "the rest: event loop, metrics"
-WAITS = "(selectors.py"  # a thread that waits for its sockets is seen as if it ran
+WAITS = ("select (selectors.py", "_worker (concurrent/futures/thread.py", "wait (threading.py")  # for work, not at it
 
 
 def profile(pid: int, until: Callable[[], float], folder: Path) -> dict[str, float]:
-    """The share of its running time that a process spends in each stage, seen from outside."""
+    """The share of its time that a process spends in each stage, seen from outside.
+
+    Threads that stand still are looked at, too: one that polars works for does.
+    """
     seen = folder / "profile"
-    given = ["record", "--pid", str(pid), "--rate", "100", "--format", "raw", "--duration", "unlimited"]
+    given = ["record", "--pid", str(pid), "--rate", "100", "--idle", "--format", "raw", "--duration", "unlimited"]
     spy = subprocess.Popen(
         [str(PEERS / "py-spy"), *given, "--output", str(seen)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -236,7 +239,7 @@ def profile(pid: int, until: Callable[[], float], folder: Path) -> dict[str, flo
     spent: Counter[str] = Counter()
     for line in seen.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        if WAITS not in (calls := stack.split(";"))[-1]:
+        if not (calls := stack.split(";"))[-1].startswith(WAITS):
             spent[_stage(calls)] += int(count)
     return {stage: n / spent.total() for stage, n in spent.most_common()}
 
