@@ -37,7 +37,7 @@ from streams.landing.lake import Part
 from streams.progress import Progress
 from streams.settings import fingerprint
 
-BATCH_ROWS = 300_000  # the engine advances when so many wait, or so long a time: an advance has a cost of its own
+BATCH_ROWS = 200_000  # the engine advances when so many wait, or so long a time: each has a cost of its own
 BATCH_US = 5 * MINUTE_US
 JUDGED_ROWS = 1_000_000  # of tables that are judged at once, or so long a time: each time detectors look back
 JUDGED_US = 30 * MINUTE_US

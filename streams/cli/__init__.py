@@ -31,6 +31,7 @@ notify.register(app)
 
 
 def main() -> None:
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "narenas:1")  # polars' allocator: 7 % less memory
     try:
         app(standalone_mode=True)
     except Problem as problem:

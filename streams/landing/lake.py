@@ -25,7 +25,7 @@ from streams.sources.files import READABLE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART_ROWS = 200_000
+PART_ROWS = 100_000
 MERGED_ROWS = 1_000_000  # a part that was merged; a reader of one holds it in memory
 SMALL_PARTS = 16  # of one stream and an hour that still gets rows; then they become one
 DISTINCT = {  # nearly every row has another value: a dictionary of them costs and saves nothing
