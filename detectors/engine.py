@@ -36,6 +36,9 @@ Place = tuple[str, int]  # a table's name and which of its sources
 Partials = dict[Place, pl.DataFrame]
 UNEXPECTED = (Exception, pl.exceptions.PanicException)  # polars panics, and that is no Exception
 Failed = Callable[[str, BaseException], None]  # the name of a table or a detector, and what it raised
+Closed = tuple[pl.DataFrame | None, Partials]  # a table's rows, and what later ones still need of its sources
+Close = Callable[[Table], Closed]
+Each = Callable[[Close, Sequence[Table]], Iterable[Closed]]  # map, or one with threads
 IN_STATE_US = HOUR_US  # rows that meet over a longer span are kept by the horizon, outside memory
 
 
@@ -98,36 +101,40 @@ def match(
     to: int,
     horizon: Horizon,
     failed: Failed | None = None,
+    each: Each = map,
 ) -> tuple[dict[str, pl.DataFrame], MatchState]:
     """Adds partials and closes the windows before `to`: (tables of the windows next ≤ w < to, state).
 
-    failed: told of a table that raises, which then has no rows in these windows; else it ends the whole.
+    failed: told of a table that raises, which then has no rows in these windows; else it ends the whole. each: closes
+    the tables, which know nothing of each other.
     """
-    pending = _pending(state, news)
-    lo = state.next if state.next is not None else _earliest(pending, to)
+    heap = _heap(state, news)
+    lo = state.next if state.next is not None else _earliest(heap, to)
     if to <= lo:
-        return {}, MatchState(state.next, pending)
-    final: dict[str, pl.DataFrame] = {}
-    kept: dict[Place, pl.DataFrame] = {}
-    for table in tables:
-        mine = {p: pending.pop(p) for p in [*pending] if p[0] == table.name}
+        return {}, MatchState(state.next, _joined(heap))
+    own = {t.name: {p: heap.pop(p) for p in [*heap] if p[0] == t.name} for t in tables}
+
+    def close(table: Table) -> Closed:
+        mine = _joined(own.pop(table.name))
         try:
-            rows, rest = _closed(table, mine, lo, to, horizon)
+            return _closed(table, mine, lo, to, horizon)
         except UNEXPECTED as error:
             if failed is None:
                 raise
             failed(table.name, error)
-            rows, rest = None, {p: f.filter(pl.col("window") >= to) for p, f in mine.items()}
+            return None, {p: f.filter(pl.col("window") >= to) for p, f in mine.items()}
+
+    final: dict[str, pl.DataFrame] = {}
+    kept: Partials = {}
+    for table, (rows, rest) in zip(tables, each(close, tables), strict=True):
         kept |= rest
         if rows is not None:
             final[table.name] = rows
     return final, MatchState(to, {p: f for p, f in kept.items() if len(f)})
 
 
-def _closed(
-    table: Table, pending: Mapping[Place, pl.DataFrame], lo: int, to: int, horizon: Horizon
-) -> tuple[pl.DataFrame | None, dict[Place, pl.DataFrame]]:
-    """One table of the windows lo ≤ w < to, and what later ones still need of its sources."""
+def _closed(table: Table, pending: Partials, lo: int, to: int, horizon: Horizon) -> Closed:
+    """One table of the windows lo ≤ w < to."""
     parts, kept = [], {}
     for i, source in enumerate(table.sources):
         place = (table.name, i)
@@ -139,17 +146,22 @@ def _closed(
     return (table.merge(pl.concat(parts)) if parts else None), kept
 
 
-def _pending(state: MatchState, news: Iterable[Partials]) -> dict[Place, pl.DataFrame]:
-    """All that is not final, each place in one piece; what it is made of is let go of, as it is most of the memory."""
+def _heap(state: MatchState, news: Iterable[Partials]) -> dict[Place, list[pl.DataFrame]]:
+    """All that is not final."""
     heap: dict[Place, list[pl.DataFrame]] = {p: [f] for p, f in state.open.items()}
     for partials in news:
         for place, frame in partials.items():
             heap.setdefault(place, []).append(frame)
+    return heap
+
+
+def _joined(heap: dict[Place, list[pl.DataFrame]]) -> Partials:
+    """Each place in one piece; what it is made of is let go of, as it is most of the memory."""
     return {p: pl.concat(heap.pop(p), rechunk=True) for p in [*heap]}
 
 
-def _earliest(pending: Mapping[Place, pl.DataFrame], to: int) -> int:
-    return min((int(f["window"].min()) for f in pending.values() if len(f)), default=to)  # type: ignore[arg-type]
+def _earliest(heap: Mapping[Place, Sequence[pl.DataFrame]], to: int) -> int:
+    return min((int(f["window"].min()) for some in heap.values() for f in some if len(f)), default=to)  # type: ignore[arg-type]
 
 
 def _close(
@@ -161,16 +173,16 @@ def _close(
         return pending.filter(ready, pl.col("window") >= lo), pending.filter(~ready)
     if source.back_us <= IN_STATE_US:
         later = pending.filter(pl.col("window") >= to - source.back_us)
-        return _meet(table, source, pending.filter(ready), lo), later
+        return _meet(table, source, pending, lo, to), later
     now = pending.filter(ready, pl.col("window") >= lo)  # the horizon has what was said before
     earlier = horizon.seen(place, now["hash"], lo - source.back_us)
     horizon.keep(place, now, to - source.back_us)
     now = now if earlier is None else pl.concat([earlier, now], rechunk=True)
-    return _meet(table, source, now, lo), pending.filter(~ready)
+    return _meet(table, source, now, lo, to), pending.filter(~ready)
 
 
-def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int) -> pl.DataFrame | None:
-    some = company(rows, source.on, lo, source.matters)
+def _meet(table: Table, source: Meet, rows: pl.DataFrame, lo: int, to: int) -> pl.DataFrame | None:
+    some = company(rows, source.on, lo, to, source.matters)
     if not len(some):
         return None
     met = source.match(some)

@@ -183,15 +183,18 @@ class Table:
         return whole.sort(self.full_key).with_columns(pl.col(names).cast(pl.String))
 
 
-def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int, matters: str = "") -> pl.DataFrame:
-    """The rows of keys that several rows have, one of them in a window from lo on: key by key, each in its order.
+def company(rows: pl.DataFrame, on: tuple[str, ...], lo: int, to: int, matters: str = "") -> pl.DataFrame:
+    """The rows before the window `to` of keys that several of them have, one in a window from lo on: key by key, each
+    in its order.
 
     matters: a column that must hold for one of them, too.
     `group` numbers the keys, `now` marks the windows from lo on. The hash of the key brings equals together, because
     integers are quick to sort; where keys share one, `on` decides.
     """
-    at, group = together(rows["hash"].to_numpy())
-    now = rows["window"].to_numpy() >= lo
+    window = rows["window"].to_numpy()
+    ready, now = np.flatnonzero(window < to), window >= lo
+    at, group = together(rows["hash"].to_numpy()[ready])
+    at = ready[at]
     some = (np.bincount(group) > 1) & (np.bincount(group, now[at]) > 0)
     if matters:
         some &= np.bincount(group, rows[matters].to_numpy()[at]) > 0

@@ -16,6 +16,7 @@ import polars as pl
 from detectors.detector import Detector, Settings
 from detectors.engine import (
     INSTANT,
+    Each,
     Hole,
     Judged,
     JudgeState,
@@ -39,6 +40,7 @@ from streams.settings import fingerprint
 
 BATCH_ROWS = 200_000  # the engine advances when so many wait, or so long a time: each has a cost of its own
 BATCH_US = 5 * MINUTE_US
+CLOSED_AT_ONCE = 2  # tables: it takes the longest of all steps
 JUDGED_ROWS = 1_000_000  # of tables that are judged at once, or so long a time: each time detectors look back
 JUDGED_US = 30 * MINUTE_US
 LOOKED_BACK_ON = 8  # times as many rows at most; of a fleet of a million nodes they are most of what is in memory
@@ -86,9 +88,10 @@ class Analysis:
         tables = list({t.name: t for d in self.detectors for t in d.tables}.values())
         ordered = sorted(parts, key=lambda p: (p.first_arrival, p.stream, p.path))
         done = 0
-        with _horizon(self.folder) as horizon:
+        with _horizon(self.folder) as horizon, ThreadPoolExecutor(CLOSED_AT_ONCE) as closing:
             reduced = ahead(self._reduced(tables, ordered))
-            for final, judged in ahead(self._judged(ahead(self._final(tables, ordered, reduced, horizon)))):
+            closed = ahead(self._final(tables, ordered, reduced, horizon, closing.map))
+            for final, judged in ahead(self._judged(closed)):
                 (self.land or self._land_tables)(final.tables, final.to)
                 self._land_changes(judged)
                 done += final.rows
@@ -112,6 +115,7 @@ class Analysis:
         ordered: Sequence[Part],
         reduced: Iterable[tuple[int, Partials]],
         horizon: Segments,
+        each: Each,
     ) -> Iterator[Final]:
         """The tables of windows that became final, many windows at once."""
         last = max((p.last_arrival for p in ordered), default=0)
@@ -126,7 +130,7 @@ class Analysis:
             if later and matched.next is not None and rows < BATCH_ROWS and to - matched.next < BATCH_US:
                 continue
             before = matched.next
-            final, matched = match(tables, matched, _let_go(waiting), to, horizon)
+            final, matched = match(tables, matched, _let_go(waiting), to, horizon, each=each)
             rows = 0
             if matched.next is not None and matched.next != before:
                 if self.since:

@@ -32,14 +32,15 @@ def _frame(found: list[tuple[str, str | None, int, int]], hashes: int, apart: in
 
 
 @settings(deadline=None, max_examples=150)
-@given(rows, st.sampled_from([1, 2, 100]), st.sampled_from([1, 2**62]), st.integers(0, 3))
+@given(rows, st.sampled_from([1, 2, 100]), st.sampled_from([1, 2**62]), st.integers(0, 3), st.integers(0, 4))
 def test_rows_with_company_come_key_by_key_in_time_whatever_hashes_their_keys_share(
-    found: list[tuple[str, str | None, int, int]], hashes: int, apart: int, since: int
+    found: list[tuple[str, str | None, int, int]], hashes: int, apart: int, since: int, until: int
 ) -> None:
     wanted: dict[tuple[str, str | None], list[tuple[int, int]]] = {}
     for coord, (tenant, key, window, offset) in enumerate(found):
-        wanted.setdefault((tenant, key), []).append((window * WINDOW_US + offset, coord))
-    some = company(_frame(found, hashes, apart), ("key",), since * WINDOW_US)
+        if window < until:
+            wanted.setdefault((tenant, key), []).append((window * WINDOW_US + offset, coord))
+    some = company(_frame(found, hashes, apart), ("key",), since * WINDOW_US, until * WINDOW_US)
     got: list[tuple[tuple[str, str | None], list[tuple[int, int]]]] = []
     for tenant, key, t, coord in some.select("tenant", "key", "t", "coord").rows():
         if not got or got[-1][0] != (tenant, key):
