@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import duckdb
 import polars as pl
 
 from bench import tape
-from bench.cpu import cpu_s
+from bench.cpu import Held, cpu_s, most_held
 from detectors.detector import Detector, Settings, View, catalog
 from detectors.table import Table
 from detectors.windows import LATENESS_US
@@ -25,7 +26,7 @@ from streams.analysis import Analysis
 from streams.landing import state
 from streams.progress import Progress
 
-HEADER = "| what | wall s | M events/s | CPU µs/event | peak MB |\n|---|---|---|---|---|"
+HEADER = "| what | wall s | M events/s | CPU µs/event | peak MB | own | mapped files |\n|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,26 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_mb: int
+    held: Held
 
     def row(self, what: str, events: int) -> str:
         rate, per = events / self.wall_s / 1e6, self.cpu_s / events * 1e6
-        return f"| {what} | {self.wall_s:.1f} | {rate:.2f} | {per:.2f} | {self.peak_mb:,} |"
+        memory = " | ".join(f"{mb:,}" for mb in (self.peak_mb, *self.held))
+        return f"| {what} | {self.wall_s:.1f} | {rate:.2f} | {per:.2f} | {memory} |"
 
 
 def command(*args: str) -> Cost:
     """A command in a process of its own: wall and CPU time, peak memory."""
-    begin = time.monotonic()
-    child = subprocess.Popen([sys.executable, *args], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
+    with ThreadPoolExecutor(1) as thread:
+        begin = time.monotonic()
+        child = subprocess.Popen([sys.executable, *args], stdout=subprocess.DEVNULL)
+        held = thread.submit(most_held, child.pid)
+        _, status, used = os.wait4(child.pid, 0)
+        wall_s = time.monotonic() - begin
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{' '.join(args)}: exit {child.returncode}")
-    return Cost(time.monotonic() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
+    return Cost(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024, held.result())
 
 
 def cli(*args: str) -> Cost:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+SAMPLED_S = 0.02
 
 
 def cpu_s(pid: int | None = None) -> float:
@@ -22,3 +25,23 @@ def memory_mb(pid: int, what: Literal["VmRSS", "VmHWM"]) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     (found,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith(what))
     return found
+
+
+class Held(NamedTuple):
+    """A process's own memory, and the pages of mapped files: the system takes those back when it needs them."""
+
+    own_mb: int = 0
+    mapped_mb: int = 0
+
+
+def most_held(pid: int) -> Held:
+    """The most of each that another process held until it ended, as far as samples tell."""
+    most = Held()
+    try:
+        while True:
+            status = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            now = {name: int(rest[0]) // 1024 for name, *rest in status if name in ("RssAnon:", "RssFile:")}
+            most = Held(max(most.own_mb, now.get("RssAnon:", 0)), max(most.mapped_mb, now.get("RssFile:", 0)))
+            time.sleep(SAMPLED_S)
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return most
