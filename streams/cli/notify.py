@@ -152,7 +152,7 @@ def _run(
 
     at = connection(broker, kafka)
     for option, url in _addresses(to):
-        if why := unheard(url, option):
+        if why := unheard(url):
             typer.echo(f"{option} {host_of(url)}: {why}; tried again whenever there is something to send", err=True)
     meter = Meter(NOTIFIER)
     if metrics is not None:
@@ -161,7 +161,6 @@ def _run(
     notifier = Notifier(at, ways, say, prefix, to.level, to.heartbeat_url, meter, inventory())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, notifier.stop)
-    notifier.open()
     names = ", ".join(f"{way.name} {way.host}" for way in ways)
     typer.echo(
         f"Tells {names} of incidents at level {to.level}{'' if to.level == 'page' else ' or page'}, from {at.broker}"

@@ -160,7 +160,7 @@ class Notifier:
 
     def _read(self) -> None:
         if self.consumer is None:
-            self.open()
+            self._open()
             return
         try:
             polled = self.consumer.poll(timeout_ms=POLL_MS)
@@ -182,9 +182,15 @@ class Notifier:
         if base is not None and len(self.ways):
             self.news.forget(min(way.cursor.next for way in self.ways if way.cursor))
 
-    def open(self) -> None:
-        """A Kafka that does not answer ends it, as any command; one that answers and is not ready is asked again."""
-        there = partitions(admin(self.connection))
+    def _open(self) -> None:
+        """Where no Kafka answers it is asked again, since that, too, is to be told."""
+        try:
+            client = admin(self.connection)
+        except Problem as problem:
+            self._tell("Kafka", str(problem))
+            time.sleep(TRY_S)
+            return
+        there = partitions(client)
         if self.place.topic not in there:
             then = f"asynchealth topics create {self.connection.options(self.prefix)}"
             raise Problem(f"topic {self.place.topic}", "not there", then)

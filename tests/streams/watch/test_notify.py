@@ -16,7 +16,6 @@ from detectors.incidents import id_of
 from detectors.windows import SECOND_US, WINDOW_US
 from streams.live.connect import Connection
 from streams.live.tell import ANY
-from streams.problems import Problem
 from streams.said import Word, record, words_in
 from streams.watch.canaries import TOO_LONG_S
 from streams.watch.notify import HELD_S, RENEW_S, Clocks, Notifier
@@ -342,9 +341,17 @@ def test_positions_that_somebody_has_set_back_begin_anew_with_what_is_open(night
     assert list(dict.fromkeys(night.hook.keys)) == KEYS
 
 
-def test_a_kafka_that_does_not_answer_at_the_start_ends_it() -> None:
+def test_a_kafka_that_does_not_answer_from_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.watch.notify.TRY_S", 0.01)
+    lines: list[str] = []
     with receiving() as hook:
+        passed = iter(range(0, 10_000, 50))
+        clocks = Clocks(monotonic=lambda: float(next(passed)))
         nowhere = Connection(broker=f"127.0.0.1:{free_port()}")
-        with pytest.raises(Problem, match="no Kafka answers"):
-            Notifier(nowhere, [Webhook(hook.url)], print).run()
-        assert hook.asked == 0
+        notifier = Notifier(nowhere, [Webhook(hook.url)], lines.append, clocks=clocks)
+        for _ in range(4):
+            notifier._read()
+            notifier._watch()
+        assert hook.keys == ["unreachable-0/page/firing"]
+        assert hook.got[0][1]["sentence"] == "Kafka does not answer: findings may go untold"
+    assert len(lines) == 1 and "no Kafka answers" in lines[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,32 +119,38 @@ def test_what_is_no_address_is_said(url: str) -> None:
         checked(url, "--webhook")
 
 
-def test_a_host_that_nobody_knows_is_a_slip_and_one_that_refuses_is_said(receiver: Receiver) -> None:
-    with pytest.raises(Problem, match=r"--webhook: chat\.invalid is no host that is known here: "):
-        unheard("https://chat.invalid/secret", "--webhook")
-    with pytest.raises(Problem, match="is no host that is known here"):
-        unheard(f"http://{'a' * 64}/", "--webhook")
-    assert unheard(f"http://127.0.0.1:{free_port()}/", "--webhook") == "Connection refused"
-    assert unheard(receiver.url, "--webhook") == "" and receiver.asked == 0
+def test_where_nobody_listens_is_told_with_the_reason(receiver: Receiver) -> None:
+    assert unheard("https://chat.invalid/secret") and unheard(f"http://{'a' * 64}/")
+    assert unheard(f"http://127.0.0.1:{free_port()}/") == "Connection refused"
+    assert unheard(receiver.url) == "" and receiver.asked == 0
 
 
 def test_behind_a_proxy_the_proxy_knows_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
-    assert unheard("https://chat.invalid/", "--webhook") == ""
+    assert unheard("https://chat.invalid/") == ""
     monkeypatch.setenv("no_proxy", "chat.invalid")
-    with pytest.raises(Problem):
-        unheard("https://chat.invalid/", "--webhook")
+    assert unheard("https://chat.invalid/")
 
 
-def test_a_notifier_says_at_its_start_what_is_wrong_with_each_address() -> None:
+def test_a_notifier_says_at_its_start_where_nobody_listens_and_goes_on() -> None:
     nobody, broker = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    ended = asynchealth("notify", "--broker", broker, "--webhook", f"http://{nobody}/secret")
-    said = ended.stderr.decode()
-    assert (ended.returncode, ended.stdout, "secret" in said) == (2, b"", False)
-    assert said.startswith(f"--webhook {nobody}: Connection refused; tried again whenever there is something to send\n")
-    assert f"{broker}: no Kafka answers" in said and "\nNext: check --broker" in said
-    slip = asynchealth("notify", "--broker", broker, "--alertmanager", "http://manager.invalid:9093")
-    assert slip.returncode == 2 and b"--alertmanager: manager.invalid is no host" in slip.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "streams.cli",
+        "notify",
+        "--broker",
+        broker,
+        "--webhook",
+        f"http://{nobody}/secret",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as notifier:
+        assert notifier.stderr
+        first, second = notifier.stderr.readline(), notifier.stderr.readline()
+        assert notifier.poll() is None
+        notifier.terminate()
+    assert first == f"--webhook {nobody}: Connection refused; tried again whenever there is something to send\n"
+    assert f"{broker}: no Kafka answers" in second and notifier.returncode == 0
 
 
 def test_options_are_stronger_than_the_file_and_slips_are_said(tmp_path: Path) -> None:
