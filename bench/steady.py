@@ -1,8 +1,9 @@
 """python -m bench.steady [--minutes 10] [--rate 20000] [--hours 24]: a worker and a lander on a real Kafka, on and on.
 
 A steady stream of requests, each of the time when it is sent; the same into a state that holds the tables of the hours
-before; then nothing at all, on 24 partitions. Of the streams: from "a window is final" (its end and the lateness have
-passed) to "its findings are in the readable file", memory over the minutes, and CPU. Of the last: what rest costs.
+before; then nothing at all, on 24 partitions. Of the streams: from "a window is final" (every source partition has said
+its slices up to its end and the lateness) to "its findings are in the readable file", memory over the minutes, and CPU.
+Of the last: what rest costs.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Producer
+import numpy.typing as npt
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from bench import tape
 from bench.cpu import cpu_s, memory_mb
 from bench.day import before_now, landed, measured
 from bench.live import ended_now
-from detectors.windows import LATENESS_US, WINDOW_US
+from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
 from streams.landing.state import open_readable
 from streams.live.connect import Connection
+from streams.live.judge import SLICES
+from streams.live.numbered import head_of
 from streams.live.play import send
 from streams.live.topics import admin, create, topics
 from streams.sources.files import READABLE
@@ -78,9 +82,9 @@ def produce(bootstrap: str, rate: int, seconds: float) -> None:
     producer.flush(60)
 
 
-def readable_after(folder: Path, processes: Sequence[Watched], seconds: float) -> list[float]:
-    """Of each window that was final meanwhile, how long it took until the readable file told of it."""
-    took, known, weighed = list[float](), 0, 0.0
+def readable_at(folder: Path, processes: Sequence[Watched], seconds: float) -> dict[int, float]:
+    """Of each window (its index) that was judged meanwhile, when the readable file told of it, in s since 1970."""
+    at, known, weighed = dict[int, float](), 0, 0.0
     end, settled = time.monotonic() + seconds, time.monotonic() + SETTLE_S
     while (now := time.monotonic()) < end:
         if now > settled and now > weighed + WEIGH_S:
@@ -89,11 +93,34 @@ def readable_after(folder: Path, processes: Sequence[Watched], seconds: float) -
             weighed = now
         judged = _judged(folder)
         if known and now > settled:
-            seen_us = time.time_ns() // 1_000
-            took += [(seen_us - (w + 1) * WINDOW_US - LATENESS_US) / 1e6 for w in range(known, judged)]
+            at |= dict.fromkeys(range(known, judged), time.time())
         known = max(known, judged)
         time.sleep(LOOK_S)
-    return took
+    return at
+
+
+def final_at(bootstrap: str, windows: Iterable[int]) -> list[float]:
+    """When every queue had the slices of every source partition that a window needs, in s since 1970, by the broker."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.partition.eof": True})
+    partitions = consumer.list_topics(SLICES).topics[SLICES].partitions
+    consumer.assign([TopicPartition(SLICES, p, 0) for p in partitions])
+    said, unread = dict[tuple[str, int | None], list[tuple[int, float]]](), len(partitions)
+    while unread:
+        for message in consumer.consume(1_000, 10):
+            if error := message.error():
+                assert error.code() == KafkaError._PARTITION_EOF, error.str()
+                unread -= 1
+            else:
+                head, at_s = head_of(message.key()), message.timestamp()[1] / 1_000
+                said.setdefault((head.producer, message.partition()), []).append((head.hi, at_s))
+    consumer.close()
+    needed = [_due_us(w) // SLICE_US for w in windows]
+    return [max(next(at_s for hi, at_s in some if hi >= n) for some in said.values()) for n in needed]
+
+
+def _due_us(window: int) -> int:
+    """When a window's end and the lateness have passed."""
+    return (window + 1) * WINDOW_US + LATENESS_US
 
 
 def _judged(folder: Path) -> int:
@@ -140,24 +167,31 @@ def busy(folder: Path, rate: int, minutes: float, hours: int = 0) -> None:
         seconds = minutes * 60 + SETTLE_S
         producer = multiprocessing.get_context("spawn").Process(target=produce, args=(bootstrap, rate, seconds))
         producer.start()
-        took = np.array(readable_after(folder / "state", processes, seconds))
+        readable = readable_at(folder / "state", processes, seconds)
         used = {p.name: p.used_s / (minutes * 60) for p in processes}
         producer.join()
+        final = final_at(bootstrap, readable)
     before = f", after {hours} hours of {FLEETS} fleets" if hours else ""
     print(f"\n## {rate:,} requests a second for {minutes:g} minutes{before}\n")
-    p50, p99 = np.percentile(took, [50, 99])
-    print(
-        f"From final to readable: p50 {p50:.1f} s, p99 {p99:.1f} s, longest {took.max():.1f} s ({len(took)} windows).\n"
-    )
+    print("| of a window | p50 s | p99 s | longest s | windows |\n|---|---|---|---|---|")
+    due = [_due_us(w) / 1e6 for w in readable]
+    told("end and lateness passed to final", np.subtract(final, due))
+    told("final to readable", np.subtract([*readable.values()], final))
+    print()
     print("| process | MB in the first minute | in the last | at most | CPU: share of a core |\n|---|---|---|---|---|")
     for p in processes:
         early, late = max(p.mb[:6]), max(p.mb[-6:])
         print(f"| {p.name} | {early:,} | {late:,} | {max(p.mb):,} | {used[p.name]:.0%} |")
 
 
+def told(what: str, took: npt.NDArray[np.float64]) -> None:
+    p50, p99 = np.percentile(took, [50, 99])
+    print(f"| {what} | {p50:.1f} | {p99:.1f} | {took.max():.1f} | {len(took)} |")
+
+
 def idle(folder: Path, minutes: float) -> None:
     with running(folder, IDLE) as (_, processes):
-        readable_after(folder / "state", processes, minutes * 60 + SETTLE_S)
+        readable_at(folder / "state", processes, minutes * 60 + SETTLE_S)
         used = ", ".join(f"{p.name} {p.used_s / (minutes * 60):.1%} of a core" for p in processes)
     print(f"\n## At rest, {4 * IDLE} source partitions\n\n{used}.")
 

@@ -38,7 +38,7 @@ POLL_MS = 200
 POLL_MESSAGES = 200
 LAND_S = 1.0
 LAND_BYTES = 32 << 20  # packed, as messages are: a lander that was away reads its backlog in such pieces
-PUBLISH_S = 2.0
+PUBLISH_S = 2.0  # at most, but at once where more is judged
 COPY_SHARE = 5  # a publication may take a fifth of the time: of a large file there are fewer
 SWEEP_S = 60.0
 
@@ -100,31 +100,34 @@ class Landing:
             consumer.seek(tp, self.lander.positions[place])
 
     def _work(self, consumer: KafkaConsumer, con: duckdb.DuckDBPyConnection) -> None:
-        landed = published = swept = 0.0
-        waiting = 0
-        changed, wait_s = True, PUBLISH_S  # a predecessor may have landed what it did not publish
+        landed = published = swept = copying_s = 0.0
+        waiting, told = 0, -1  # told: up to which window the readable file is judged
+        changed = True  # a predecessor may have landed what it did not publish
         self.shown = shown(self.folder)
         while True:
-            for tp, records in self._polled(consumer).items():
+            polled = self._polled(consumer)
+            judged = any(self.places[tp].topic == "findings" for tp in polled)  # what people wait for
+            for tp, records in polled.items():
                 for r in records:
                     self.lander.feed(self.places[tp], r.offset, r.key, r.value)
                     waiting += len(r.value or b"")
             if time.monotonic() > swept + SWEEP_S:
                 changed = self._shrink() or changed
                 swept = time.monotonic()
-            if self.stopping or waiting > LAND_BYTES or time.monotonic() > landed + LAND_S:
+            if self.stopping or judged or waiting > LAND_BYTES or time.monotonic() > landed + LAND_S:
                 changed = self.lander.land() or changed
                 landed, waiting = time.monotonic(), 0
                 self._tell(consumer)
                 self._show(consumer)
+            wait_s = COPY_SHARE * copying_s if self.lander.judged > told else max(PUBLISH_S, COPY_SHARE * copying_s)
             if changed and (self.stopping or time.monotonic() > published + wait_s):
                 began = time.monotonic()
                 self.lander.tidy()
                 publish(con, self.folder / state.LANDING)
                 self.shown = {p.path for p in self.lander.parts}
-                published, changed = time.monotonic(), False
-                wait_s = max(PUBLISH_S, COPY_SHARE * (published - began))
-                self.meter.set("asynchealth_publication_duration_seconds", {(): published - began})
+                published, changed, told = time.monotonic(), False, self.lander.judged
+                copying_s = published - began
+                self.meter.set("asynchealth_publication_duration_seconds", {(): copying_s})
             self.meter.beat()
             if self.stopping:
                 return
