@@ -104,12 +104,12 @@ def final_at(bootstrap: str, windows: Iterable[int]) -> list[float]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.partition.eof": True})
     partitions = consumer.list_topics(SLICES).topics[SLICES].partitions
     consumer.assign([TopicPartition(SLICES, p, 0) for p in partitions])
-    said, unread = dict[tuple[str, int | None], list[tuple[int, float]]](), len(partitions)
+    said, unread = dict[tuple[str, int | None], list[tuple[int, float]]](), {*partitions}
     while unread:
         for message in consumer.consume(1_000, 10):
             if error := message.error():
                 assert error.code() == KafkaError._PARTITION_EOF, error.str()
-                unread -= 1
+                unread -= {message.partition()}  # it is told again whenever more has come
             else:
                 head, at_s = head_of(message.key()), message.timestamp()[1] / 1_000
                 said.setdefault((head.producer, message.partition()), []).append((head.hi, at_s))
