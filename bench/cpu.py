@@ -34,14 +34,20 @@ class Held(NamedTuple):
     mapped_mb: int = 0
 
 
+def held(pid: int) -> Held:
+    """By another process, now; nothing where it has ended, and waits for its parent to see."""
+    status = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    now = {name: int(rest[0]) // 1024 for name, *rest in status if name in ("RssAnon:", "RssFile:")}
+    return Held(now.get("RssAnon:", 0), now.get("RssFile:", 0))
+
+
 def most_held(pid: int) -> Held:
     """The most of each that another process held until it ended, as far as samples tell."""
     most = Held()
     try:
         while True:
-            status = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-            now = {name: int(rest[0]) // 1024 for name, *rest in status if name in ("RssAnon:", "RssFile:")}
-            most = Held(max(most.own_mb, now.get("RssAnon:", 0)), max(most.mapped_mb, now.get("RssFile:", 0)))
+            now = held(pid)
+            most = Held(max(most.own_mb, now.own_mb), max(most.mapped_mb, now.mapped_mb))
             time.sleep(SAMPLED_S)
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return most

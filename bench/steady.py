@@ -24,7 +24,7 @@ import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from bench import tape
-from bench.cpu import cpu_s, memory_mb
+from bench.cpu import Held, cpu_s, held
 from bench.day import before_now, landed, measured
 from bench.live import ended_now
 from detectors.windows import LATENESS_US, SLICE_US, WINDOW_US
@@ -46,16 +46,16 @@ FLEETS = 2  # of which a day's tables are
 
 @dataclass
 class Watched:
-    """One process: its memory in MB at each look, and the CPU time that it used since the first."""
+    """One process: its memory at each look, and the CPU time that it used since the first."""
 
     name: str
     pid: int
-    mb: list[int] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     began_cpu_s: float = 0.0
 
     def weigh(self) -> None:
-        self.mb.append(memory_mb(self.pid, "VmRSS"))
-        if len(self.mb) == 1:
+        self.held.append(held(self.pid))
+        if len(self.held) == 1:
             self.began_cpu_s = cpu_s(self.pid)
 
     @property
@@ -178,10 +178,12 @@ def busy(folder: Path, rate: int, minutes: float, hours: int = 0) -> None:
     told("end and lateness passed to final", np.subtract(final, due))
     told("final to readable", np.subtract([*readable.values()], final))
     print()
-    print("| process | MB in the first minute | in the last | at most | CPU: share of a core |\n|---|---|---|---|---|")
+    print("| process | own MB in the first minute | in the last | at most | mapped MB at most | CPU: share of a core |")
+    print("|---|---|---|---|---|---|")
     for p in processes:
-        early, late = max(p.mb[:6]), max(p.mb[-6:])
-        print(f"| {p.name} | {early:,} | {late:,} | {max(p.mb):,} | {used[p.name]:.0%} |")
+        own = [h.own_mb for h in p.held]
+        mapped = max(h.mapped_mb for h in p.held)
+        print(f"| {p.name} | {max(own[:6]):,} | {max(own[-6:]):,} | {max(own):,} | {mapped:,} | {used[p.name]:.0%} |")
 
 
 def told(what: str, took: npt.NDArray[np.float64]) -> None:
