@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 SAMPLED_S = 0.02
 
@@ -20,10 +20,10 @@ def cpu_s(pid: int | None = None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def memory_mb(pid: int, what: Literal["VmRSS", "VmHWM"]) -> int:
-    """What another process holds now, or held at most."""
+def most_mb(pid: int) -> int:
+    """What another process held at most, its own and mapped files together."""
     status = Path(f"/proc/{pid}/status").read_text()
-    (found,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith(what))
+    (found,) = (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     return found
 
 

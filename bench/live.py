@@ -29,7 +29,7 @@ from confluent_kafka import Consumer, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import tape
-from bench.cpu import cpu_s, memory_mb
+from bench.cpu import cpu_s, most_mb
 from detectors.events import decode_json, encode_json
 from streams.live.connect import Connection
 from streams.live.play import send
@@ -198,7 +198,7 @@ def workers(bootstrap: str, events: int, count: int = 1, prefix: str = "") -> tu
         _until(lambda: read_by(ports) >= events)
         measured = rate()
         _until(lambda: judged_until_s(ports) > sent_by_s)
-        return measured, rate(), max(memory_mb(pid, "VmHWM") for pid in pids)
+        return measured, rate(), max(most_mb(pid) for pid in pids)
 
 
 def profiled(bootstrap: str, folder: Path, prefix: str) -> dict[str, float]:
