@@ -18,7 +18,7 @@ from detectors.windows import PARTITION_BITS, event_time, place, running_arrival
 from streams.coverage import filled_fields
 from streams.landing.lake import Writer
 from streams.live.canary import theirs
-from streams.problems import Exit, Problem
+from streams.problems import Exit, Problem, shell
 from streams.progress import Progress
 from streams.sources.arrivals import Arrivals
 from streams.sources.copies import Alike
@@ -264,8 +264,8 @@ def _parted(name: str, alike: Alike) -> str:
 
 
 def _unbelieved(name: str, rows: int, folder: Path) -> str:
-    what = "1 row is rejected, whose arrival" if rows == 1 else f"{rows:,} rows are rejected, whose arrivals"
-    return str(Problem(name, f"{what} can't be true", f"asynchealth sql @rejected_rows --state {folder}"))
+    what = "1 row is rejected, whose arrival is" if rows == 1 else f"{rows:,} rows are rejected, whose arrivals are"
+    return str(Problem(name, f"{what} not believed", f"asynchealth sql @rejected_rows --state {shell(folder)}"))
 
 
 def _read_otherwise(before: str, now: str) -> str:

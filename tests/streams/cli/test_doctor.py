@@ -168,7 +168,9 @@ def test_the_lateness_proposed_is_the_least_that_hardly_any_row_exceeds(
 
 
 def test_one_row_in_two_thousand_that_is_late_changes_no_lateness(tmp_path: Path) -> None:
-    (found,) = told(of_rows(tmp_path, requests=delayed(1 / 2000, 300)), "doctor")
+    """What comes after them shows that they were late: of two last rows nobody knows."""
+    after = [request(i, timestamp=T0 + 900 + i, arrival=T0 + 901 + i) for i in range(100)]
+    (found,) = told(of_rows(tmp_path, requests=[*delayed(1 / 2000, 300), *after]), "doctor")
     assert found["proposed_lateness_s"] == 30 and found["sources"][0]["delay"]["late"] == 2
 
 

@@ -76,7 +76,8 @@ def test_slices_that_are_gone_end_a_worker_with_the_reason_and_rows_that_are_gon
     lander = play.lander()
     _, said = lander.communicate(timeout=PATIENCE_S)
     assert lander.returncode != 0
-    assert b"ah.events/" in said and b"what lies between was deleted\nNext: asynchealth land --state NEW" in said
+    assert b"ah.events/" in said
+    assert b"what lies between was deleted\nNext: asynchealth land --broker " in said and b" --state NEW\n" in said
 
 
 def test_rows_that_are_deleted_while_a_lander_stands_still_end_it_with_the_reason(kafka: str, tmp_path: Path) -> None:
@@ -95,7 +96,8 @@ def test_rows_that_are_deleted_while_a_lander_stands_still_end_it_with_the_reaso
         emptied(play, "events")
         lander.send_signal(signal.SIGCONT)
         _, said = lander.communicate(timeout=PATIENCE_S)
-    assert b"ah.events/" in said and b"what lies between was deleted\nNext: asynchealth land --state NEW" in said
+    assert b"ah.events/" in said
+    assert b"what lies between was deleted\nNext: asynchealth land --broker " in said and b" --state NEW\n" in said
     assert b"OffsetOutOfRange" not in said
 
 
