@@ -41,7 +41,7 @@ class Alike(NamedTuple):
 
     @property
     def holds_all(self) -> bool:
-        return self.shared == self.whole and self.records <= self.known.records
+        return self.shared >= self.whole and self.records <= self.known.records
 
     @property
     def is_shorter(self) -> bool:

@@ -322,6 +322,21 @@ def test_a_shorter_copy_of_a_recording_with_slips_is_one(tmp_path: Path) -> None
     assert differing(contents(tmp_path / "state"), before) == []
 
 
+@pytest.mark.parametrize("bad", [{"duration_ms": -1}, {"timestamp": "yesterday"}])
+def test_a_shorter_copy_that_breaks_off_in_a_record_that_was_rejected_counts_nothing(
+    tmp_path: Path, bad: dict[str, object]
+) -> None:
+    events = storm(400)
+    events[99] |= bad
+    run(tmp_path / "state", write(tmp_path / "requests-a.jsonl", lines(events)))
+    before = contents(tmp_path / "state")
+    half = write(tmp_path / "requests-b.jsonl", lines(events[:100])[:-30])
+    assert run(tmp_path / "state", half).notes == [
+        "requests-b.jsonl: a shorter copy of requests-a.jsonl, nothing new in it"
+    ]
+    assert differing(contents(tmp_path / "state"), before) == []
+
+
 def test_a_shorter_recording_that_says_something_else_is_another(tmp_path: Path) -> None:
     """Equal in its first 99 records; the last one differs in one field, or could not be read in one of the two."""
     events = storm(400)
