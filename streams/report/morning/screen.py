@@ -113,7 +113,7 @@ def notes(report: Report, invoke: Invoke) -> Iterator[str]:
         yield f"Judged with {', '.join(report.used)}"
     if totals["late"] > MUCH_LATE * max(1, totals["read"]):
         part = share(totals["late"] / totals["read"])
-        yield f"{part} of the rows arrived too late to be judged. Bring them in: {invoke('rebuild --lateness 10m')}"
+        yield f"{part} of the rows arrived too late to be judged. The lateness that brings them in: {invoke('doctor')}"
 
 
 def commands(report: Report, invoke: Invoke) -> Iterator[list[str]]:

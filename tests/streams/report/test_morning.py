@@ -109,11 +109,15 @@ def test_the_size_of_the_cache_is_told_where_a_gauge_reports_it(tmp_path: Path) 
 def test_many_late_rows_are_said_with_the_command_that_brings_them_in(tmp_path: Path) -> None:
     rows = calls()
     for row in rows[100:300]:
-        row["arrival"] = (T0 + timedelta(minutes=10)).isoformat()
-    shown = screen(of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"])), "report")
+        row["arrival"] = (T0 + timedelta(minutes=25)).isoformat()
+    state = of_rows(tmp_path, requests=sorted(rows, key=lambda r: r["arrival"]))
+    shown = screen(state, "report")
     assert re.search(r"\d+(\.\d)?% of the rows arrived too late", shown)
-    (command,) = re.findall(r"asynchealth (rebuild --lateness 10m --state \S+)", shown)
+    (command,) = re.findall(r"asynchealth (doctor --state \S+)", shown)
+    told = CliRunner().invoke(app, command.split()).output
+    (command,) = re.findall(r"asynchealth (rebuild --lateness \S+ --state \S+)", told)
     assert CliRunner().invoke(app, command.split()).exit_code == 0
+    assert "arrived too late" not in screen(state, "report")
 
 
 def test_two_tenants_with_one_name_are_told_apart(tmp_path: Path) -> None:
