@@ -46,7 +46,10 @@ CLOSED = "SELECT min(hi) FROM (SELECT min_by(hi, lo) AS hi FROM taken WHERE NOT 
 
 
 def rejudge(folder: Path, settings: Settings, command: str, started: datetime, bar: Progress) -> Outcome:
-    then = f"kill -INT {{owner}}, then asynchealth rebuild --state {shell(folder)}, then the lander again"
+    end, again = "kill -INT {owner}", ", then the lander again"
+    if (folder / state.ONE_RUN).exists():  # its lander is started again by up
+        end, again = "Ctrl-C in the terminal of asynchealth up", ""
+    then = f"{end}, then asynchealth rebuild --state {shell(folder)}{again}"
     with state.locked(folder, then):
         with lake.undone(folder, state.LANDING), _aside(folder) as con:
             done = Again(folder, con, settings, bar).run()

@@ -55,8 +55,10 @@ def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = N
     count = partitions or kafka_topics.queues(client, prefix)
     wanted = kafka_topics.topics(count, prefix, [s.name for s in sources(prefix)])
     made = kafka_topics.create(client, wanted)
+    there = kafka_topics.partitions(client)
     for topic in wanted:
-        typer.echo(f"{_line(topic)}   {'made' if topic.name in made else 'was there'}")
+        line = _line(topic._replace(partitions=there[topic.name]))
+        typer.echo(f"{line}   {'made' if topic.name in made else 'was there'}")
     typer.echo(f"Next: {program()} topics check {at.options(prefix)}")
 
 

@@ -63,6 +63,7 @@ class Landing:
         with ExitStack() as open_:
             open_.enter_context(state.locked(self.folder))
             open_.enter_context(disk(self.folder, self.command))
+            self._same_logs()
             con = open_.enter_context(opened(self.folder, self.anew))
             producers = [f"{s}/{p}" for s, n in self.sources.items() for p in range(n)]
             self.lander = Lander(self.folder, con, self.detectors, producers, self.queues, self.command)
@@ -86,16 +87,24 @@ class Landing:
     def stop(self, *_: object) -> None:
         self.stopping = True
 
+    def _same_logs(self) -> None:
+        """A position means nothing in the topics of another prefix: what lies before it would be passed over."""
+        broker, prefix = state.fed_from(self.folder)
+        if broker and prefix != self.prefix:
+            landed, asked = (f"those with prefix {p}" if p else "those without a prefix" for p in (prefix, self.prefix))
+            reason = f"its rows are of other topics: {landed}, not {asked}"
+            raise Problem(str(self.folder), reason, self.anew, Exit.STATE)
+
     def _begin(self, consumer: KafkaConsumer) -> None:
         """To where the database stands."""
         topics = names(self.prefix)._asdict()
         self.places = {TopicPartition(topics[p.topic], p.partition): p for p in self.lander.readers}
         consumer.assign(list(self.places))
-        starts = consumer.beginning_offsets(list(self.places))
+        starts, ends = consumer.beginning_offsets(list(self.places)), consumer.end_offsets(list(self.places))
         for tp, place in self.places.items():
             position = self.lander.positions[place]
-            if starts[tp] > position > 0:
-                raise cut(tp, starts[tp], position, self.anew)
+            if starts[tp] > position > 0 or position > ends[tp]:
+                raise cut(tp, starts[tp], ends[tp], position, self.anew)
             self.lander.positions[place] = max(position, starts[tp])
             consumer.seek(tp, self.lander.positions[place])
 
@@ -137,7 +146,8 @@ class Landing:
             polled: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(timeout_ms=POLL_MS)
         except OffsetOutOfRangeError as error:  # while we stood still
             ((tp, position),) = error.args[0].items()
-            raise cut(tp, consumer.beginning_offsets([tp])[tp], position, self.anew) from None
+            start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+            raise cut(tp, start, end, position, self.anew) from None
         return polled
 
     def _shrink(self) -> bool:
@@ -185,9 +195,12 @@ def group(prefix: str = "") -> str:
     return f"{prefix}asynchealth-land"
 
 
-def cut(tp: TopicPartition, start: int, position: int, then: str) -> Problem:
-    """A log that begins after our position: another state may begin there, this one would lack what lies between."""
+def cut(tp: TopicPartition, start: int, end: int, position: int, then: str) -> Problem:
+    """A log that begins after our position: another state may begin there, this one would lack what lies between. One
+    that ends before it is not the log that was landed."""
     reason = f"begins at {start}, landed was up to {position}: what lies between was deleted"
+    if position > end:
+        reason = f"ends at {end}, landed was up to {position}: it was made anew, or is another Kafka's"
     return Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE)
 
 

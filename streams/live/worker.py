@@ -16,7 +16,8 @@ import shutil
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,7 +37,7 @@ from streams.landing.horizon import Segments
 from streams.live.connect import Connection
 from streams.live.judge import Judge, Left, left
 from streams.live.match import KEYS, TABLES, Matcher
-from streams.live.numbered import Head, Ranges, head_of
+from streams.live.numbered import Head, OtherProtocol, Ranges, head_of
 from streams.live.own import own_folder
 from streams.live.pace import Pace
 from streams.live.reduce import EVENTS, Out, Point, Poisoned, Reducer
@@ -118,7 +119,8 @@ class Worker:
         self.stages = {tp: stage for tp, stage in self.stages.items() if tp in held}
         for tp, known in held.items():
             if tp not in self.stages:
-                self.stages[tp] = await self._begin(tp, known)
+                with self._understood(tp):
+                    self.stages[tp] = await self._begin(tp, known)
         return {tp: stage.position for tp, stage in self.stages.items()}
 
     def committable(self) -> Mapping[TP, tuple[int, str]]:
@@ -165,6 +167,15 @@ class Worker:
             reason += ", as the broker inside keeps 5 MiB of a partition"
             then = "begin again: asynchealth up, or asynchealth replay PATH…"
         self._end_now(Problem(f"{tp.topic}/{tp.partition}", reason, then, Exit.STATE))
+
+    @contextmanager
+    def _understood(self, tp: TP) -> Iterator[None]:
+        """A message that another version wrote ends this worker, and so would it each that is started again."""
+        try:
+            yield
+        except OtherProtocol as error:
+            then = f"run one version of asynchealth on these topics; see asynchealth lag {self.where}"
+            self._end_now(Problem(f"{tp.topic}/{tp.partition}", f"what workers say: {error}", then, Exit.STATE))
 
     def _end_now(self, why: Problem) -> NoReturn:
         """What no new process would mend."""
@@ -236,7 +247,8 @@ class Worker:
                     if isinstance(stage, Reducer):
                         await self._feed(chunk, stage)
                     else:
-                        feed(stage, chunk)
+                        with self._understood(chunk.tp):
+                            feed(stage, chunk)
                     stage.position = max(stage.position, chunk.end)
                     if isinstance(stage, Reducer):
                         await self._say_slices(chunk.tp, stage)

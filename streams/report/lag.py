@@ -24,9 +24,11 @@ def screen(lag: Lag, where: str, invoke: Invoke) -> Iterator[str]:
     yield from _columns(("STEP", "FINAL UNTIL", "BEHIND", "MESSAGES"), list(_steps(lag)))
     yield from _trouble(lag)
     yield _workers(lag)
+    whole = all(p.owner for p in lag.logs)
+    idle = "there are more workers than partitions" if whole else "the work is being shared anew, for up to 2 min"
     for worker in sorted(lag.workers):
         owns = " ".join(spelled(topic, numbers) for topic, numbers in sorted(worker.owns.items()))
-        yield f"  {worker.name} ({worker.host}): {owns or 'nothing: there are more workers than partitions'}"
+        yield f"  {worker.name} ({worker.host}): {owns or f'nothing: {idle}'}"
     yield from LEGEND
     yield f"Next: {_next(lag, where, invoke)}"
 

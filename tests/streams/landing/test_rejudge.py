@@ -144,6 +144,12 @@ def test_a_state_that_a_lander_holds_is_not_judged_again(live: Path) -> None:
     with state.locked(live), pytest.raises(Problem, match=r"locked by .*\nNext: kill -INT \d+, then") as refused:
         rebuild(live, LOWER)
     assert refused.value.code == Exit.STATE
+    (live / state.ONE_RUN).touch()
+    with (
+        state.locked(live),
+        pytest.raises(Problem, match=r"\nNext: Ctrl-C in the terminal .* up, then asynchealth reb"),
+    ):
+        rebuild(live, LOWER)
     with pytest.raises(Problem, match="--lateness: rows that are fed live are late by what the workers say"):
         rebuild(live, LOWER, lateness_us=1)
     assert unlike(contents(live), before) == []

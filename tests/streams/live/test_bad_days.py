@@ -10,11 +10,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.landing import state
-from streams.problems import Exit
+from streams.live.connect import Connection
+from streams.live.land import Landing, cut
+from streams.live.topics import names
+from streams.problems import Exit, Problem
 from tests.cases import Case
 from tests.harness import one_pass
 from tests.kafka import Broker
@@ -99,6 +102,54 @@ def test_rows_that_are_deleted_while_a_lander_stands_still_end_it_with_the_reaso
     assert b"ah.events/" in said
     assert b"what lies between was deleted\nNext: asynchealth land --broker " in said and b" --state NEW\n" in said
     assert b"OffsetOutOfRange" not in said
+
+
+def test_a_log_that_ends_before_what_was_landed_is_another_one() -> None:
+    place = TopicPartition("ah.events", 0)
+    again = "asynchealth land --state NEW"
+    assert "begins at 5, landed was up to 3: what lies between was deleted" in str(cut(place, 5, 9, 3, again))
+    assert "ends at 2, landed was up to 3: it was made anew, or is another Kafka's" in str(cut(place, 0, 2, 3, again))
+
+
+def test_topics_that_were_made_anew_are_not_landed_into_the_state_of_the_old_ones(kafka: str, tmp_path: Path) -> None:
+    play = Play(kafka, calls(), f"b{uuid.uuid4().hex[:8]}.", tmp_path)
+    play.make()
+    landing = Landing(tmp_path / "state", Connection(broker=kafka), [], {"requests": 1}, 1, play.prefix)
+    landing.stop()
+    landing.run()
+    with duckdb.connect(str(tmp_path / "state" / state.LANDING)) as con:
+        con.execute("DELETE FROM positions")
+        con.execute("INSERT INTO positions VALUES ('events', 0, 7)")
+    with pytest.raises(
+        Problem, match=r"ah.events/0: ends at 0, landed was up to 7: .*\nNext: asynchealth land"
+    ) as refused:
+        landing.run()
+    assert refused.value.code == Exit.STATE
+
+
+@pytest.mark.parametrize("prefixes", [("", "blue."), ("blue.", ""), ("blue.", "green.")])
+def test_a_state_takes_no_rows_of_another_prefix(prefixes: tuple[str, str], tmp_path: Path) -> None:
+    before, now = prefixes
+    (tmp_path / state.BROKER).write_text(f"host:9092\n{before}\n")
+    with pytest.raises(
+        Problem, match=r"its rows are of other topics: .*\nNext: asynchealth land .*--state NEW"
+    ) as refused:
+        Landing(tmp_path, Connection(broker="host:9092"), [], {}, 1, now).run()
+    assert refused.value.code == Exit.STATE
+    assert not (tmp_path / state.LANDING).exists()
+
+
+def test_what_another_version_said_ends_a_worker_with_the_reason(kafka: str, tmp_path: Path) -> None:
+    play = Play(kafka, calls(), f"b{uuid.uuid4().hex[:8]}.", tmp_path, stderr=subprocess.PIPE)
+    play.make()
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(names(play.prefix).slices, b"", key=b'{"protocol":4,"producer":"requests/0"}', partition=0)
+    assert producer.flush(PATIENCE_S) == 0
+    worker = play.worker()
+    _, said = worker.communicate(timeout=PATIENCE_S)
+    assert worker.returncode == Exit.STATE
+    assert b"ah.slices/0: what workers say: written by protocol 4, this version reads " in said
+    assert b"\nNext: run one version" in said and b"Traceback" not in said
 
 
 def test_a_database_that_somebody_has_open_is_named_with_how_to_find_who(kafka: str, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_lander_that_needs_another_state_says_so_for_its_own_kafka(tmp_path: P
         "asynchealth land --broker a:9093,b:9093 --kafka tls=true --kafka 'username=my name' --prefix blue. --state NEW"
     )
     assert str(problem.value).endswith(f"\nNext: {then}")
-    gone = land.cut(TopicPartition(names("blue.").events, 0), 9, 3, landing.anew)
+    gone = land.cut(TopicPartition(names("blue.").events, 0), 9, 20, 3, landing.anew)
     assert str(gone).endswith(f"\nNext: {then}")
 
 

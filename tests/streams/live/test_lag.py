@@ -98,6 +98,15 @@ def test_the_first_line_says_what_is_behind_where_what_is_final_is_not() -> None
     assert first(tables=[later("ah.tables", 0, 5 * MINUTE_US)]) == "BEHIND (up to 60 s is normal)"
 
 
+def test_a_worker_that_owns_nothing_is_one_too_many_only_where_all_is_owned() -> None:
+    def idle(**changes: Any) -> str:
+        return next(line for line in screen(lag(known(**changes)), "", str) if "host-2" in line)
+
+    assert idle().endswith("nothing: there are more workers than partitions")
+    nobodys = [replace(p, owner="") for p in known().sources]
+    assert idle(sources=nobodys).endswith("nothing: the work is being shared anew, for up to 2 min")
+
+
 def test_the_worst_is_the_oldest_of_all_that_waits_and_unknown_where_somebody_is_blind() -> None:
     assert lag(known()).worst_s == 40
     waiting = replace(known(), tables=[later("ah.tables", 0, 5 * MINUTE_US)])

@@ -142,6 +142,8 @@ def test_people_make_check_and_are_told_what_is_wrong(kafka: str, client: AdminC
     made = CliRunner().invoke(app, ["topics", "create", *options])
     assert made.exit_code == 0
     assert made.output.count("   made\n") == len(topics())
+    again = CliRunner().invoke(app, ["topics", "create", "--broker", kafka, "--partitions", "3", "--prefix", prefix])
+    assert again.output == made.output.replace("   made\n", "   was there\n")
     after = CliRunner().invoke(app, ["topics", "check", *options])
     assert after.exit_code == 0, after.output
     assert f"All {len(topics())} topics are as they must be." in after.output
