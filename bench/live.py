@@ -239,7 +239,8 @@ def profile(pid: int, until: Callable[[], float], folder: Path) -> dict[str, flo
     spent: Counter[str] = Counter()
     for line in seen.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        if not (calls := stack.split(";"))[-1].startswith(WAITS):
+        calls = stack.split(";")
+        if not any(mark in calls[-1] for mark in WAITS):
             spent[_stage(calls)] += int(count)
     return {stage: n / spent.total() for stage, n in spent.most_common()}
 

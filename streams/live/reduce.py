@@ -215,8 +215,9 @@ class Reducer:
         )
         events, bad = (f.lazy().rename({"offset": "at"}) for f in (decoded.events, decoded.rejects))
         among = at.lazy()
-        placed = self._placed(events.drop("arrival").join(among, on="at", how="left"))
-        numbered = bad.join(among.select("at", "slice", offset="record"), on="at", how="left").select(*REJECTS, "slice")
+        placed = self._placed(events.drop("arrival").join(among, on="at", how="left", maintain_order="left"))
+        slices = among.select("at", "slice", offset="record")
+        numbered = bad.join(slices, on="at", how="left", maintain_order="left").select(*REJECTS, "slice")
         rows, rejects = pl.collect_all([placed, numbered])  # at once: a query costs more than a thousand rows
         empty = decode.empty(decoded, len(some.values))
         return Pending(some.offset, some.slice, some.before_us, empty, rows, rejects)
