@@ -64,7 +64,7 @@ def _fleet(rows: pl.DataFrame, view: View) -> Iterator[pl.DataFrame]:
         nodes = some.nodes(len(names))
         if w >= first:
             silent = pl.DataFrame({"subject": names[np.setdiff1d(known, nodes)]})
-            yield silent.with_columns(window=w, value=0.0, unknown=True, certain=False)
+            yield silent.with_columns(window=pl.lit(w, pl.Int64), value=0.0, unknown=True, certain=False)
             yield _window(some, nodes, names, w, view.settings)
         known = nodes
 
@@ -96,7 +96,7 @@ def _window(some: Facts, nodes: Ints, names: pl.Series, w: int, settings: Settin
             "reference": heard[known.observer].set(pl.Series(of_node.by_majority), MAJORITY),
             "assumes_delay": rests_on_delay,
         }
-    ).with_columns(window=w)
+    ).with_columns(window=pl.lit(w, pl.Int64))
 
 
 def _ms(us: Ints) -> pl.Series:

@@ -263,6 +263,16 @@ def test_a_node_that_is_not_heard_for_a_minute_is_unknown() -> None:
     assert told.filter(~pl.col("unknown"))["window"].len() == 11
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.integers(-40, 40))
+def test_windows_about_epoch_0_are_judged_like_any_other(first: int) -> None:
+    """A clock that was never set says 1970: numbers of windows are small there, or below nothing."""
+    facts, moved = table(star({"b": 300}, until={"e": 60})), first * WINDOW_US - T0_US
+    early = judged(facts.with_columns(pl.col("window") + moved))
+    assert early["unknown"].any()
+    assert early.with_columns(pl.col("window") - moved).equals(judged(facts))
+
+
 def test_facts_that_are_older_are_worth_less() -> None:
     told = judged(table(star({"e": 500}, until={"e": 10}))).filter(pl.col("subject") == "e", ~pl.col("unknown"))
     lower = told.sort("window")["lower_ms"]
