@@ -233,7 +233,7 @@ def test_one_false_arrival_hides_no_storm_though_its_stamp_confirms_it(tmp_path:
     outcome = run(tmp_path / "with", write(tmp_path / "requests.jsonl", lines(rows)))
     assert outcome.totals["used"] == 8_000
     assert outcome.notes == [
-        "requests.jsonl: 1 row is rejected, whose arrival can't be true\n"
+        "requests.jsonl: 1 row is rejected, whose arrival is not believed\n"
         f"Next: asynchealth sql @rejected_rows --state {tmp_path / 'with'}"
     ]
     found = contents(tmp_path / "with")["findings"]
