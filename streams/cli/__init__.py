@@ -31,7 +31,7 @@ notify.register(app)
 
 
 def main() -> None:
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "narenas:1")  # polars' allocator: 7 % less memory
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "narenas:1")  # polars' allocator, which keeps less for later
     try:
         app(standalone_mode=True)
     except Problem as problem:

@@ -57,7 +57,7 @@ def create(broker: Broker = "", kafka: Security = [], partitions: Partitions = N
     made = kafka_topics.create(client, wanted)
     there = kafka_topics.partitions(client)
     for topic in wanted:
-        line = _line(topic._replace(partitions=there[topic.name]))
+        line = _line(topic._replace(partitions=there.get(topic.name, topic.partitions)))
         typer.echo(f"{line}   {'made' if topic.name in made else 'was there'}")
     typer.echo(f"Next: {program()} topics check {at.options(prefix)}")
 
@@ -88,7 +88,7 @@ def check(
         raise typer.Exit(Exit.USAGE)
     there = kafka_topics.partitions(client)
     for topic in wanted:
-        typer.echo(_line(topic._replace(partitions=there[topic.name])))
+        typer.echo(_line(topic._replace(partitions=there.get(topic.name, topic.partitions))))
     typer.echo(f"All {len(wanted)} topics are as they must be.")
 
 

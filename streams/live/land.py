@@ -128,7 +128,7 @@ class Landing:
                 landed, waiting = time.monotonic(), 0
                 self._tell(consumer)
                 self._show(consumer)
-            wait_s = COPY_SHARE * copying_s if self.lander.judged > told else max(PUBLISH_S, COPY_SHARE * copying_s)
+            wait_s = max(COPY_SHARE * copying_s, 0.0 if self.lander.judged > told else PUBLISH_S)
             if changed and (self.stopping or time.monotonic() > published + wait_s):
                 began = time.monotonic()
                 self.lander.tidy()

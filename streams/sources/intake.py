@@ -110,7 +110,7 @@ class Intake:
                 self.ledger.notes.append(f"{name}: {what} {alike.known.name}, nothing new in it")
                 return True
             if alike.has_grown:
-                before = self._read_as(alike.known, source.by)
+                before = self._taken_over(alike.known, source.by)
             else:
                 self.ledger.notes.append(_parted(name, alike))
         same = before is not None and before.arrival == self.arrival and before.by == source.by
@@ -149,7 +149,7 @@ class Intake:
         self.known.append(replace(done, tombstones=tombstones, clock=clock, arrival=self.arrival, by=source.by))
         return bool(used or before)
 
-    def _read_as(self, known: Known, by: str) -> Known:
+    def _taken_over(self, known: Known, by: str) -> Known:
         """The recording as if it had been read by this map, which makes the same rows of it."""
         other = replace(known, by=by)
         self.known[self.known.index(known)] = other

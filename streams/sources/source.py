@@ -126,8 +126,7 @@ class Recorded:
         return next(chunks(Recording(self.file), self.reading, before.records), None) is not None
 
     def alike(self, known: Sequence[Known], landed: Writer, rejects: Sequence[pl.DataFrame]) -> Alike | None:
-        some = [k for k in known if k.head]
-        same = [k for k in some if k.head == self.head]
+        same = [k for k in known if k.head and k.head == self.head]
         return alike(self.file, self.reading, same, landed, rejects) if same else None
 
     def whole(self, partition: int, before: Known | None) -> Known:
